@@ -1,1 +1,1 @@
-
+"""The running service: HTTP, storage, clocks that tick, and the signing keys."""

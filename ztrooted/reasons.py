@@ -1,0 +1,168 @@
+"""Every reason code the product can give, explained.
+
+Codes are ``family.detail``; once released, a code never changes its meaning. Evidence is refused with the codes of
+``tpm.reasons``; everything else with the ones here. Together they are the one closed set ``Reason`` that lineage, API,
+command line, metrics and documentation share.
+"""
+
+from enum import StrEnum
+from typing import TypeAlias
+
+from tpm.reasons import EvidenceReason
+
+
+class GateReason(StrEnum):
+    """The closed set of codes that are about the gate itself: identity, policy, leases, artifacts, lineage, requests."""
+
+    ARTIFACT_UNKNOWN = "artifact.unknown"
+    ARTIFACT_USED = "artifact.used"
+
+    ATTESTATION_DRIFT = "attestation.drift"
+    ATTESTATION_NO_BASELINE = "attestation.no_baseline"
+    ATTESTATION_OVERDUE = "attestation.overdue"
+    ATTESTATION_POLICY = "attestation.policy"
+
+    AUTH_CREDENTIAL_INVALID = "auth.credential_invalid"
+    AUTH_CREDENTIAL_MISSING = "auth.credential_missing"
+    AUTH_ROLE = "auth.role"
+
+    BASELINE_EXPIRED = "baseline.expired"
+    BASELINE_MALFORMED = "baseline.malformed"
+    BASELINE_NOT_APPROVED = "baseline.not_approved"
+    BASELINE_UNKNOWN = "baseline.unknown"
+
+    BUNDLE_CONTINUITY = "bundle.continuity"
+    BUNDLE_INCOMPLETE = "bundle.incomplete"
+    BUNDLE_LIFECYCLE = "bundle.lifecycle"
+    BUNDLE_MALFORMED = "bundle.malformed"
+    BUNDLE_MISMATCH = "bundle.mismatch"
+    BUNDLE_TOO_LARGE = "bundle.too_large"
+
+    CANONICAL_MALFORMED = "canonical.malformed"
+
+    CHALLENGE_EXPIRED = "challenge.expired"
+    CHALLENGE_UNKNOWN = "challenge.unknown"
+    CHALLENGE_USED = "challenge.used"
+    CHALLENGE_WRONG_EXECUTOR = "challenge.wrong_executor"
+    CHALLENGE_WRONG_PURPOSE = "challenge.wrong_purpose"
+
+    CHANNEL_CLOSED = "channel.closed"
+    CHANNEL_MALFORMED = "channel.malformed"
+    CHANNEL_SUPERSEDED = "channel.superseded"
+
+    CHECKPOINT_KEY = "checkpoint.key"
+    CHECKPOINT_MALFORMED = "checkpoint.malformed"
+    CHECKPOINT_ORIGIN = "checkpoint.origin"
+    CHECKPOINT_SEAL = "checkpoint.seal"
+    CHECKPOINT_STALE = "checkpoint.stale"
+
+    CLOCK_UNTRUSTED = "clock.untrusted"
+
+    CONFIG_INVALID = "config.invalid"
+    CONFIG_MISSING = "config.missing"
+    CONFIG_UNKNOWN_KEY = "config.unknown_key"
+
+    DATABASE_CORRUPT = "database.corrupt"
+    DATABASE_IN_USE = "database.in_use"
+    DATABASE_UNAVAILABLE = "database.unavailable"
+
+    DISPATCH_EXECUTOR_UNKNOWN = "dispatch.executor_unknown"
+    DISPATCH_EXECUTOR_UNREACHABLE = "dispatch.executor_unreachable"
+
+    ENROLL_ACTIVATION_FAILED = "enroll.activation_failed"
+    ENROLL_CHALLENGE_EXPIRED = "enroll.challenge_expired"
+    ENROLL_CHALLENGE_USED = "enroll.challenge_used"
+    ENROLL_CHANGED = "enroll.changed"
+    ENROLL_IDENTITY_CONFLICT = "enroll.identity_conflict"
+    ENROLL_RETIRED = "enroll.retired"
+    ENROLL_SESSION_KEY = "enroll.session_key"
+
+    ENVIRONMENT_ADDRESS_IN_USE = "environment.address_in_use"
+    ENVIRONMENT_DATA_FOLDER = "environment.data_folder"
+    ENVIRONMENT_GATEWAY_UNREACHABLE = "environment.gateway_unreachable"
+    ENVIRONMENT_KEY_FILE = "environment.key_file"
+    ENVIRONMENT_TLS = "environment.tls"
+    ENVIRONMENT_TPM = "environment.tpm"
+
+    EXECUTION_AGENT_LOST = "execution.agent_lost"
+    EXECUTION_EXITED = "execution.exited"
+    EXECUTION_MAX_RUNTIME = "execution.max_runtime"
+    EXECUTION_START_FAILED = "execution.start_failed"
+
+    ID_INVALID = "id.invalid"
+
+    INTERNAL_ERROR = "internal.error"
+
+    JOB_FILE_MISMATCH = "job.file_mismatch"
+    JOB_MALFORMED = "job.malformed"
+    JOB_MISMATCH = "job.mismatch"
+
+    JWS_ALG_NOT_ALLOWED = "jws.alg_not_allowed"
+    JWS_AUDIENCE = "jws.audience"
+    JWS_BINDING = "jws.binding"
+    JWS_CLAIMS = "jws.claims"
+    JWS_EXECUTOR = "jws.executor"
+    JWS_EXPIRED = "jws.expired"
+    JWS_HEADER = "jws.header"
+    JWS_ISSUER = "jws.issuer"
+    JWS_JOB = "jws.job"
+    JWS_JSON = "jws.json"
+    JWS_KEY_EXPIRED = "jws.key_expired"
+    JWS_KID = "jws.kid"
+    JWS_LIFETIME = "jws.lifetime"
+    JWS_MALFORMED = "jws.malformed"
+    JWS_NOT_YET_VALID = "jws.not_yet_valid"
+    JWS_RENEWAL = "jws.renewal"
+    JWS_SCOPE = "jws.scope"
+    JWS_SIGNATURE = "jws.signature"
+    JWS_STALE_EPOCH = "jws.stale_epoch"
+    JWS_TOO_LARGE = "jws.too_large"
+    JWS_TYP = "jws.typ"
+
+    LEASE_EXPIRED = "lease.expired"
+
+    LIFECYCLE_TRANSITION = "lifecycle.transition"
+
+    LINEAGE_CHAIN_BROKEN = "lineage.chain_broken"
+    LINEAGE_KEY = "lineage.key"
+    LINEAGE_PROOF_INVALID = "lineage.proof_invalid"
+    LINEAGE_RECORD_MALFORMED = "lineage.record_malformed"
+    LINEAGE_TRUNCATED = "lineage.truncated"
+
+    NOTE_KEY = "note.key"
+    NOTE_MALFORMED = "note.malformed"
+    NOTE_SIGNATURE = "note.signature"
+
+    OPERATOR_REVOKED = "operator.revoked"
+
+    POLICY_DENIED = "policy.denied"
+    POLICY_EMPTY = "policy.empty"
+    POLICY_ERROR = "policy.error"
+    POLICY_INVALID = "policy.invalid"
+    POLICY_MISMATCH = "policy.mismatch"
+
+    REQUEST_CONTENT_TYPE = "request.content_type"
+    REQUEST_MALFORMED = "request.malformed"
+    REQUEST_METHOD = "request.method"
+    REQUEST_NOT_FOUND = "request.not_found"
+    REQUEST_TOO_LARGE = "request.too_large"
+
+    SERVICE_NOT_READY = "service.not_ready"
+    SERVICE_STOPPING = "service.stopping"
+
+    SUPERVISION_UNAVAILABLE = "supervision.unavailable"
+
+
+Reason: TypeAlias = EvidenceReason | GateReason
+
+
+def parse_reason(code: str) -> Reason:
+    """The member for ``code``; ValueError when there is none."""
+    if code in EvidenceReason:
+        return EvidenceReason(code)
+    return GateReason(code)
+
+
+def all_reasons() -> tuple[Reason, ...]:
+    """Every code, evidence first."""
+    return (*EvidenceReason, *GateReason)
