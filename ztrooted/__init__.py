@@ -1,1 +1,1 @@
-"""What is trusted and why: evidence, policy, authorization, lineage and proof; and the executor and its command line."""
+"""What is trusted and why: evidence, policy, authorization, lineage, proof; the executor agent; the command line."""

@@ -53,6 +53,7 @@ class GateReason(StrEnum):
     CHECKPOINT_KEY = "checkpoint.key"
     CHECKPOINT_MALFORMED = "checkpoint.malformed"
     CHECKPOINT_ORIGIN = "checkpoint.origin"
+    CHECKPOINT_QUORUM = "checkpoint.quorum"
     CHECKPOINT_SEAL = "checkpoint.seal"
     CHECKPOINT_STALE = "checkpoint.stale"
 
@@ -84,6 +85,7 @@ class GateReason(StrEnum):
     ENVIRONMENT_TLS = "environment.tls"
     ENVIRONMENT_TPM = "environment.tpm"
 
+    EXECUTION_ABANDONED = "execution.abandoned"
     EXECUTION_AGENT_LOST = "execution.agent_lost"
     EXECUTION_EXITED = "execution.exited"
     EXECUTION_MAX_RUNTIME = "execution.max_runtime"
@@ -157,12 +159,13 @@ Reason: TypeAlias = EvidenceReason | GateReason
 
 
 def parse_reason(code: str) -> Reason:
-    """The member for ``code``; ValueError when there is none."""
-    if code in EvidenceReason:
-        return EvidenceReason(code)
-    return GateReason(code)
+    """The member for ``code``; KeyError when there is none."""
+    return _BY_CODE[code]
 
 
 def all_reasons() -> tuple[Reason, ...]:
     """Every code, evidence first."""
     return (*EvidenceReason, *GateReason)
+
+
+_BY_CODE: dict[str, Reason] = {str(reason): reason for reason in all_reasons()}

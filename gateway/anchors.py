@@ -1,0 +1,31 @@
+"""Writes the anchors file that the gateway's operator hands to auditors and executors, out of band."""
+
+from gateway.config import GatewayConfig, read_file
+from gateway.signer import Identity
+from ztrooted.anchors import FORMAT
+from ztrooted.note_keys import ecdsa_key
+
+
+def anchors_file(config: GatewayConfig) -> str:
+    """The TOML text."""
+    identity = Identity.load(config.data)
+    folder = config.path(config.ek_roots)
+    roots = "\n".join(
+        read_file(path, "EK root").decode().strip() for path in sorted(folder.iterdir()) if path.suffix == ".pem"
+    )
+    vendors = ", ".join(f'"{vendor}"' for vendor in config.ek_vendors)
+    lines = [
+        f'format = "{FORMAT}"',
+        f'trust_domain = "{config.trust_domain}"',
+        "# The TPM-backed key that signs the lineage's checkpoints.",
+        f'log_key = "{ecdsa_key(config.origin, identity.log_key()).vkey}"',
+        "# The gateway's attestation key (TPM2B_PUBLIC), whose quotes seal them.",
+        f'gateway_ak = "{identity.ak_public.hex()}"',
+        "# Whose TPMs executors may have, and the roots that vouch for them.",
+        f"ek_vendors = [{vendors}]",
+        f"ek_roots = '''\n{roots}\n'''",
+    ]
+    for bank, values in identity.pcrs.items():
+        lines.append(f"\n# The gateway's own state: a gateway in any other state can't sign.\n[gateway_pcrs.{bank}]")
+        lines += [f'{index} = "{value.hex()}"' for index, value in sorted(values.items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,288 @@
+"""The gateway, put together: what it is made of, how it starts, and when it refuses to."""
+
+import asyncio
+import signal
+import socket
+import ssl
+from functools import partial
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from gateway.auth import Authenticator
+from gateway.authorizer import Authorizer, Policies
+from gateway.bundles import Bundles
+from gateway.certificates import Authority
+from gateway.channel import Channels
+from gateway.checkpointer import Checkpointer
+from gateway.config import GatewayConfig, read_file, read_policies
+from gateway.deadlines import Deadlines
+from gateway.enrollments import Enrollments
+from gateway.middleware import problems
+from gateway.references import References
+from gateway.rounds import Rounds
+from gateway.routes import Api, add_routes
+from gateway.signer import Signer
+from gateway.storage.database import Database, Transaction
+from gateway.tasks import Tasks
+from tpm.endorsement import EkRoots
+from tpm.errors import TpmError
+from ztrooted import limits
+from ztrooted.clock import Clock, SystemClock, WatchedClock
+from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.reasons import GateReason
+from ztrooted.records import Record
+
+log = structlog.get_logger()
+
+DATABASE = "gateway.db"
+ADDRESS_FILE = "address"
+# The deadline task looks at its heap at least once a second; several seconds without a look mean it is stuck.
+SWEEP_LATE_S = 5.0
+# After this many intervals without a checkpoint nothing more is issued: what can't be sealed can't be proved.
+STALE_CHECKPOINTS = 3
+EPOCH_CHECK_S = 30.0
+
+
+class Gateway:
+    """Everything that lives as long as the process serves."""
+
+    def __init__(self, config: GatewayConfig, *, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = WatchedClock(clock or SystemClock())
+        self.stopping = asyncio.Event()
+        self.failed = False
+        self.policies = Policies(*read_policies(config))
+        self.roots = _load_roots(config)
+        self.authority = _load_authority(config)
+        self.tls = _server_tls(config)
+        self.signer = Signer(config)
+        try:
+            self.database = Database(config.data / DATABASE, on_failure=self._fail)
+        except EnvironmentProblem:
+            self.signer.close()
+            raise
+        self.tasks = Tasks(self._fail)
+        self.deadlines = Deadlines(self.clock, self.tasks.start)
+        self.channels = Channels()
+        self.references = References(self.database)
+        self.rounds = Rounds(self.database, self.clock, lambda: self.policies.appraisal, self.references)
+        self.enrollments = Enrollments(
+            config,
+            self.database,
+            self.clock,
+            self.roots,
+            self.authority,
+            self.rounds,
+            self.references,
+            self.signer,
+        )
+        self.authorizer = Authorizer(
+            config,
+            self.database,
+            self.clock,
+            lambda: self.policies,
+            self.rounds,
+            self.signer,
+            self.channels,
+            self.deadlines,
+            self.enrollments.session_certificate,
+        )
+        self.checkpointer = Checkpointer(config, self.database, self.clock, self.signer)
+        self.bundles = Bundles(config, self.database, self.checkpointer)
+
+    async def start(self) -> None:
+        """Introduce the issuing key, record the start, seal, and take up what an earlier run left unfinished."""
+        now_ms = self.clock.now_ms()
+        self._refuse_to_go_back(now_ms)
+        epoch = await self.signer.new_epoch(now_ms // 1000)
+        policies = self.policies
+
+        def commit(tx: Transaction) -> None:
+            tx.append(Record("gateway.started", now_ms, {"identity": self.signer.identity.encode()}))
+            for data in (policies.appraisal.data, policies.dispatch.data):
+                tx.blob(data)
+            body = {"appraisal": policies.appraisal.digest, "dispatch": policies.dispatch.digest}
+            tx.append(Record("policy.activated", now_ms, body))
+            tx.append(_introduction(epoch.introduction.statement, epoch.introduction.signature, now_ms))
+
+        await self.database.write(commit)
+        self.signer.adopt(epoch)
+        await self.checkpointer.seal()
+        await self.authorizer.resume()
+        self.tasks.start(self.deadlines.run())
+        self.tasks.start(self.checkpointer.run())
+        self.tasks.start(self._epochs())
+
+    async def _epochs(self) -> None:
+        """A new issuing key before the present one is worn out."""
+        while True:
+            await asyncio.sleep(EPOCH_CHECK_S)
+            now_ms = self.clock.now_ms()
+            if now_ms // 1000 < self.signer.epoch.not_before + self.config.issuing_key_life_s:
+                continue
+            epoch = await self.signer.new_epoch(now_ms // 1000)
+            record = _introduction(epoch.introduction.statement, epoch.introduction.signature, now_ms)
+            await self.database.write(partial(Transaction.append, record=record))
+            self.signer.adopt(epoch)
+            await self.channels.broadcast_issuer(epoch.introduction)
+
+    def _refuse_to_go_back(self, now_ms: int) -> None:
+        row = self.database.reading.execute("SELECT COALESCE(MAX(at), 0) FROM records").fetchone()
+        if now_ms < int(row[0]) - limits.CLOCK_LEEWAY_S * 1000:
+            raise EnvironmentProblem(
+                GateReason.CLOCK_UNTRUSTED,
+                "this machine's clock is behind the newest record of the lineage",
+                "set the clock right, then start again",
+            )
+
+    def not_ready(self) -> list[str]:
+        """Why an authorization could not be given correctly now; empty when it could."""
+        late = self.clock.monotonic() - self.deadlines.beat
+        sealed_ago_s = (self.clock.monotonic() - self.checkpointer.sealed_at) if self.checkpointer.sealed_at else None
+        limit_s = max(STALE_CHECKPOINTS * self.config.checkpoint_interval_s, 30.0)
+        return [
+            reason
+            for reason, failing in (
+                (str(GateReason.SERVICE_STOPPING), self.stopping.is_set()),
+                (str(GateReason.DATABASE_UNAVAILABLE), not self.database.alive),
+                (str(GateReason.CLOCK_UNTRUSTED), self.clock.jumped()),
+                (str(GateReason.CHECKPOINT_STALE), sealed_ago_s is None or sealed_ago_s > limit_s),
+                (str(GateReason.SERVICE_NOT_READY), self.tasks.failed or late > SWEEP_LATE_S),
+            )
+            if failing
+        ]
+
+    def require_ready(self) -> None:
+        """GateError with the first reason why nothing may be issued now."""
+        failing = self.not_ready()
+        if failing:
+            raise GateError(GateReason(failing[0]), "the gateway can't authorize correctly at the moment")
+
+    def prove_all(self) -> None:
+        """Ask every connected executor for proof now, for instance because the reference values changed."""
+        for executor in self.channels.executors():
+            self.deadlines.set(("prove", executor), 0.0, partial(self.authorizer.prove_again, executor))
+
+    def _fail(self) -> None:
+        self.failed = True
+        self.stopping.set()
+
+    async def close(self) -> None:
+        """Stop: hang up, seal what was recorded, let go of database and TPM."""
+        self.stopping.set()
+        await self.channels.close()
+        await self.tasks.stop()
+        if self.database.alive:
+            now_ms = self.clock.now_ms()
+            await self.database.write(lambda tx: tx.append(Record("gateway.stopped", now_ms, {})))
+            try:
+                await self.checkpointer.seal()
+            except GateError as error:
+                log.error("the last records are not sealed", code=error.reason, detail=error.detail)
+        await self.database.close()
+        self.signer.close()
+
+    def application(self) -> web.Application:
+        """The HTTP side."""
+        app = web.Application(middlewares=[problems], client_max_size=limits.BODY)
+        add_routes(app, Api(self).routes, Authenticator(self.database, self.clock, self.config.trust_domain))
+        return app
+
+
+async def serve(config: GatewayConfig, *, ready: asyncio.Event | None = None) -> int:
+    """Serve until told to stop. The exit code: 0 after a clean stop, 1 when something we depend on died."""
+    listening = _listen(config)
+    gateway = Gateway(config)
+    try:
+        await gateway.start()
+        runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=2.0)
+        await runner.setup()
+        await web.SockSite(runner, listening, ssl_context=gateway.tls).start()
+        host, port = listening.getsockname()[:2]
+        log.info("serving", url=f"https://{host}:{port}", virtual_tpm=gateway.signer.identity.virtual)
+        _write_address(config, f"https://{host}:{port}")
+        if ready is not None:
+            ready.set()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, gateway.stopping.set)
+        await gateway.stopping.wait()
+        await runner.cleanup()
+    finally:
+        await gateway.close()
+    return 1 if gateway.failed else 0
+
+
+def _introduction(statement: bytes, signature: bytes, now_ms: int) -> Record:
+    return Record("key.introduced", now_ms, {"statement": statement.decode(), "signature": signature.hex()})
+
+
+def _load_roots(config: GatewayConfig) -> EkRoots:
+    folder = config.path(config.ek_roots)
+    try:
+        return EkRoots.load([folder])
+    except (TpmError, OSError) as error:
+        raise EnvironmentProblem(
+            GateReason.CONFIG_INVALID,
+            f"the EK roots in {folder} can't be used: {error}",
+            "put the TPM manufacturers' root certificates there as PEM; without roots no machine could be believed",
+        ) from error
+
+
+def _load_authority(config: GatewayConfig) -> Authority:
+    certificate = config.data / "executor-ca" / "cert.pem"
+    key = config.data / "executor-ca" / "key.pem"
+    try:
+        return Authority.load(
+            read_file(certificate, "executor CA's certificate"), read_file(key, "executor CA's key", secret=True)
+        )
+    except (ValueError, TypeError) as error:
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_KEY_FILE, f"the executor CA in {key.parent} is damaged: {error}", "restore it"
+        ) from error
+
+
+def _server_tls(config: GatewayConfig) -> ssl.SSLContext:
+    certificate, key = config.data / "tls" / "cert.pem", config.data / "tls" / "key.pem"
+    read_file(certificate, "TLS certificate")
+    read_file(key, "TLS key", secret=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # no resumption: each connection proves the session key anew
+    # Executors present the session certificate of our own CA; orchestrators, auditors and operators present a token.
+    context.verify_mode = ssl.CERT_OPTIONAL
+    try:
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(config.data / "executor-ca" / "cert.pem")
+    except (ssl.SSLError, OSError) as error:
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_TLS, f"{certificate} and {key} can't be used: {error}", "restore or replace both"
+        ) from error
+    return context
+
+
+def _listen(config: GatewayConfig) -> socket.socket:
+    """The listening socket, before anything is written: a port in use must leave no trace."""
+    family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((config.listen_host, config.listen_port))
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_ADDRESS_IN_USE,
+            f"can't listen on {config.listen_host}:{config.listen_port}: {error.strerror}",
+            "choose another port with --port, or stop what uses this one",
+        ) from error
+    return listening
+
+
+def _write_address(config: GatewayConfig, url: str) -> None:
+    """Where we listen, for scripts that asked for any free port; in place at once, never half written."""
+    path: Path = config.data / ADDRESS_FILE
+    fresh = path.with_suffix(".new")
+    fresh.write_text(url + "\n")
+    fresh.replace(path)

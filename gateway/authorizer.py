@@ -1,0 +1,483 @@
+"""The only place that says yes.
+
+Each public method is one thing that can happen to an authorization. They all follow the same order: prove (a round with the
+executor), decide, commit state and records in one transaction, and only then tell anybody. Denial is what is left when
+nothing else was reached.
+"""
+
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gateway.channel import Channels, Session
+from gateway.config import GatewayConfig
+from gateway.deadlines import Deadlines
+from gateway.leases import Lease, Leases
+from gateway.rounds import Round, Rounds
+from gateway.signer import Signer
+from gateway.storage import authorizations
+from gateway.storage.authorizations import Authorization
+from gateway.storage.database import Database, Transaction
+from ztrooted import artifact
+from ztrooted.appraisal_policy import AppraisalPolicy
+from ztrooted.clock import Clock
+from ztrooted.errors import GateError
+from ztrooted.evidence import Purpose, live_set_digest
+from ztrooted.lifecycle import State
+from ztrooted.models import (
+    CertificateMessage,
+    DispatchRequest,
+    EndedMessage,
+    Grant,
+    LeaseMessage,
+    RefusedMessage,
+    StartedMessage,
+)
+from ztrooted.policy import Decision, DispatchPolicy, Request
+from ztrooted.reasons import GateReason, Reason, parse_reason
+from ztrooted.results import tier
+
+log = structlog.get_logger()
+
+# How long after its lease a revoked job without a report counts as killed by its own supervisor.
+FENCED_AFTER_S = 1.0
+# What a supervisor calls an end that it brought about itself.
+_SUPERVISOR_REASONS = {"max_runtime": GateReason.EXECUTION_MAX_RUNTIME}
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Both policies in force."""
+
+    appraisal: AppraisalPolicy
+    dispatch: DispatchPolicy
+
+    def digests(self) -> tuple[str, str]:
+        """Appraisal, dispatch."""
+        return self.appraisal.digest, self.dispatch.digest
+
+
+class Denied(GateError):  # noqa: N818 -- it is an outcome
+    """A dispatch was denied; the denial is in the lineage under ``authorization``."""
+
+    def __init__(self, reason: Reason, detail: str, authorization: str) -> None:
+        super().__init__(reason, detail)
+        self.authorization = authorization
+
+
+class Authorizer:
+    """Moves authorizations through their lifecycle."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 -- it is where everything meets
+        self,
+        config: GatewayConfig,
+        database: Database,
+        clock: Clock,
+        policies: Callable[[], Policies],
+        rounds: Rounds,
+        signer: Signer,
+        channels: Channels,
+        deadlines: Deadlines,
+        session_certificate: Callable[[str, ec.EllipticCurvePublicKey], str],
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._clock = clock
+        self._policies = policies
+        self._rounds = rounds
+        self._signer = signer
+        self._leases = Leases(config, signer)
+        self._channels = channels
+        self._deadlines = deadlines
+        self._session_certificate = session_certificate
+
+    # --- phases 1 to 3 -------------------------------------------------------------------------------------------
+    async def dispatch(self, orchestrator: str, request: DispatchRequest) -> Grant:
+        """Decide one dispatch. Raises ``Denied`` unless the executor proved itself for this job and policy permits it."""
+        authorization = await self._request(orchestrator, request)
+        session = self._channels.get(request.executor)
+        try:
+            self._rounds.executor(request.executor)
+            if session is None:
+                raise GateError(
+                    GateReason.DISPATCH_EXECUTOR_UNREACHABLE, f"executor {request.executor} is not connected"
+                )
+            async with session.proving:
+                done = await self._rounds.prove(session, Purpose.DISPATCH, (bytes.fromhex(authorization.job_digest),))
+                lease, decision, revoked = await self._decide(authorization, done)
+        except GateError as error:
+            raise await self._deny(authorization, error.reason, error.detail) from error
+        await self.announce(revoked)
+        if lease is None:
+            reason = done.appraisal.verdict.reason or decision.reason or GateReason.POLICY_DENIED
+            detail = done.appraisal.verdict.detail or "the dispatch policy does not permit this dispatch"
+            raise Denied(reason, detail, authorization.id)
+        self._watch(lease.authorization)
+        expires = lease.authorization.lease_expires or 0
+        return Grant(authorization=authorization.id, artifact=lease.token, expires=expires, record=lease.record)
+
+    async def _request(self, orchestrator: str, request: DispatchRequest) -> Authorization:
+        authorization = Authorization(
+            id=secrets.token_hex(16),
+            executor=request.executor,
+            orchestrator=orchestrator,
+            state=State.REQUESTED,
+            job=request.job,
+            job_digest=request.job.digest(),
+            max_runtime_s=request.max_runtime_s,
+            enrollment=None,
+            requested_at=self._clock.now_ms(),
+        )
+        body = {
+            "orchestrator": orchestrator,
+            "executor": request.executor,
+            "job": request.job.model_dump(),
+            "job_digest": authorization.job_digest,
+            "max_runtime_s": request.max_runtime_s,
+        }
+        return await self._database.write(lambda tx: authorizations.create(tx, authorization, body))
+
+    async def _decide(
+        self, authorization: Authorization, done: Round
+    ) -> tuple[Lease | None, Decision, list[Authorization]]:
+        """Evaluate the dispatch policy on the verdict, and record verdict, decision and outcome together."""
+        policies = self._policies()
+        request = policy_request("dispatch", authorization, done)
+        decision = policies.dispatch.decide(request)
+        permitted = done.trusted is True and decision.permitted is True
+
+        def commit(tx: Transaction) -> tuple[Lease | None, list[Authorization]]:
+            revoked = self._rounds.settle(tx, done)
+            self._rounds.keep(tx, done)
+            body = {"round": done.body(), **_decision_body(policies, request, decision)}
+            for data in (policies.appraisal.data, policies.dispatch.data):
+                tx.blob(data)
+            noted, _ = authorizations.note(
+                tx, authorization, "policy.evaluated", done.now_ms, body, enrollment=done.executor.enrollment
+            )
+            if permitted:
+                return self._leases.issue(tx, noted, done, policies.digests()), revoked
+            reason = done.appraisal.verdict.reason or decision.reason or GateReason.POLICY_DENIED
+            _note_denial(tx, noted, done.now_ms, reason, done.appraisal.verdict.detail)
+            return None, revoked
+
+        lease, revoked = await self._database.write(commit)
+        return lease, decision, revoked
+
+    async def _deny(self, authorization: Authorization, reason: Reason, detail: str) -> Denied:
+        """Deny without a verdict: there was nobody to ask, or nothing could be issued."""
+        now_ms = self._clock.now_ms()
+        await self._database.write(lambda tx: _note_denial(tx, authorization, now_ms, reason, detail))
+        return Denied(reason, detail, authorization.id)
+
+    # --- phase 4 -------------------------------------------------------------------------------------------------
+    async def activate(self, session: Session, token: str) -> None:
+        """An executor was handed an artifact: let it prove itself once more, for this job, and start the lease chain.
+
+        Single use: the transition out of ``authorized`` happens once, whoever asks and however often.
+        """
+        authorization = None
+        try:
+            authorization = self._presented(session, token)
+            async with session.proving:
+                bindings = (authorization.id.encode(), bytes.fromhex(authorization.job_digest))
+                done = await self._rounds.prove(session, Purpose.START, bindings)
+                lease, revoked = await self._start(authorization, done)
+        except GateError as error:
+            named = None if authorization is None else authorization.id
+            log.warning("activation refused", executor=session.executor, code=error.reason, detail=error.detail)
+            await session.send(RefusedMessage(authorization=named, reason=str(error.reason), detail=error.detail))
+            return
+        await self.announce(revoked)
+        if lease is not None:
+            self._watch(lease.authorization)
+            await session.send(_lease_message(lease))
+            self.schedule(session.executor)
+
+    def _presented(self, session: Session, token: str) -> Authorization:
+        claims = artifact.verify(
+            token,
+            keys=self._signer.keys(),
+            issuer=self._config.issuer,
+            audience=self._config.audience,
+            now=self._clock.now_ms() // 1000,
+            executor=session.executor,
+            jkt=artifact.thumbprint(session.key),
+        )
+        authorization = authorizations.get(self._database.reading, claims.jti)
+        if authorization.state is not State.AUTHORIZED:
+            raise GateError(
+                GateReason.ARTIFACT_USED, f"authorization {authorization.id} is {authorization.state} already"
+            )
+        if claims.ren.n != 0 or authorization.artifact != artifact.token_digest(token):
+            raise GateError(GateReason.ARTIFACT_USED, "only the first artifact of an authorization activates it")
+        if authorization.lease_expires is None or authorization.lease_expires < self._clock.now_ms():
+            raise GateError(GateReason.LEASE_EXPIRED, "the artifact was not activated in time")
+        return authorization
+
+    async def _start(self, authorization: Authorization, done: Round) -> tuple[Lease | None, list[Authorization]]:
+        policies = self._policies()
+
+        def commit(tx: Transaction) -> tuple[Lease | None, list[Authorization]]:
+            revoked = self._rounds.settle(tx, done)
+            if not done.trusted:
+                return None, revoked
+            self._rounds.keep(tx, done)
+            noted, _ = authorizations.note(tx, authorization, "attestation.passed", done.now_ms, done.body())
+            noted, _ = authorizations.note(
+                tx, noted, "authorization.activated", done.now_ms, {}, activated_at=done.now_ms
+            )
+            return self._leases.renew(tx, noted, done, policies.digests()), revoked
+
+        return await self._database.write(commit)
+
+    # --- phase 5 -------------------------------------------------------------------------------------------------
+    async def started(self, session: Session, message: StartedMessage) -> None:
+        """The executor says that the job runs."""
+        await self._report(session, message.authorization, "execution.started", {"enforcement": message.enforcement})
+
+    # --- phase 6 -------------------------------------------------------------------------------------------------
+    def schedule(self, executor: str) -> None:
+        """Set the time of the next round with a connected executor."""
+        live = self._activated(executor)
+        policy = self._rounds.policy_of(self._rounds.executor(executor))
+        interval = policy.interval_s if live else policy.idle_interval_s
+        self._deadlines.set(("prove", executor), interval, lambda: self.prove_again(executor))
+
+    async def prove_again(self, executor: str) -> None:
+        """The next round of an executor: renew what it keeps alive, or revoke it."""
+        session = self._channels.get(executor)
+        if session is None:
+            return  # what it was running ends with its lease
+        async with session.proving:
+            live = self._activated(executor)
+            bindings = (live_set_digest(frozenset(one.id for one in live)),) if live else ()
+            done = await self._rounds.prove(session, Purpose.RUNTIME, bindings)
+            try:
+                leases, revoked = await self._renew(live, done)
+            except GateError as error:
+                if error.reason is GateReason.CHANNEL_SUPERSEDED:
+                    return
+                log.error("round not recorded", executor=executor, code=error.reason, detail=error.detail)
+                leases, revoked = [], []
+        await self.announce(revoked)
+        for lease in leases:
+            self._watch(lease.authorization)
+            await self._tell(executor, _lease_message(lease))
+        if self._channels.get(executor) is session:
+            if done.trusted:
+                await self._renew_session(session)
+            self.schedule(executor)
+
+    async def _renew_session(self, session: Session) -> None:
+        """A good quote is what renews a session certificate, in the second half of its life."""
+        life_ms = self._config.session_life_s * 1000
+        now_ms = self._clock.now_ms()
+        if session.certificate_ends_ms - now_ms < life_ms / 2:
+            session.certificate_ends_ms = now_ms + life_ms
+            certificate = self._session_certificate(session.executor, session.key)
+            with suppress(GateError):
+                await session.send(CertificateMessage(certificate=certificate))
+
+    async def _renew(self, live: list[Authorization], done: Round) -> tuple[list[Lease], list[Authorization]]:
+        policies = self._policies()
+        live_ids = sorted(one.id for one in live)
+        decided = {}
+        if done.trusted:
+            for authorization in live:
+                request = policy_request("renew", authorization, done)
+                decided[authorization.id] = request, policies.dispatch.decide(request)
+
+        def commit(tx: Transaction) -> tuple[list[Lease], list[Authorization]]:
+            revoked = self._rounds.settle(tx, done)
+            leases = []
+            for authorization in live if done.trusted else ():
+                current = authorizations.get(tx.connection, authorization.id)
+                if not current.live:
+                    continue  # revoked meanwhile, and a revocation is never overwritten
+                self._rounds.keep(tx, done)
+                request, decision = decided[authorization.id]
+                body = done.body() | _decision_body(policies, request, decision) | {"live": live_ids}
+                noted, _ = authorizations.note(tx, current, "attestation.passed", done.now_ms, body)
+                try:
+                    if not decision.permitted:
+                        raise GateError(decision.reason or GateReason.POLICY_DENIED, "the policy no longer permits it")
+                    leases.append(self._leases.renew(tx, noted, done, policies.digests()))
+                except GateError as error:
+                    ended = authorizations.revoke(tx, noted, done.now_ms, error.reason, error.detail)
+                    revoked += [ended] if ended is not None else []
+            return leases, revoked
+
+        return await self._database.write(commit)
+
+    # --- phases 7 and 8 ------------------------------------------------------------------------------------------
+    async def lease_ended(self, authorization: str) -> None:
+        """A lease's deadline passed without renewal: it is over on both sides, whoever is to blame."""
+        now_ms = self._clock.now_ms()
+
+        def commit(tx: Transaction) -> Authorization | None:
+            current = authorizations.get(tx.connection, authorization)
+            if not current.live or (current.lease_expires or 0) > now_ms:
+                return None
+            detail = "no good quote renewed it before its deadline"
+            if current.state is not State.AUTHORIZED:
+                body = {"executor": current.executor, "verdict": None, "due": current.lease_expires}
+                current, _ = authorizations.note(tx, current, "attestation.overdue", now_ms, body)
+            return authorizations.revoke(tx, current, now_ms, GateReason.LEASE_EXPIRED, detail)
+
+        ended = await self._database.write(commit)
+        await self.announce([] if ended is None else [ended])
+
+    async def revoke(self, authorization: str, reason: Reason, detail: str) -> None:
+        """End a live authorization now."""
+        now_ms = self._clock.now_ms()
+        found = authorizations.get(self._database.reading, authorization)
+        ended = await self._database.write(lambda tx: authorizations.revoke(tx, found, now_ms, reason, detail))
+        await self.announce([] if ended is None else [ended])
+
+    async def ended(self, session: Session, message: EndedMessage) -> None:
+        """The executor says how a job ended. A job that ended by our revocation is ``interrupted`` first."""
+        now_ms = self._clock.now_ms()
+        report = message.model_dump(exclude={"type", "authorization"})
+
+        def commit(tx: Transaction) -> None:
+            current = authorizations.get(tx.connection, message.authorization)
+            if current.executor != session.executor:
+                raise GateError(GateReason.ARTIFACT_UNKNOWN, "that authorization belongs to another executor")
+            if current.live and message.outcome != "exited":
+                reason = _reason_of(message)
+                noted = authorizations.revoke(tx, current, now_ms, reason, "its executor ended it")
+                current = noted or current
+            if current.state is State.REVOKED and message.outcome == "killed":
+                current, _ = authorizations.note(tx, current, "execution.interrupted", now_ms, report)
+            authorizations.note(tx, current, "execution.closed", now_ms, report)
+
+        await self._database.write(commit)
+        self._forget(message.authorization)
+
+    async def fenced(self, authorization: str) -> None:
+        """A revoked job of which no report came: its lease is over, so its own supervisor has killed it by now."""
+        now_ms = self._clock.now_ms()
+
+        def commit(tx: Transaction) -> None:
+            current = authorizations.get(tx.connection, authorization)
+            if current.state is not State.REVOKED:
+                return
+            report = {"outcome": "unreported", "reason": str(GateReason.EXECUTION_AGENT_LOST)}
+            if current.activated_at is not None:
+                current, _ = authorizations.note(tx, current, "execution.interrupted", now_ms, report)
+            authorizations.note(tx, current, "execution.closed", now_ms, report)
+
+        await self._database.write(commit)
+        self._forget(authorization)
+
+    async def resume(self) -> None:
+        """After a start: deny what was being decided, and put everything unfinished back under its stored deadline."""
+        for authorization in authorizations.undecided(self._database.reading):
+            detail = "the gateway stopped while this was being decided"
+            await self._deny(authorization, GateReason.SERVICE_STOPPING, detail)
+        for authorization in authorizations.unfinished(self._database.reading):
+            if authorization.live:
+                self._watch(authorization)
+            else:
+                self._watch_fence(authorization)
+
+    async def _report(self, session: Session, authorization: str, kind: str, body: dict[str, object]) -> None:
+        now_ms = self._clock.now_ms()
+
+        def commit(tx: Transaction) -> None:
+            current = authorizations.get(tx.connection, authorization)
+            if current.executor != session.executor:
+                raise GateError(GateReason.ARTIFACT_UNKNOWN, "that authorization belongs to another executor")
+            authorizations.note(tx, current, kind, now_ms, dict(body))
+
+        await self._database.write(commit)
+
+    def _activated(self, executor: str) -> list[Authorization]:
+        unfinished = authorizations.unfinished(self._database.reading, executor)
+        return [one for one in unfinished if one.state in {State.ACTIVATED, State.RUNNING}]
+
+    def _watch(self, authorization: Authorization) -> None:
+        left = ((authorization.lease_expires or 0) - self._clock.now_ms()) / 1000
+        self._deadlines.set(("lease", authorization.id), max(left, 0.0), lambda: self.lease_ended(authorization.id))
+
+    def _watch_fence(self, authorization: Authorization) -> None:
+        left = ((authorization.lease_expires or 0) - self._clock.now_ms()) / 1000 + FENCED_AFTER_S
+        self._deadlines.set(
+            ("lease", authorization.id), max(left, FENCED_AFTER_S), lambda: self.fenced(authorization.id)
+        )
+
+    def _forget(self, authorization: str) -> None:
+        self._deadlines.clear(("lease", authorization))
+
+    async def announce(self, revoked: list[Authorization]) -> None:
+        """Tell executors to stop. The event feed tells everybody else, from the records."""
+        for authorization in revoked:
+            self._watch_fence(authorization)
+            reason = authorization.reason or str(GateReason.ATTESTATION_DRIFT)
+            log.warning("revoked", authorization=authorization.id, executor=authorization.executor, code=reason)
+            refusal = RefusedMessage(authorization=authorization.id, reason=reason, detail="authorization revoked")
+            await self._tell(authorization.executor, refusal)
+
+    async def _tell(self, executor: str, message: RefusedMessage | LeaseMessage) -> None:
+        session = self._channels.get(executor)
+        if session is None:
+            return
+        try:
+            await session.send(message)
+        except GateError as error:
+            log.warning("executor not told", executor=executor, code=error.reason)
+
+
+def _lease_message(lease: Lease) -> LeaseMessage:
+    return LeaseMessage(
+        authorization=lease.authorization.id, challenge=lease.challenge, artifact=lease.token, life_ms=lease.life_ms
+    )
+
+
+def policy_request(action: str, authorization: Authorization, done: Round) -> Request:
+    """The question to the dispatch policy, from what was verified and nothing else."""
+    executor = done.executor
+    return Request(
+        action=action,
+        orchestrator=authorization.orchestrator,
+        executor=executor.id,
+        executor_attributes={"class": executor.executor_class, "virtual": executor.virtual},
+        context={
+            "trusted": done.trusted,
+            "tier": tier(done.policy, trusted=done.trusted, virtual=executor.virtual),
+            "virtual": executor.virtual,
+            "workflow": authorization.job.workflow,
+            "run": authorization.job.run,
+            "step": authorization.job.step,
+            "attempt": authorization.job.attempt,
+            "job": authorization.job_digest,
+        },
+    )
+
+
+def _decision_body(policies: Policies, request: Request, decision: Decision) -> dict[str, object]:
+    return {
+        "dispatch_policy": policies.dispatch.digest,
+        "request": request.encode(),
+        "decision": decision.encode(),
+    }
+
+
+def _note_denial(tx: Transaction, authorization: Authorization, now_ms: int, reason: Reason, detail: str) -> None:
+    body = {"reason": str(reason), "detail": detail}
+    authorizations.note(tx, authorization, "authorization.denied", now_ms, body, reason=str(reason))
+
+
+def _reason_of(message: EndedMessage) -> Reason:
+    """The reason an executor gave for ending a job, if it is one of ours."""
+    if message.outcome == "not_started":
+        return GateReason.EXECUTION_START_FAILED
+    try:
+        return _SUPERVISOR_REASONS.get(message.reason) or parse_reason(message.reason)
+    except KeyError:
+        return GateReason.EXECUTION_AGENT_LOST

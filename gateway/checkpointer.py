@@ -1,0 +1,73 @@
+"""Seals the lineage: every so often, and before the process ends, the TPM signs what it has become."""
+
+import asyncio
+
+import structlog
+
+from gateway.config import GatewayConfig
+from gateway.signer import Signer
+from gateway.storage import lineage
+from gateway.storage.database import Database
+from tpm.attestation_key import accept_attestation_key
+from tpm.public import parse_public
+from ztrooted import merkle
+from ztrooted.checkpoint import Checkpoint, seal_line
+from ztrooted.clock import Clock
+from ztrooted.note import format_note, signature_of
+from ztrooted.note_keys import ecdsa_key
+
+log = structlog.get_logger()
+
+
+class Checkpointer:
+    """Makes checkpoints; one at a time, never while an append waits for it."""
+
+    def __init__(self, config: GatewayConfig, database: Database, clock: Clock, signer: Signer) -> None:
+        self._config = config
+        self._database = database
+        self._clock = clock
+        self._signer = signer
+        self._sealing = asyncio.Lock()
+        self._log_key = ecdsa_key(config.origin, signer.identity.log_key())
+        self._ak_name = accept_attestation_key(parse_public(signer.identity.ak_public)).name
+        self.sealed_at = 0.0
+
+    async def run(self) -> None:
+        """Seal whatever was appended, at the configured interval, for ever."""
+        while True:
+            await self.seal()
+            await asyncio.sleep(self._config.checkpoint_interval_s)
+
+    async def seal(self) -> tuple[int, bytes]:
+        """The checkpoint over everything appended so far, as (size, note); a new one if there are new records."""
+        async with self._sealing:
+            connection = self._database.reading
+            size = lineage.size(connection)
+            latest = self.latest()
+            if latest is not None and latest[0] == size:
+                self.sealed_at = self._clock.monotonic()
+                return latest
+            root = merkle.frontier(size, lineage.Reader(connection).read).root()
+            checkpoint = Checkpoint(self._config.origin, size, root)
+            signature, quoted = await self._signer.seal(checkpoint.text)
+            note = format_note(
+                checkpoint.text,
+                [
+                    signature_of(self._log_key, signature),
+                    seal_line(self._config.origin, self._ak_name, quoted.attest, quoted.signature, quoted.pcrs),
+                ],
+            )
+            now_ms = self._clock.now_ms()
+            await self._database.write(
+                lambda tx: tx.execute(
+                    "INSERT INTO checkpoints(size, root, at, note) VALUES (?, ?, ?, ?)", (size, root, now_ms, note)
+                )
+            )
+            self.sealed_at = self._clock.monotonic()
+            log.info("sealed", size=size, root=root.hex())
+            return size, note
+
+    def latest(self) -> tuple[int, bytes] | None:
+        """The newest checkpoint as (size, note)."""
+        row = self._database.reading.execute("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1").fetchone()
+        return None if row is None else (int(row[0]), bytes(row[1]))

@@ -1,0 +1,104 @@
+"""``ztrooted gateway …``: everything an operator does on the gateway's own machine."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ztrooted.cli.output import JsonFlag, show
+
+app = typer.Typer(
+    no_args_is_help=True, help="Run a gateway: create its data folder, serve, hand out tokens and anchors."
+)
+
+DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="The gateway's data folder.")]
+
+
+@app.command()
+def init(
+    data: DataFolder,
+    tpm: Annotated[
+        str,
+        typer.Option(
+            help="The gateway's TPM: device:/dev/tpmrm0, or swtpm:/abs/state for a managed software TPM.",
+            metavar="ADDRESS",
+        ),
+    ],
+    trust_domain: Annotated[str, typer.Option(help="A DNS-like name; executors become spiffe://NAME/executor/…")],
+    ek_roots: Annotated[
+        list[Path], typer.Option(help="PEM file, or folder of them: roots that vouch for executors' TPMs.")
+    ],
+    ek_vendor: Annotated[
+        list[str] | None,
+        typer.Option(help="TCG vendor id to accept, such as id:494E5443. Default: every registered hardware maker."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8443,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Host name or address for the TLS certificate. Default: host and this machine."),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Create a gateway: keys in the TPM, certificates, starter policies. Complete or not at all."""
+    from gateway.setup import create_data_folder  # noqa: PLC0415 -- loads the TSS, which --help has no use for
+
+    summary = create_data_folder(
+        data,
+        tpm=tpm,
+        trust_domain=trust_domain,
+        ek_roots=ek_roots,
+        ek_vendors=ek_vendor or [],
+        host=host,
+        port=port,
+        names=name or list(dict.fromkeys([host, "localhost", socket.gethostname()])),
+    )
+    lines = [
+        f"Created a gateway in {summary['data']}.",
+        f"Its TPM is {'a software TPM (virtual)' if summary['virtual_tpm'] else 'hardware'}: {tpm}",
+        f"Review policy/appraisal.toml and policy/dispatch.cedar, then: ztrooted gateway serve {data}",
+    ]
+    show(summary, "\n".join(lines), json=json)
+
+
+@app.command()
+def serve(
+    data: DataFolder,
+    host: Annotated[str | None, typer.Option(help="Listen here instead of where the configuration says.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Likewise; 0 takes a free port.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log every message.")] = False,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C. Logs are JSON lines on standard error."""
+    from gateway.app import serve as run  # noqa: PLC0415
+    from gateway.config import load_config  # noqa: PLC0415
+    from ztrooted.logs import configure  # noqa: PLC0415
+
+    configure(verbose=verbose)
+    config = load_config(data, listen_host=host, listen_port=port)
+    raise typer.Exit(asyncio.run(run(config)))
+
+
+@app.command()
+def token(
+    data: DataFolder,
+    role: Annotated[str, typer.Option(help="orchestrator, auditor or operator.")],
+    name: Annotated[str, typer.Option(help="Whose token this is; it appears in every record of what they do.")],
+    json: JsonFlag = False,
+) -> None:
+    """Create a bearer token and print it, once. The gateway must be stopped: it is its database's only writer."""
+    from gateway.config import load_config  # noqa: PLC0415
+    from gateway.tokens import create  # noqa: PLC0415
+
+    made = asyncio.run(create(load_config(data), role, name))
+    show({"token": made, "role": role, "name": name}, made, json=json)
+
+
+@app.command()
+def anchors(data: DataFolder) -> None:
+    """Print the trust anchors to hand to auditors, out of band. Redirect into anchors.toml."""
+    from gateway.anchors import anchors_file  # noqa: PLC0415
+    from gateway.config import load_config  # noqa: PLC0415
+
+    typer.echo(anchors_file(load_config(data)), nl=False)

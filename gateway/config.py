@@ -1,0 +1,147 @@
+"""The gateway's configuration: one TOML file in its data folder, then ``ZTROOTED_*`` variables, then flags; strict.
+
+Relative paths are relative to the data folder. No setting relaxes enforcement.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from ztrooted.appraisal_policy import AppraisalPolicy, explain_validation
+from ztrooted.errors import EnvironmentProblem
+from ztrooted.policy import DispatchPolicy
+from ztrooted.reasons import GateReason
+
+FORMAT = "ztrooted-gateway/1"
+FILE = "gateway.toml"
+
+TpmAddress = Annotated[str, StringConstraints(pattern=r"^(device|swtpm|socket):/.+$")]
+Domain = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+
+
+class GatewayConfig(BaseSettings):
+    """Every setting, with its default and its meaning."""
+
+    model_config = SettingsConfigDict(env_prefix="ZTROOTED_", extra="forbid", frozen=True)
+
+    format: Literal["ztrooted-gateway/1"]
+    data: Path = Field(description="The data folder; set by the command line, not by the file.")
+    listen_host: str = Field("127.0.0.1", description="Address to listen on.")
+    listen_port: int = Field(8443, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    trust_domain: Domain = Field(description="SPIFFE trust domain of executor identities.")
+    tpm: TpmAddress = Field(
+        description="The gateway's own TPM: device:/dev/tpmrm0 on a real machine; swtpm:/abs/state is a managed software"
+        " TPM and shows as virtual everywhere."
+    )
+    ek_roots: Path = Field(
+        Path("ek-roots"), description="Folder of PEM files: the manufacturers' roots that EK certificates must lead to."
+    )
+    ek_vendors: list[str] = Field(
+        [],
+        description="TCG vendor ids whose TPMs are accepted, such as id:494E5443. Empty: every registered maker of"
+        " hardware. A software TPM (id:00001014 is swtpm's) must be listed, and its executors are virtual.",
+    )
+    appraisal_policy: Path = Field(Path("policy/appraisal.toml"), description="What evidence must show.")
+    dispatch_policy: Path = Field(Path("policy/dispatch.cedar"), description="Who may run what where.")
+    session_life_s: int = Field(
+        3600, ge=60, le=86400, description="Life of an executor's session certificate; renewed only by a good quote."
+    )
+    issuing_key_life_s: int = Field(
+        3600, ge=60, le=86400, description="How long one issuing key signs artifacts before the next is introduced."
+    )
+    checkpoint_interval_s: float = Field(60, gt=0, le=3600, description="How often new records are sealed by the TPM.")
+
+    @property
+    def origin(self) -> str:
+        """The name of the lineage: the first line of its checkpoints."""
+        return f"{self.trust_domain}/lineage"
+
+    @property
+    def issuer(self) -> str:
+        """``iss`` of every artifact."""
+        return f"spiffe://{self.trust_domain}/gateway"
+
+    @property
+    def audience(self) -> str:
+        """``aud`` of every artifact."""
+        return f"spiffe://{self.trust_domain}/executors"
+
+    def path(self, relative: Path | str) -> Path:
+        """A path of the configuration as an absolute one."""
+        return self.data / relative
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags win over the environment, which wins over the file."""
+        data: Any = init_settings()["data"]
+        file = TomlConfigSettingsSource(settings_cls, toml_file=data / FILE)
+        return init_settings, env_settings, file
+
+
+def load_config(data: Path, **flags: Any) -> GatewayConfig:
+    """The configuration of the data folder ``data``. EnvironmentProblem with file, key and remedy."""
+    data = data.absolute()
+    file = data / FILE
+    if not file.is_file():
+        raise EnvironmentProblem(
+            GateReason.CONFIG_MISSING,
+            f"{data} is not the data folder of a gateway: it has no {FILE}",
+            f"create one with 'ztrooted gateway init {data}'",
+        )
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        config = GatewayConfig(data=data, **given)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise EnvironmentProblem(
+            GateReason.CONFIG_INVALID, f"{file} is not TOML: {error}", "correct the file"
+        ) from error
+    except ValidationError as error:
+        unknown = any(item["type"] == "extra_forbidden" for item in error.errors())
+        raise EnvironmentProblem(
+            GateReason.CONFIG_UNKNOWN_KEY if unknown else GateReason.CONFIG_INVALID,
+            f"{file}: {explain_validation(error)}",
+            "correct or remove the key; a misspelt setting is never ignored",
+        ) from error
+    return config
+
+
+def read_policies(config: GatewayConfig) -> tuple[AppraisalPolicy, DispatchPolicy]:
+    """Both policies. EnvironmentProblem for a missing file, PolicyError for an unusable one."""
+    appraisal, dispatch = (config.path(name) for name in (config.appraisal_policy, config.dispatch_policy))
+    return (
+        AppraisalPolicy(read_file(appraisal, "appraisal policy"), str(appraisal)),
+        DispatchPolicy(read_file(dispatch, "dispatch policy"), str(dispatch)),
+    )
+
+
+def read_file(path: Path, what: str, *, secret: bool = False) -> bytes:
+    """The bytes of a file we can't do without. A secret one must not be readable by group or others."""
+    try:
+        if secret and path.stat().st_mode & 0o077:
+            raise EnvironmentProblem(
+                GateReason.ENVIRONMENT_KEY_FILE,
+                f"the {what} {path} can be read by others than its owner",
+                f"if nobody has read it: chmod 600 {path}; otherwise replace it",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_KEY_FILE if secret else GateReason.CONFIG_MISSING,
+            f"the {what} {path} can't be read: {error.strerror}",
+            "restore the file from a backup, or run 'ztrooted gateway init' for a new gateway",
+        ) from error

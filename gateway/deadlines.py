@@ -1,0 +1,84 @@
+"""One structure for everything that must have happened by some time: a heap of deadlines, watched by one task.
+
+Nothing becomes true here. A deadline that passes makes something false (a lease, a proof), and a deadline that is set
+again replaces the earlier one of the same key.
+"""
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TypeAlias
+
+import structlog
+
+from ztrooted.clock import Clock
+from ztrooted.errors import GateError
+
+log = structlog.get_logger()
+
+RETRY_S = 1.0
+Action: TypeAlias = Callable[[], Awaitable[None]]
+
+
+class Deadlines:
+    """Runs one action per key when its time has come, each in a task of ``start_task``."""
+
+    def __init__(self, clock: Clock, start_task: Callable[[Awaitable[None]], object]) -> None:
+        self._clock = clock
+        self._start_task = start_task
+        self._heap: list[tuple[float, int, Hashable]] = []
+        self._current: dict[Hashable, tuple[int, Action]] = {}
+        self._numbers = itertools.count()
+        self._changed = asyncio.Event()
+        self.lateness_s = 0.0
+        self.beat = clock.monotonic()
+
+    def set(self, key: Hashable, in_s: float, action: Action) -> None:
+        """Run ``action`` in ``in_s`` seconds unless ``key`` is set or cleared before."""
+        number = next(self._numbers)
+        self._current[key] = (number, action)
+        heapq.heappush(self._heap, (self._clock.monotonic() + in_s, number, key))
+        self._changed.set()
+
+    def clear(self, key: Hashable) -> None:
+        """Forget the deadline of ``key``, if there is one."""
+        self._current.pop(key, None)
+
+    async def run(self) -> None:
+        """Watch, for ever. ``lateness_s`` says how late the last action was started; ``beat`` when we last looked."""
+        while True:
+            self.beat = self._clock.monotonic()
+            wait = self._run_due()
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _run_due(self) -> float:
+        """Start what is due; seconds until the next one, a second at most so that ``beat`` stays fresh."""
+        while self._heap:
+            due, number, key = self._heap[0]
+            current = self._current.get(key)
+            if current is None or current[0] != number:
+                heapq.heappop(self._heap)
+                continue
+            left = due - self._clock.monotonic()
+            if left > 0:
+                return min(left, 1.0)
+            heapq.heappop(self._heap)
+            del self._current[key]
+            self.lateness_s = -left
+            self._start_task(self._act(key, current[1]))
+        return 1.0
+
+    async def _act(self, key: Hashable, action: Action) -> None:
+        """Run an action. One that can't be recorded now (a full disk, say) is tried again: it must not be forgotten."""
+        try:
+            await action()
+        except GateError as error:
+            log.error("deadline not settled", key=str(key), code=error.reason, detail=error.detail)
+            if key not in self._current:
+                self.set(key, RETRY_S, action)

@@ -1,0 +1,292 @@
+"""Enrollment: a machine proves which TPM it has, that its keys live in it, and what it has booted.
+
+1. EK certificate chain to the configured roots, EK template, EK in the certificate = EK presented.
+2. AK attributes; the AK's Name is computed by us from its public area, never taken from the client.
+3. A credential that only a TPM holding both keys can open; one answer, right or wrong, burns it.
+4. A MAC keyed by the opened secret over the whole transcript, session key included.
+5. A quote made for this enrollment and this session key, with event log and measurement list that explain it.
+
+Only then does the executor exist, under an id that follows from its EK. What it shows may still be untrusted.
+"""
+
+import asyncio
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gateway.certificates import Authority
+from gateway.config import GatewayConfig
+from gateway.references import References
+from gateway.rounds import Round, Rounds
+from gateway.signer import Signer
+from gateway.storage import authorizations, executors
+from gateway.storage.authorizations import Authorization
+from gateway.storage.database import Database, Transaction
+from gateway.storage.executors import Executor
+from tpm.attestation_key import AttestationKey, accept_attestation_key
+from tpm.credential import make_credential
+from tpm.ek_template import check_ek_template
+from tpm.endorsement import EkPolicy, EkRoots, VerifiedEk, verify_ek_certificate
+from tpm.public import EK, Public, parse_public
+from tpm.reasons import EvidenceReason
+from ztrooted import keys, limits
+from ztrooted.appraisal import Progress, Question, appraise
+from ztrooted.clock import Clock
+from ztrooted.enrollment import activation_mac, transcript
+from ztrooted.errors import GateError
+from ztrooted.evidence import Purpose, qualifying_data, sha256
+from ztrooted.models import ActivationRequest, EnrollmentChallenge, EnrollmentRequest
+from ztrooted.reasons import GateReason
+from ztrooted.records import Record
+
+log = structlog.get_logger()
+
+DEFAULT_CLASS = "default"
+SECRET = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An enrollment whose credential is under way."""
+
+    id: str
+    executor: str
+    request: EnrollmentRequest
+    ek: VerifiedEk
+    ak: AttestationKey
+    session_key: ec.EllipticCurvePublicKey
+    secret: bytes
+    nonce: bytes
+    ends: float
+
+    def transcript(self) -> bytes:
+        """What the MAC covers: everything that was said so far."""
+        return transcript(self.id, self.nonce, self.request)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A new session of an executor."""
+
+    executor: Executor
+    certificate: str
+    revoked: tuple[Authorization, ...]
+
+
+class Enrollments:
+    """Pending enrollments, in memory: after a restart a machine simply starts over."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        database: Database,
+        clock: Clock,
+        roots: EkRoots,
+        authority: Authority,
+        rounds: Rounds,
+        references: References,
+        signer: Signer,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._clock = clock
+        self._roots = roots
+        self._authority = authority
+        self._rounds = rounds
+        self._references = references
+        self._signer = signer
+        self._pending: dict[str, Pending] = {}
+        self._ek_policy = EkPolicy(vendors=frozenset(config.ek_vendors) or None)
+
+    async def begin(self, request: EnrollmentRequest) -> EnrollmentChallenge:
+        """Steps 1 to 3. EvidenceError or GateError when the machine is refused."""
+        self._make_room()
+        pending, challenge = await asyncio.to_thread(self._examine, request)
+        self._pending[pending.id] = pending
+        return challenge
+
+    def _examine(self, request: EnrollmentRequest) -> tuple[Pending, EnrollmentChallenge]:
+        # 1. The TPM is one our roots vouch for.
+        ek_public = parse_public(request.ek_public, reasons=EK)
+        check_ek_template(ek_public)
+        ek = self._verify_ek(request, ek_public)
+        # 2. The attestation key is one that can't lie.
+        ak = accept_attestation_key(parse_public(request.ak_public))
+        session_key = keys.load_p256(request.session_key)
+        # 3. A credential for this AK's Name in that TPM.
+        secret, nonce = secrets.token_bytes(SECRET), secrets.token_bytes(limits.NONCE)
+        credential = make_credential(ek_public, ak.name, secret)
+        pending = Pending(
+            id=secrets.token_urlsafe(16),
+            executor=keys.executor_id(ek_public.raw),
+            request=request,
+            ek=ek,
+            ak=ak,
+            session_key=session_key,
+            secret=secret,
+            nonce=nonce,
+            ends=self._clock.monotonic() + limits.ENROLLMENT_LIFE_S,
+        )
+        policy = self._rounds.class_policy(DEFAULT_CLASS)
+        challenge = EnrollmentChallenge(
+            enrollment=pending.id,
+            executor=pending.executor,
+            credential=credential.id_object,
+            encrypted_secret=credential.encrypted_secret,
+            nonce=nonce.hex(),
+            selection=policy.selection.as_dict(),
+        )
+        return pending, challenge
+
+    def _verify_ek(self, request: EnrollmentRequest, ek_public: Public) -> VerifiedEk:
+        if request.ek_certificate is None:
+            raise GateError(EvidenceReason.EK_CHAIN, "the machine has no EK certificate, and we accept no other proof")
+        return verify_ek_certificate(
+            request.ek_certificate,
+            request.ek_chain,
+            self._roots,
+            at=datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC),
+            ek_public=ek_public,
+            policy=self._ek_policy,
+        )
+
+    async def activate(self, enrollment: str, request: ActivationRequest) -> Admitted:
+        """Steps 4 and 5. Whatever the answer is worth, the credential is spent."""
+        pending = self._pending.pop(enrollment, None)
+        if pending is None:
+            raise GateError(GateReason.ENROLL_CHALLENGE_USED, "there is no such enrollment, or it was answered already")
+        if pending.ends < self._clock.monotonic():
+            raise GateError(GateReason.ENROLL_CHALLENGE_EXPIRED, "the enrollment was not finished in time; start over")
+        # 4. Both keys live in one TPM, and it heard the same conversation as we did.
+        expected = activation_mac(pending.secret, pending.transcript())
+        if not hmac.compare_digest(expected, bytes.fromhex(request.mac)):
+            await self._note_refusal(pending, GateReason.ENROLL_ACTIVATION_FAILED, "the credential was not opened")
+            raise GateError(
+                GateReason.ENROLL_ACTIVATION_FAILED,
+                "the TPM with this endorsement key does not hold this attestation key",
+            )
+        # 5. What it booted and loaded explains its quote.
+        done = await asyncio.to_thread(self._appraise, pending, request)
+        if not done.appraisal.authentic:
+            verdict = done.appraisal.verdict
+            reason = verdict.reason or GateReason.ENROLL_ACTIVATION_FAILED
+            await self._note_refusal(pending, reason, verdict.detail)
+            raise GateError(reason, verdict.detail)
+        certificate = self.session_certificate(pending.executor, pending.session_key)
+        executor, revoked = await self._database.write(lambda tx: self._admit(tx, pending, done))
+        return Admitted(executor, certificate, tuple(revoked))
+
+    def session_certificate(self, executor: str, key: ec.EllipticCurvePublicKey) -> str:
+        """A fresh session certificate, PEM."""
+        certificate = self._authority.issue_session(
+            key,
+            f"spiffe://{self._config.trust_domain}/executor/{executor}",
+            datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC),
+            timedelta(seconds=self._config.session_life_s),
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def _appraise(self, pending: Pending, request: ActivationRequest) -> Round:
+        if request.quote.event_log is None or sha256(request.quote.event_log) != request.quote.event_log_digest:
+            raise GateError(EvidenceReason.EVIDENCE_MISSING, "an enrollment needs the whole event log, with its digest")
+        evidence = request.quote.evidence(request.quote.event_log)
+        policy = self._rounds.class_policy(DEFAULT_CLASS)
+        reference = self._references.current(DEFAULT_CLASS)
+        now_ms = self._clock.now_ms()
+        bindings = (pending.request.session_key,)
+        question = Question(
+            key=pending.ak,
+            qualifying_data=qualifying_data(Purpose.ENROLL, pending.nonce, *bindings),
+            policy=policy,
+            baseline=None if reference is None else reference.baseline,
+            baseline_rules=None if reference is None else reference.rules,
+            previous=Progress(),
+            now_ms=now_ms,
+        )
+        appraisal = appraise(evidence, question)
+        progress = Progress()
+        if appraisal.progress is not None:
+            progress = appraisal.progress if appraisal.verdict.trusted else Progress(appraisal.progress.clock)
+        executor = Executor(
+            id=pending.executor,
+            executor_class=DEFAULT_CLASS,
+            virtual=pending.ek.virtual,
+            manufacturer=pending.ek.manufacturer,
+            ak_public=pending.request.ak_public,
+            session_key=pending.request.session_key,
+            enrollment=0,
+            event_log=request.quote.event_log_digest,
+            progress=progress,
+            pcrs=appraisal.pcrs,
+            trusted=appraisal.verdict.trusted,
+            verdict=appraisal.verdict.encode(),
+            proved_at=now_ms,
+            proof_due=appraisal.verdict.expires_ms,
+        )
+        return Round(
+            challenge=pending.id,
+            executor=executor,
+            purpose=Purpose.ENROLL,
+            nonce=pending.nonce,
+            bindings=bindings,
+            previous=Progress(),
+            evidence=evidence,
+            appraisal=appraisal,
+            now_ms=now_ms,
+            baseline=None if reference is None else reference.digest,
+            policy=policy,
+            policy_digest=self._rounds.policy_digest(),
+        )
+
+    def _admit(self, tx: Transaction, pending: Pending, done: Round) -> tuple[Executor, list[Authorization]]:
+        """Write the executor, and end what an earlier session of it was trusted with."""
+        before = executors.find(tx.connection, pending.executor)
+        if before is not None and before.ak_public != pending.request.ak_public:
+            superseded = {"executor": pending.executor, "ak": parse_public(before.ak_public).name.hex()}
+            tx.append(Record("executor.superseded", done.now_ms, superseded))
+        revoked = []
+        for authorization in authorizations.unfinished(tx.connection, pending.executor):
+            detail = "the executor enrolled anew, so what it ran under its earlier session is gone"
+            ended = authorizations.revoke(tx, authorization, done.now_ms, GateReason.EXECUTION_AGENT_LOST, detail)
+            revoked += [ended] if ended is not None else []
+        Rounds.keep(tx, done)
+        request = pending.request
+        certificates = [request.ek_certificate] if request.ek_certificate is not None else []
+        body: dict[str, object] = {
+            "executor": pending.executor,
+            "class": done.executor.executor_class,
+            "virtual": pending.ek.virtual,
+            "manufacturer": pending.ek.manufacturer,
+            "enrollment": pending.id,
+            "ek_public": tx.blob(request.ek_public),
+            "ek_chain": [tx.blob(one) for one in (*certificates, *request.ek_chain)],
+            "ak_public": tx.blob(request.ak_public),
+            "ak": pending.ak.name.hex(),
+            "session_key": tx.blob(request.session_key),
+            "transcript": pending.transcript().hex(),
+            "round": done.body(),
+        }
+        appended = tx.append(Record("executor.enrolled", done.now_ms, body))
+        executor = done.enrolled_at(appended.index)
+        executors.store(tx, executor)
+        if done.trusted and done.evidence is not None and done.appraisal.entries:
+            executors.keep_entries(tx, executor, done.evidence, len(done.appraisal.entries))
+        return executor, revoked
+
+    async def _note_refusal(self, pending: Pending, reason: object, detail: str) -> None:
+        """A refusal of a machine with a genuine TPM goes into the lineage; anybody else's only into the log."""
+        body = {"executor": pending.executor, "ak": pending.ak.name.hex(), "reason": str(reason), "detail": detail}
+        record = Record("executor.refused", self._clock.now_ms(), body)
+        await self._database.write(lambda tx: tx.append(record))
+
+    def _make_room(self) -> None:
+        now = self._clock.monotonic()
+        for pending in [one for one in self._pending.values() if one.ends < now]:
+            del self._pending[pending.id]
+        if len(self._pending) >= limits.PENDING_ENROLLMENTS:
+            raise GateError(GateReason.SERVICE_NOT_READY, "too many enrollments are under way; try again in a minute")

@@ -1,0 +1,124 @@
+"""Artifacts: what they say, how long they live, and the records that must exist before one leaves.
+
+Everything here runs inside the writer's transaction, so that an artifact and its record are durable together, before
+anybody sees either.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.config import GatewayConfig
+from gateway.rounds import Round
+from gateway.signer import Signer
+from gateway.storage import authorizations
+from gateway.storage.authorizations import Authorization
+from gateway.storage.database import Transaction
+from gateway.storage.lineage import Appended
+from tpm.public import parse_public
+from ztrooted import artifact
+from ztrooted.artifact import ArtifactClaims
+from ztrooted.errors import GateError
+from ztrooted.jose import thumbprint
+from ztrooted.keys import load_p256
+from ztrooted.reasons import GateReason
+from ztrooted.results import tier, tier_name
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An artifact that may leave now."""
+
+    authorization: Authorization
+    token: str
+    record: int
+    challenge: str
+    life_ms: int
+
+
+class Leases:
+    """Issues and renews artifacts."""
+
+    def __init__(self, config: GatewayConfig, signer: Signer) -> None:
+        self._config = config
+        self._signer = signer
+
+    def issue(self, tx: Transaction, authorization: Authorization, done: Round, policies: tuple[str, str]) -> Lease:
+        """The first artifact of an authorization whose policy was just evaluated and permitted it."""
+        return self._sign(tx, authorization, done, policies, "authorization.issued")
+
+    def renew(self, tx: Transaction, authorization: Authorization, done: Round, policies: tuple[str, str]) -> Lease:
+        """The next artifact of the chain. GateError ``execution.max_runtime`` when there is no time left to lease."""
+        return self._sign(tx, authorization, done, policies, "authorization.renewed")
+
+    def _sign(
+        self, tx: Transaction, authorization: Authorization, done: Round, policies: tuple[str, str], kind: str
+    ) -> Lease:
+        epoch = self._signer.epoch
+        current = authorizations.get(tx.connection, authorization.id)
+        end_ms = lease_end(current, done)
+        stated = _claims(self._config, current, done, policies, end_ms)
+        body = {"claims": stated, "kid": epoch.kid}
+        renewals = current.renewals + 1 if kind == "authorization.renewed" else 0
+        noted, appended = authorizations.note(
+            tx, current, kind, done.now_ms, body, lease_expires=end_ms, renewals=renewals
+        )
+        claims = ArtifactClaims.model_validate({**stated, "lin": _head(self._config.origin, appended)})
+        token = artifact.issue(claims, epoch.private, epoch.kid)
+        digest = tx.blob(token.encode())
+        tx.execute("INSERT INTO artifacts(authorization, n, digest) VALUES (?, ?, ?)", (noted.id, claims.ren.n, digest))
+        tx.execute("UPDATE authorizations SET artifact = ? WHERE id = ?", (digest, noted.id))
+        stored = authorizations.get(tx.connection, noted.id)
+        return Lease(stored, token, appended.index, done.challenge, end_ms - done.now_ms)
+
+
+def lease_end(authorization: Authorization, done: Round) -> int:
+    """When the next lease ends, in milliseconds: a lease length from now, and never beyond the job's maximum runtime.
+
+    Cut to whole seconds, as the artifact's ``exp`` is: both sides mean the same instant.
+    """
+    end_ms = done.now_ms + round(done.policy.lease_s * 1000)
+    if authorization.activated_at is not None:
+        last_ms = authorization.activated_at + authorization.max_runtime_s * 1000
+        if last_ms <= done.now_ms:
+            raise GateError(
+                GateReason.EXECUTION_MAX_RUNTIME, f"the job has run for its maximum of {authorization.max_runtime_s} s"
+            )
+        end_ms = min(end_ms, last_ms)
+    return end_ms // 1000 * 1000
+
+
+def _claims(
+    config: GatewayConfig, authorization: Authorization, done: Round, policies: tuple[str, str], end_ms: int
+) -> dict[str, Any]:
+    """Everything an artifact says except its place in the lineage, which is known only once its record is there."""
+    if done.evidence is None:
+        raise GateError(GateReason.ATTESTATION_OVERDUE, "there is no evidence to issue an artifact on")
+    executor = done.executor
+    job = authorization.job
+    level = tier(done.policy, trusted=done.trusted, virtual=executor.virtual)
+    now_s = done.now_ms // 1000
+    renewal: dict[str, Any] = {"n": 0}
+    if authorization.artifact is not None:
+        renewal = {"n": authorization.renewals + 1, "prev": authorization.artifact}
+    return {
+        "iss": config.issuer,
+        "aud": config.audience,
+        "sub": executor.id,
+        "jti": authorization.id,
+        "iat": now_s,
+        "nbf": now_s,
+        "exp": end_ms // 1000,
+        "cnf": {"jkt": thumbprint(load_p256(executor.session_key))},
+        "ak": parse_public(executor.ak_public).name.hex(),
+        "job": authorization.job_digest,
+        "act": {"workflow": job.workflow, "run": job.run, "step": job.step},
+        "lim": {"max_runtime_s": authorization.max_runtime_s},
+        "pol": {"appraisal": policies[0], "dispatch": policies[1]},
+        "ev": done.evidence.digest(),
+        "tier": tier_name(level),
+        "ren": renewal,
+    }
+
+
+def _head(origin: str, appended: Appended) -> dict[str, Any]:
+    return {"origin": origin, "index": appended.index, "size": appended.size, "root": appended.root.hex()}

@@ -1,0 +1,73 @@
+"""Every answer has one shape: the result, or an RFC 9457 problem document with a reason code and an instance id."""
+
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from tpm.errors import EvidenceError
+from ztrooted.errors import GateError
+from ztrooted.explanations import explain
+from ztrooted.models import Problem
+from ztrooted.reasons import GateReason, Reason, parse_reason
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_BY_STATUS: dict[int, Reason] = {
+    404: GateReason.REQUEST_NOT_FOUND,
+    405: GateReason.REQUEST_METHOD,
+    413: GateReason.REQUEST_TOO_LARGE,
+}
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn refusals into problem documents. What nobody foresaw is a denial too, without a word about its inside."""
+    instance = secrets.token_hex(8)
+    try:
+        return await handler(request)
+    except (GateError, EvidenceError) as error:
+        reason = parse_reason(error.reason)
+        log.info("refused", instance=instance, path=request.path, code=reason, detail=error.detail)
+        authorization = getattr(error, "authorization", None)
+        return problem(reason, error.detail, instance, getattr(error, "remedy", ""), authorization)
+    except web.HTTPException as error:
+        reason = _BY_STATUS.get(error.status, GateReason.REQUEST_MALFORMED)
+        log.info("refused", instance=instance, path=request.path, code=reason)
+        return problem(reason, error.reason, instance, status=error.status)
+    except Exception:  # one of the two places: whatever went wrong, the answer is no
+        log.exception("internal error", instance=instance, path=request.path)
+        return problem(GateReason.INTERNAL_ERROR, "this is a defect of the gateway; its log has more", instance)
+
+
+def problem(
+    reason: Reason,
+    detail: str,
+    instance: str,
+    remedy: str = "",
+    authorization: str | None = None,
+    *,
+    status: int | None = None,
+) -> web.Response:
+    """One problem document."""
+    known = explain(reason)
+    body = Problem(
+        type=f"urn:ztrooted:reason:{reason}",
+        title=known.meaning,
+        status=status or known.status,
+        detail=detail[:4096],
+        code=str(reason),
+        instance=f"urn:ztrooted:log:{instance}",
+        remedy=remedy or known.remedy,
+        authorization=authorization,
+    )
+    return web.Response(
+        text=json.dumps(body.model_dump(exclude_none=True)),
+        status=body.status,
+        content_type="application/problem+json",
+        headers={"Cache-Control": "no-store"},
+    )

@@ -1,0 +1,276 @@
+"""One round of proof: challenge an executor, appraise what it answers, and write down what was found.
+
+A verdict that is not trusted revokes every live authorization of the executor in the transaction that records it, whatever
+the round was for: an orchestrator's question about a new job is as good a witness of drift as the schedule's own.
+"""
+
+import asyncio
+import secrets
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from gateway.channel import Session
+from gateway.references import References
+from gateway.storage import authorizations, executors
+from gateway.storage.authorizations import Authorization
+from gateway.storage.database import Database, Transaction
+from gateway.storage.executors import Executor
+from ztrooted import limits
+from ztrooted.appraisal import Appraisal, Check, Progress, Question, Status, Verdict, appraise, required_checks
+from ztrooted.appraisal_policy import AppraisalClass, AppraisalPolicy
+from ztrooted.clock import Clock
+from ztrooted.errors import GateError
+from ztrooted.evidence import Evidence, Purpose, qualifying_data, sha256
+from ztrooted.models import Quote
+from ztrooted.reasons import GateReason
+from ztrooted.records import Record
+
+# Above this much to hash and parse, an appraisal runs on a thread, so that other executors are answered meanwhile.
+INLINE_BYTES = 64 << 10
+_SILENCE = frozenset({GateReason.ATTESTATION_OVERDUE, GateReason.CHANNEL_CLOSED})
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one challenge led to. ``evidence`` is None when none came; then the verdict says overdue."""
+
+    challenge: str
+    executor: Executor
+    purpose: Purpose
+    nonce: bytes
+    bindings: tuple[bytes, ...]
+    previous: Progress
+    evidence: Evidence | None
+    appraisal: Appraisal
+    now_ms: int
+    baseline: str | None
+    policy: AppraisalClass
+    policy_digest: str
+
+    @property
+    def trusted(self) -> bool:
+        """The verdict in one word."""
+        return self.appraisal.verdict.trusted
+
+    def enrolled_at(self, record: int) -> Executor:
+        """The executor of an enrollment round, now that its record has an index."""
+        return replace(self.executor, enrollment=record)
+
+    def body(self) -> dict[str, object]:
+        """What records of this round contain: enough to appraise again, offline, and get the same verdict."""
+        return {
+            "purpose": self.purpose.value,
+            "executor": self.executor.id,
+            "enrollment": self.executor.enrollment,
+            "nonce": self.nonce.hex(),
+            "bindings": [binding.hex() for binding in self.bindings],
+            "previous": self.previous.encode(),
+            "evidence": None if self.evidence is None else self.evidence.digest(),
+            "manifest": None if self.evidence is None else self.evidence.manifest(),
+            "class": self.executor.executor_class,
+            "appraisal_policy": self.policy_digest,
+            "baseline": self.baseline,
+            "now": self.now_ms,
+            "verdict": self.appraisal.verdict.encode(),
+        }
+
+
+class Rounds:
+    """Asks, appraises, and records."""
+
+    def __init__(
+        self, database: Database, clock: Clock, policy: Callable[[], AppraisalPolicy], references: References
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._policy = policy
+        self._references = references
+
+    def executor(self, executor: str) -> Executor:
+        """One enrolled executor. GateError ``dispatch.executor_unknown`` when it is none."""
+        found = executors.find(self._database.reading, executor)
+        if found is None:
+            raise GateError(GateReason.DISPATCH_EXECUTOR_UNKNOWN, f"no executor {executor} is enrolled")
+        return found
+
+    def policy_of(self, executor: Executor) -> AppraisalClass:
+        """The appraisal rules for this executor."""
+        return self._policy().for_class(executor.executor_class)
+
+    def class_policy(self, executor_class: str) -> AppraisalClass:
+        """The appraisal rules of a class."""
+        return self._policy().for_class(executor_class)
+
+    def policy_digest(self) -> str:
+        """The digest of the appraisal policy in force."""
+        return self._policy().digest
+
+    async def prove(
+        self, session: Session, purpose: Purpose, bindings: tuple[bytes, ...] = (), *, from_start: bool = False
+    ) -> Round:
+        """Run one round with a connected executor; the caller holds ``session.proving``.
+
+        Never trusted by default: silence, a closed channel and evidence that can't be read are verdicts too.
+        ``from_start`` asks for the measurement list from its first entry on.
+        """
+        executor = self.executor(session.executor)
+        policy = self.policy_of(executor)
+        previous = executor.progress
+        if from_start:
+            previous = Progress(previous.clock)
+        challenge, nonce = secrets.token_urlsafe(16), secrets.token_bytes(limits.NONCE)
+        evidence = None
+        try:
+            quote = await session.challenge(
+                challenge,
+                purpose,
+                nonce,
+                bindings,
+                selection=policy.selection,
+                ima_offset=previous.ima.entries,
+                event_log_digest=executor.event_log,
+                deadline_s=policy.response_deadline_s,
+            )
+            evidence = self._complete(quote, executor)
+        except GateError as error:
+            appraisal = refused(policy, error, self._clock.now_ms())
+        else:
+            appraisal = await self._appraise(evidence, executor, policy, previous, purpose, nonce, bindings)
+        reference = self._references.current(executor.executor_class)
+        return Round(
+            challenge=challenge,
+            executor=executor,
+            purpose=purpose,
+            nonce=nonce,
+            bindings=bindings,
+            previous=previous,
+            evidence=evidence,
+            appraisal=appraisal,
+            now_ms=self._clock.now_ms() if evidence is None else appraisal_instant(appraisal, policy),
+            baseline=None if reference is None else reference.digest,
+            policy=policy,
+            policy_digest=self._policy().digest,
+        )
+
+    async def _appraise(
+        self,
+        evidence: Evidence,
+        executor: Executor,
+        policy: AppraisalClass,
+        previous: Progress,
+        purpose: Purpose,
+        nonce: bytes,
+        bindings: tuple[bytes, ...],
+    ) -> Appraisal:
+        reference = self._references.current(executor.executor_class)
+        question = Question(
+            key=executor.attestation_key(),
+            qualifying_data=qualifying_data(purpose, nonce, *bindings),
+            policy=policy,
+            baseline=None if reference is None else reference.baseline,
+            baseline_rules=None if reference is None else reference.rules,
+            previous=previous,
+            now_ms=self._clock.now_ms(),
+        )
+        if len(evidence.ima) > INLINE_BYTES:
+            return await asyncio.to_thread(appraise, evidence, question)
+        return appraise(evidence, question)
+
+    def _complete(self, quote: Quote, executor: Executor) -> Evidence:
+        """Evidence with its event log: sent along, or the one we hold if its digest is the one named."""
+        if quote.event_log is not None:
+            log = quote.event_log
+        elif quote.event_log_digest == executor.event_log:
+            row = self._database.reading.execute(
+                "SELECT bytes FROM blobs WHERE digest = ?", (executor.event_log,)
+            ).fetchone()
+            log = b"" if row is None else bytes(row[0])
+        else:
+            raise GateError(
+                GateReason.REQUEST_MALFORMED, "the event log named is not the one we hold, and was not sent"
+            )
+        if sha256(log) != quote.event_log_digest:
+            raise GateError(GateReason.REQUEST_MALFORMED, "the event log and its digest don't belong together")
+        return quote.evidence(log)
+
+    def settle(self, tx: Transaction, done: Round) -> list[Authorization]:
+        """Record a round inside ``tx``; returns the authorizations that it revoked.
+
+        The caller adds the records of success for the authorizations that the round was about.
+        """
+        before = executors.find(tx.connection, done.executor.id)
+        if before is None or before.enrollment != done.executor.enrollment:
+            raise GateError(GateReason.CHANNEL_SUPERSEDED, "the executor enrolled again during this round")
+        after = updated(before, done)
+        executors.store(tx, after)
+        if done.trusted and done.appraisal.entries and done.evidence is not None:
+            executors.keep_entries(tx, after, done.evidence, len(done.appraisal.entries))
+        verdict = done.appraisal.verdict
+        if before.trusted != done.trusted:
+            self.keep(tx, done)
+            tx.append(Record("executor.trust_changed", done.now_ms, done.body()))
+        if done.trusted:
+            return []
+        revoked = []
+        for authorization in authorizations.unfinished(tx.connection, done.executor.id):
+            if not authorization.live:
+                continue
+            self.keep(tx, done)
+            kind = "attestation.overdue" if verdict.reason in _SILENCE else "attestation.failed"
+            noted, _ = authorizations.note(tx, authorization, kind, done.now_ms, done.body())
+            ended = authorizations.revoke(
+                tx, noted, done.now_ms, verdict.reason or GateReason.ATTESTATION_DRIFT, verdict.detail
+            )
+            if ended is not None:
+                revoked.append(ended)
+        return revoked
+
+    @staticmethod
+    def keep(tx: Transaction, done: Round) -> None:
+        """Store the evidence of a round that a record refers to."""
+        if done.evidence is not None:
+            for blob in done.evidence.blobs():
+                tx.blob(blob)
+
+
+def refused(policy: AppraisalClass, error: GateError, now_ms: int) -> Appraisal:
+    """The verdict over evidence that never became any."""
+    first, *rest = required_checks(policy)
+    checks = (
+        Check(first, Status.FAIL, error.reason, error.detail),
+        *(Check(name, Status.NOT_CHECKED) for name in rest),
+    )
+    return Appraisal(Verdict(checks, now_ms), authentic=False)
+
+
+def appraisal_instant(appraisal: Appraisal, policy: AppraisalClass) -> int:
+    """The instant an appraisal was made at: its expiry less its life."""
+    return appraisal.verdict.expires_ms - policy.verdict_life_ms
+
+
+def updated(executor: Executor, done: Round) -> Executor:
+    """The executor after a round.
+
+    The measurement list is followed further only by trusted rounds: a file that was refused once is judged again, and
+    refused again, in every later round, until the baseline changes.
+    """
+    verdict = done.appraisal.verdict
+    progress = executor.progress
+    if done.appraisal.progress is not None:
+        progress = done.appraisal.progress if done.trusted else Progress(done.appraisal.progress.clock, progress.ima)
+    return replace(
+        executor,
+        progress=progress,
+        pcrs=done.appraisal.pcrs or executor.pcrs,
+        trusted=done.trusted,
+        verdict=verdict.encode(),
+        proved_at=done.now_ms if done.trusted else executor.proved_at,
+        proof_due=verdict.expires_ms if done.trusted else done.now_ms,
+    )
+
+
+def trusted_now(connection: sqlite3.Connection, executor: str, now_ms: int) -> bool:
+    """Continuity: trusted, and proved before the stored deadline passed."""
+    found = executors.find(connection, executor)
+    return found is not None and found.trusted and now_ms <= found.proof_due

@@ -1,0 +1,154 @@
+"""Creates a gateway's data folder: complete, or not at all."""
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gateway.certificates import Authority, private_pem
+from gateway.config import FILE, FORMAT
+from gateway.signer import IDENTITY_FILE, create_identity, environment_problem, open_device
+from tpm.endorsement import EkRoots
+from tpm.errors import DeviceError, TpmError
+from ztrooted import canonical
+from ztrooted.errors import EnvironmentProblem
+from ztrooted.policy import STARTER
+from ztrooted.reasons import GateReason
+
+STARTER_APPRAISAL = """\
+# What evidence must show, for each class of executors. An unknown key refuses the whole file.
+format = "ztrooted-appraisal/1"
+
+[class.default]
+bank = "sha256"
+# The PCRs of each quote: firmware (0-7), boot loader and kernel (8, 9, 14), and IMA's measurement list (10).
+pcrs = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14]
+# Those that must equal the approved baseline.
+pinned = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14]
+# Seconds between two proofs of an executor with a live job, of an idle one, and how long an answer may take.
+interval_s = 10.0
+idle_interval_s = 60.0
+response_deadline_s = 5.0
+# An artifact is a lease of this many seconds; without a good quote in time the job dies.
+lease_s = 30.0
+
+[class.default.event_log]
+secure_boot = true
+
+[class.default.ima]
+# Every file that IMA measures must be in the approved baseline.
+allow_list = "baseline"
+"""
+
+
+def create_data_folder(
+    data: Path,
+    *,
+    tpm: str,
+    trust_domain: str,
+    ek_roots: list[Path],
+    ek_vendors: list[str],
+    host: str,
+    port: int,
+    names: list[str],
+) -> dict[str, Any]:
+    """Make ``data`` a gateway's data folder. EnvironmentProblem, and nothing left behind, when anything is missing.
+
+    Everything is made in a folder beside it that is renamed at the end, so a half-made one never has the right name.
+    """
+    data = data.absolute()
+    if data.exists() and (not data.is_dir() or any(data.iterdir())):
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_DATA_FOLDER,
+            f"{data} exists and is not an empty folder",
+            "choose another folder; an existing gateway is never overwritten",
+        )
+    roots = _read_roots(ek_roots)
+    fresh = data.with_name(f".{data.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True, mode=0o700)
+        summary = _fill(fresh, tpm, trust_domain, roots, ek_vendors, host, port, names)
+        if data.exists():
+            data.rmdir()
+        fresh.rename(data)
+    except OSError as error:
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_DATA_FOLDER, f"can't create {data}: {error}", "check the path and its permissions"
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return {"data": str(data), **summary}
+
+
+def _fill(
+    folder: Path,
+    tpm: str,
+    trust_domain: str,
+    roots: bytes,
+    ek_vendors: list[str],
+    host: str,
+    port: int,
+    names: list[str],
+) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    with open_device(tpm) as device:
+        try:
+            identity = create_identity(device, f"{trust_domain}/lineage")
+        except DeviceError as error:
+            raise environment_problem(error) from error
+    _write(folder / IDENTITY_FILE, canonical.encode(identity.encode()))
+    executor_ca = Authority.create(f"{trust_domain} executors", now)
+    _write(folder / "executor-ca" / "cert.pem", executor_ca.pem())
+    _write(folder / "executor-ca" / "key.pem", private_pem(executor_ca.key), 0o600)
+    server_ca = Authority.create(f"{trust_domain} gateway", now)
+    server_key = ec.generate_private_key(ec.SECP256R1())
+    server = server_ca.issue_server(server_key.public_key(), names, now)
+    # The CA's key signed once and is not kept: this certificate is what clients pin, and nothing else can pass for it.
+    _write(folder / "tls" / "ca.pem", server_ca.pem())
+    _write(folder / "tls" / "cert.pem", server.public_bytes(serialization.Encoding.PEM))
+    _write(folder / "tls" / "key.pem", private_pem(server_key), 0o600)
+    _write(folder / "ek-roots" / "roots.pem", roots)
+    _write(folder / "policy" / "appraisal.toml", STARTER_APPRAISAL.encode())
+    _write(folder / "policy" / "dispatch.cedar", STARTER.encode())
+    vendors = ", ".join(f'"{vendor}"' for vendor in ek_vendors)
+    settings = (
+        f'format = "{FORMAT}"\n'
+        f'trust_domain = "{trust_domain}"\n'
+        f'tpm = "{tpm}"\n'
+        f'listen_host = "{host}"\n'
+        f"listen_port = {port}\n"
+        f"ek_vendors = [{vendors}]\n"
+    )
+    _write(folder / FILE, settings.encode())
+    return {"trust_domain": trust_domain, "tpm": tpm, "virtual_tpm": identity.virtual, "ek_vendors": ek_vendors}
+
+
+def _read_roots(paths: list[Path]) -> bytes:
+    try:
+        EkRoots.load(paths)
+        return b"".join(path.read_bytes() for path in _files(paths))
+    except (TpmError, OSError) as error:
+        raise EnvironmentProblem(
+            GateReason.CONFIG_INVALID,
+            f"the EK roots can't be used: {error}",
+            "name PEM files of TPM manufacturers' root certificates with --ek-roots; without one no machine can enroll",
+        ) from error
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        found += sorted(path.iterdir()) if path.is_dir() else [path]
+    return found
+
+
+def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
+    path.parent.mkdir(exist_ok=True, mode=0o700)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
+        os.fsync(file.fileno())

@@ -1,0 +1,224 @@
+"""The gateway's keys: the TPM's attestation key and log key, and the issuing key of the current epoch.
+
+The identity of a gateway is fixed when its data folder is created: the Names of both TPM keys and the PCR state the log key
+is bound to. A gateway that finds another TPM, or itself in another state, does not serve.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gateway.config import GatewayConfig, read_file
+from tpm.device import Device, LogKey, Quoted
+from tpm.errors import DeviceError
+from tpm.public import parse_public
+from ztrooted import jose
+from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.issuer import certify_qualifying_data, signed_digest, statement
+from ztrooted.jose import IssuerKey
+from ztrooted.keys import spki
+from ztrooted.models import Issuer
+from ztrooted.reasons import GateReason
+
+T = TypeVar("T")
+
+IDENTITY_FILE = "identity.json"
+IDENTITY_FORMAT = "ztrooted-gateway-identity/1"
+# The state the log key is bound to: firmware, boot loader and Secure Boot. Not 10 (changes with each file IMA measures),
+# not 16 and 21 to 23 (anybody can reset or extend them without the policy noticing).
+SEALED_PCRS = {"sha256": [0, 1, 2, 3, 4, 5, 6, 7]}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What was fixed when the gateway was initialised. Public areas are TPM2B_PUBLIC."""
+
+    ak_public: bytes
+    log_key_public: bytes
+    log_key_policy: bytes
+    pcrs: dict[str, dict[int, bytes]]
+    certify_attest: bytes
+    certify_signature: bytes
+    virtual: bool
+
+    def encode(self) -> dict[str, Any]:
+        """As JSON values: for the identity file, and for the record a gateway starts with."""
+        return {
+            "format": IDENTITY_FORMAT,
+            "ak_public": self.ak_public.hex(),
+            "log_key_public": self.log_key_public.hex(),
+            "log_key_policy": self.log_key_policy.hex(),
+            "pcrs": {
+                bank: {str(index): value.hex() for index, value in values.items()} for bank, values in self.pcrs.items()
+            },
+            "certify_attest": self.certify_attest.hex(),
+            "certify_signature": self.certify_signature.hex(),
+            "virtual": self.virtual,
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> "Identity":
+        """From the data folder. EnvironmentProblem when it is missing or damaged."""
+        path = folder / IDENTITY_FILE
+        data = read_file(path, "gateway's identity")
+        try:
+            value = json.loads(data)
+            if value["format"] != IDENTITY_FORMAT:
+                raise ValueError(f"it is not of format {IDENTITY_FORMAT}")
+            return cls(
+                ak_public=bytes.fromhex(value["ak_public"]),
+                log_key_public=bytes.fromhex(value["log_key_public"]),
+                log_key_policy=bytes.fromhex(value["log_key_policy"]),
+                pcrs={
+                    bank: {int(index): bytes.fromhex(text) for index, text in values.items()}
+                    for bank, values in value["pcrs"].items()
+                },
+                certify_attest=bytes.fromhex(value["certify_attest"]),
+                certify_signature=bytes.fromhex(value["certify_signature"]),
+                virtual=value["virtual"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EnvironmentProblem(
+                GateReason.ENVIRONMENT_DATA_FOLDER,
+                f"{path} is damaged: {error}",
+                "restore the data folder from a backup",
+            ) from error
+
+    def log_key(self) -> ec.EllipticCurvePublicKey:
+        """The log key as a public key."""
+        key = parse_public(self.log_key_public).key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise EnvironmentProblem(
+                GateReason.ENVIRONMENT_DATA_FOLDER, "the log key is not on P-256", "restore the data folder"
+            )
+        return key
+
+    def log_key_spki(self) -> bytes:
+        """The log key as SubjectPublicKeyInfo."""
+        return spki(self.log_key())
+
+
+def create_identity(device: Device, origin: str) -> Identity:
+    """Make both keys in the TPM and have the one certify the other. DeviceError when the TPM refuses."""
+    log_key = device.log_key(SEALED_PCRS)
+    certified = device.certify(log_key, certify_qualifying_data(origin))
+    return Identity(
+        ak_public=device.attestation_key(),
+        log_key_public=log_key.public,
+        log_key_policy=log_key.policy,
+        pcrs=device.read_pcrs(SEALED_PCRS),
+        certify_attest=certified.attest,
+        certify_signature=certified.signature,
+        virtual=device.virtual,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """The issuing key in use. Times in seconds since the epoch."""
+
+    private: ec.EllipticCurvePrivateKey
+    kid: str
+    not_before: int
+    expires: int
+    introduction: Issuer
+
+
+class Signer:
+    """Signs artifacts in memory, and checkpoints and introductions in the TPM (on its own thread: a chip is slow)."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        self.identity = Identity.load(config.data)
+        self._device = open_device(config.tpm)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tpm")
+        self._log_key = self._recognise()
+        self._epochs: list[Epoch] = []
+
+    def _recognise(self) -> LogKey:
+        """The log key, if this is still the TPM the gateway was initialised with."""
+        try:
+            known = self._device.attestation_key() == self.identity.ak_public
+            log_key = self._device.log_key(SEALED_PCRS, self.identity.pcrs)
+        except DeviceError as error:
+            self._device.close()
+            raise environment_problem(error) from error
+        if not known or log_key.public != self.identity.log_key_public:
+            self._device.close()
+            raise EnvironmentProblem(
+                GateReason.ENVIRONMENT_TPM,
+                f"the TPM at {self._config.tpm} is not the one this gateway was initialised with, or it was cleared",
+                "connect the right TPM, or initialise a new gateway; its lineage will have another key",
+            )
+        return log_key
+
+    @property
+    def epoch(self) -> Epoch:
+        """The issuing key in use. GateError ``service.not_ready`` before the first was introduced."""
+        if not self._epochs:
+            raise GateError(GateReason.SERVICE_NOT_READY, "no issuing key has been introduced yet")
+        return self._epochs[-1]
+
+    def keys(self) -> dict[str, IssuerKey]:
+        """The public keys whose artifacts may still be alive, by ``kid``."""
+        return {
+            epoch.kid: IssuerKey(epoch.private.public_key(), epoch.not_before, epoch.expires)
+            for epoch in self._epochs[-2:]
+        }
+
+    def introductions(self) -> list[Issuer]:
+        """Of the keys whose artifacts may still be alive: the last two epochs."""
+        return [epoch.introduction for epoch in self._epochs[-2:]]
+
+    async def new_epoch(self, now_s: int) -> Epoch:
+        """Make a new issuing key and have the TPM introduce it. It is used once ``adopt`` was called."""
+        private = ec.generate_private_key(ec.SECP256R1())
+        expires = now_s + 2 * self._config.issuing_key_life_s
+        data = statement(self._config.origin, private.public_key(), not_before=now_s - 60, expires=expires)
+        signature = await self._in_tpm(lambda: self._device.sign_with_log_key(self._log_key, signed_digest(data)))
+        introduction = Issuer(statement=data, signature=signature)
+        return Epoch(private, jose.thumbprint(private.public_key()), now_s - 60, expires, introduction)
+
+    def adopt(self, epoch: Epoch) -> None:
+        """Use an epoch whose introduction is in the lineage."""
+        self._epochs.append(epoch)
+
+    async def seal(self, text: bytes) -> tuple[bytes, Quoted]:
+        """Sign a checkpoint's text with the log key (DER), and quote our own PCRs over it. GateError if the TPM refuses."""
+        digest = hashlib.sha256(text).digest()
+
+        def sealed() -> tuple[bytes, Quoted]:
+            return self._device.sign_with_log_key(self._log_key, digest), self._device.quote(digest, SEALED_PCRS)
+
+        return await self._in_tpm(sealed)
+
+    async def _in_tpm(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except DeviceError as error:
+            raise environment_problem(error) from error
+
+    def close(self) -> None:
+        """Let go of the TPM."""
+        self._thread.shutdown(wait=True)
+        self._device.close()
+
+
+def open_device(address: str) -> Device:
+    """The TPM at ``address``; EnvironmentProblem with what to do when it can't be used."""
+    try:
+        return Device.open(address)
+    except DeviceError as error:
+        raise environment_problem(error) from error
+
+
+def environment_problem(error: DeviceError) -> EnvironmentProblem:
+    """A TPM's refusal, in the gate's own words."""
+    return EnvironmentProblem(GateReason.ENVIRONMENT_TPM, str(error), error.remedy)

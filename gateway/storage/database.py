@@ -1,0 +1,237 @@
+"""One SQLite file, one writer thread, group commit.
+
+Every change goes through ``Database.write``: the function given runs inside a transaction on the writer's thread, sees
+everything committed before it, and its caller is answered only when the commit is on disk. Functions that arrive while a
+commit is under way share the next one, each behind its own savepoint, so a refused one undoes itself alone.
+
+SQLite's own ``synchronous`` default differs between builds; FULL is set and asserted, because an answer that leaves
+before its record is durable would be an authorization without a lineage.
+"""
+
+import asyncio
+import fcntl
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlite_utils import Database as SqliteUtils
+
+from gateway.storage import lineage
+from gateway.storage.migrations import MIGRATIONS
+from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.evidence import sha256
+from ztrooted.reasons import GateReason
+from ztrooted.records import Record
+
+T = TypeVar("T")
+
+FULL = 2
+GROUP = 128  # functions in one commit: more gains nothing measurable and delays the first of them
+BUSY_MS = 2000  # only `gateway backup` and an operator's sqlite3 shell compete with us
+
+
+class Transaction:
+    """What a function given to ``Database.write`` may do."""
+
+    def __init__(self, connection: sqlite3.Connection, log: lineage.Lineage) -> None:
+        self.connection = connection
+        self._log = log
+
+    def execute(self, statement: str, parameters: tuple[Any, ...] | dict[str, Any] = ()) -> sqlite3.Cursor:
+        """Run one statement."""
+        return self.connection.execute(statement, parameters)
+
+    def append(self, record: Record) -> lineage.Appended:
+        """Add a record to the lineage."""
+        return self._log.append(record)
+
+    def blob(self, data: bytes) -> str:
+        """Store bytes under their SHA-256, once, and return it in hexadecimal."""
+        digest = sha256(data)
+        self.execute("INSERT INTO blobs(digest, bytes) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, data))
+        return digest
+
+
+@dataclass(slots=True)
+class _Work:
+    run: Callable[[Transaction], Any]
+    done: "Future[Any]"
+
+
+class Database:
+    """The gateway's state. Open it once; ``close`` waits for what was accepted."""
+
+    def __init__(self, path: Path, *, on_failure: Callable[[], None]) -> None:
+        self._path = path
+        self._on_failure = on_failure
+        self._lock = _lock(path)
+        self._writing = _connect(path)
+        try:
+            _prepare(self._writing)
+            lineage.check(self._writing)
+            self._log = lineage.Lineage(self._writing)
+        except sqlite3.DatabaseError as error:
+            raise _corrupt(path, error) from error
+        self.reading = _connect(path)
+        self.reading.execute("PRAGMA query_only = ON")
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._commits = asyncio.Condition()
+        self._loop = asyncio.get_running_loop()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
+        self._thread.start()
+
+    async def write(self, run: Callable[[Transaction], T]) -> T:
+        """Run ``run`` in a transaction and return its result once it is durable.
+
+        GateError of ``run`` undoes only ``run``. ``database.unavailable`` when the disk refuses: nothing happened then.
+        """
+        if self._stopped or not self._thread.is_alive():
+            raise GateError(GateReason.DATABASE_UNAVAILABLE, "the database's writer is not running")
+        done: Future[T] = Future()
+        self._queue.put(_Work(run, done))
+        # Shielded: a client that hangs up must not leave half of a decision behind.
+        return await asyncio.shield(asyncio.wrap_future(done))
+
+    @property
+    def alive(self) -> bool:
+        """Whether writes can succeed at all."""
+        return self._thread.is_alive() and not self._stopped
+
+    async def wait_for_commit(self) -> None:
+        """Return after the next commit."""
+        async with self._commits:
+            await self._commits.wait()
+
+    async def close(self) -> None:
+        """Finish what was accepted, then stop."""
+        self._stopped = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self.reading.close()
+        self._writing.close()
+        self._lock.close()
+
+    # --- the writer's thread -------------------------------------------------------------------------------------
+    def _serve(self) -> None:
+        clean = False
+        try:
+            while (batch := self._next_batch()) is not None:
+                self._commit(batch)
+            clean = True
+        finally:
+            if not clean:  # a defect of ours: say so, and let the process end rather than answer without a writer
+                self._stopped = True
+                self._loop.call_soon_threadsafe(self._on_failure)
+
+    def _next_batch(self) -> list[_Work] | None:
+        first = self._queue.get()
+        batch = [first]
+        while len(batch) < GROUP and first is not None and not self._queue.empty():
+            batch.append(self._queue.get())
+        if None in batch:
+            self._queue.put(None)
+            batch = batch[: batch.index(None)]
+            if not batch:
+                return None
+        return [work for work in batch if work is not None]
+
+    def _commit(self, batch: list[_Work]) -> None:
+        before = self._log.snapshot()
+        outcomes: list[tuple[_Work, Any, GateError | None]] = []
+        try:
+            self._writing.execute("BEGIN IMMEDIATE")
+            for work in batch:
+                outcomes.append((work, *self._run(work)))  # noqa: PERF401 -- it may stop half way, and must keep what ran
+            self._writing.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._log.restore(before)
+            if self._writing.in_transaction:
+                self._writing.execute("ROLLBACK")
+            refused = GateError(GateReason.DATABASE_UNAVAILABLE, f"the database refused to store this: {error}")
+            for work in batch:
+                work.done.set_exception(refused)
+            return
+        for work, result, refusal in outcomes:
+            if refusal is None:
+                work.done.set_result(result)
+            else:
+                work.done.set_exception(refusal)
+        self._loop.call_soon_threadsafe(self._announce)
+
+    def _run(self, work: _Work) -> tuple[Any, GateError | None]:
+        before = self._log.snapshot()
+        self._writing.execute("SAVEPOINT work")
+        try:
+            result = work.run(Transaction(self._writing, self._log))
+        except GateError as refusal:
+            self._writing.execute("ROLLBACK TO work")
+            self._writing.execute("RELEASE work")
+            self._log.restore(before)
+            return None, refusal
+        self._writing.execute("RELEASE work")
+        return result, None
+
+    def _announce(self) -> None:
+        async def notify() -> None:
+            async with self._commits:
+                self._commits.notify_all()
+
+        self._announcing = asyncio.ensure_future(notify())
+
+
+def _lock(path: Path) -> Any:
+    lock = path.with_suffix(".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise EnvironmentProblem(
+            GateReason.DATABASE_IN_USE,
+            f"{path} is in use by another gateway",
+            "stop the other one; two writers on one lineage would fork it",
+        ) from error
+    return lock
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        (level,) = connection.execute("PRAGMA synchronous").fetchone()
+    except sqlite3.OperationalError as error:
+        raise EnvironmentProblem(
+            GateReason.DATABASE_UNAVAILABLE, f"{path} can't be opened: {error}", "check the path and its permissions"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise _corrupt(path, error) from error
+    if level != FULL:
+        raise EnvironmentProblem(
+            GateReason.DATABASE_UNAVAILABLE,
+            f"SQLite keeps synchronous at {level} although FULL was asked for",
+            "use an SQLite build that honours PRAGMA synchronous",
+        )
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+    MIGRATIONS.apply(SqliteUtils(connection))
+
+
+def _corrupt(path: Path, error: sqlite3.DatabaseError) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        GateReason.DATABASE_CORRUPT,
+        f"{path} is damaged or not a database of ours: {error}",
+        "restore a backup, and keep this file as evidence",
+    )

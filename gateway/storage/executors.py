@@ -1,0 +1,133 @@
+"""Executors: who they are, how far their evidence was followed, and what was found last."""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.storage.database import Transaction
+from tpm.attestation_key import AttestationKey, accept_attestation_key
+from tpm.public import parse_public
+from ztrooted.appraisal import Progress
+from ztrooted.evidence import Evidence
+
+_COLUMNS = (
+    "id, class, virtual, manufacturer, ak_public, session_key, enrollment, event_log, progress, pcrs, trusted, verdict,"
+    " proved_at, proof_due"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """One enrolled machine. ``enrollment`` is the index of its ``executor.enrolled`` record; times in ms."""
+
+    id: str
+    executor_class: str
+    virtual: bool
+    manufacturer: str
+    ak_public: bytes
+    session_key: bytes
+    enrollment: int
+    event_log: str
+    progress: Progress
+    pcrs: Mapping[int, bytes]
+    trusted: bool
+    verdict: Mapping[str, Any]
+    proved_at: int
+    proof_due: int
+
+    def attestation_key(self) -> AttestationKey:
+        """The key its quotes must be signed with, checked again on the way out of the database."""
+        return accept_attestation_key(parse_public(self.ak_public))
+
+
+def store(tx: Transaction, executor: Executor) -> None:
+    """Insert or replace the row of one executor."""
+    tx.execute(
+        f"INSERT OR REPLACE INTO executors({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        (
+            executor.id,
+            executor.executor_class,
+            int(executor.virtual),
+            executor.manufacturer,
+            executor.ak_public,
+            executor.session_key,
+            executor.enrollment,
+            executor.event_log,
+            json.dumps(executor.progress.encode()),
+            json.dumps({str(index): value.hex() for index, value in executor.pcrs.items()}),
+            int(executor.trusted),
+            json.dumps(executor.verdict),
+            executor.proved_at,
+            executor.proof_due,
+        ),
+    )
+
+
+def find(connection: sqlite3.Connection, executor: str) -> Executor | None:
+    """One executor, or None."""
+    query = f"SELECT {_COLUMNS} FROM executors WHERE id = ?"  # noqa: S608 -- a constant
+    row = connection.execute(query, (executor,)).fetchone()
+    return None if row is None else _from_row(row)
+
+
+def every(connection: sqlite3.Connection, *, after: str = "", limit: int = 200) -> list[Executor]:
+    """A page of executors in the order of their ids."""
+    query = f"SELECT {_COLUMNS} FROM executors WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 -- a constant
+    return [_from_row(row) for row in connection.execute(query, (after, limit))]
+
+
+def keep_entries(tx: Transaction, executor: Executor, evidence: Evidence, count: int) -> None:
+    """Keep the first ``count`` measurement list entries of a trusted round, so that a bundle can show the whole list."""
+    if evidence.ima_offset == 0:  # the list was judged anew from its start, so this covers all there was
+        tx.execute("DELETE FROM ima_entries WHERE executor = ? AND enrollment = ?", (executor.id, executor.enrollment))
+    lines = evidence.ima.split(b"\n")
+    data = b"".join(line + b"\n" for line in lines[:count])
+    tx.execute(
+        "INSERT INTO ima_entries(executor, enrollment, offset, count, blob) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
+        (executor.id, executor.enrollment, evidence.ima_offset, count, tx.blob(data)),
+    )
+
+
+def ima_blobs(connection: sqlite3.Connection, executor: str, enrollment: int) -> tuple[str, ...]:
+    """The blobs that make up the measurement list of one enrollment, as far as trusted rounds followed it."""
+    rows = connection.execute(
+        "SELECT offset, count, blob FROM ima_entries WHERE executor = ? AND enrollment = ? ORDER BY offset",
+        (executor, enrollment),
+    )
+    listed, have = [], 0
+    for offset, count, blob in rows:
+        if offset == have:
+            listed.append(str(blob))
+            have += count
+    return tuple(listed)
+
+
+def forget_file_checks(tx: Transaction, executor_class: str) -> None:
+    """After a new baseline: every file of every executor of the class has to be judged again, from the first entry on."""
+    fresh = Progress().encode()["ima"]
+    tx.execute(
+        "UPDATE executors SET progress = json_set(progress, '$.ima', json(?)) WHERE class = ?",
+        (json.dumps(fresh), executor_class),
+    )
+
+
+def _from_row(row: tuple[Any, ...]) -> Executor:
+    return Executor(
+        id=row[0],
+        executor_class=row[1],
+        virtual=bool(row[2]),
+        manufacturer=row[3],
+        ak_public=bytes(row[4]),
+        session_key=bytes(row[5]),
+        enrollment=row[6],
+        event_log=row[7],
+        progress=Progress.decode(json.loads(row[8])),
+        pcrs={int(index): bytes.fromhex(value) for index, value in json.loads(row[9]).items()},
+        trusted=bool(row[10]),
+        verdict=json.loads(row[11]),
+        proved_at=row[12],
+        proof_due=row[13],
+    )

@@ -1,0 +1,133 @@
+"""The lineage in SQLite: records as leaves, complete tiles of 256 hashes, and the proofs that follow from them.
+
+A tile of level t and index i holds the hashes of the complete subtrees (8t, 256·i) to (8t, 256·i + 255). Only complete
+tiles are stored, so nothing is ever rewritten; the incomplete ones on the right edge follow from the records.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+
+from ztrooted import merkle
+from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.reasons import GateReason
+from ztrooted.records import Link, Record
+
+TILE_HEIGHT = 8
+TILE_WIDTH = 1 << TILE_HEIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where a record went, and the tree right behind it."""
+
+    index: int
+    leaf: bytes
+    size: int
+    root: bytes
+
+    def link(self) -> Link:
+        """For the next record of the same authorization."""
+        return Link(self.index, self.leaf)
+
+
+class Lineage:
+    """The append side, used by the one writer inside its transactions."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._tree = merkle.Tree(merkle.frontier(size(connection), Reader(connection).read))
+
+    def append(self, record: Record) -> Appended:
+        """Add one record to the open transaction."""
+        data = record.encode()
+        leaf = merkle.leaf_hash(data)
+        index = self._tree.size
+        self._connection.execute(
+            "INSERT INTO records(seq, leaf, type, at, authorization, bytes) VALUES (?, ?, ?, ?, ?, ?)",
+            (index, leaf, record.type, record.at, record.authorization, data),
+        )
+        for node in self._tree.append(leaf):
+            if node.level and node.level % TILE_HEIGHT == 0:
+                self._store_tile(node)
+        return Appended(index, leaf, self._tree.size, self._tree.root())
+
+    def snapshot(self) -> merkle.Frontier:
+        """The tree as it is, to come back to when the transaction is undone."""
+        return self._tree.snapshot()
+
+    def restore(self, frontier: merkle.Frontier) -> None:
+        """Forget everything since ``snapshot``."""
+        self._tree.restore(frontier)
+
+    def _store_tile(self, node: merkle.Node) -> None:
+        level = node.level // TILE_HEIGHT - 1
+        hashes = Reader(self._connection).hashes(level, node.index * TILE_WIDTH, TILE_WIDTH)
+        self._connection.execute(
+            "INSERT INTO tiles(level, idx, hashes, root) VALUES (?, ?, ?, ?)",
+            (level, node.index, b"".join(hashes), node.hash),
+        )
+
+
+class Reader:
+    """The read side: hashes of complete subtrees, for proofs, from any connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def read(self, level: int, index: int) -> bytes:
+        """The hash of a complete subtree, as ``merkle.Read``."""
+        tile_level, inside = divmod(level, TILE_HEIGHT)
+        hashes = self.hashes(tile_level, index << inside, 1 << inside)
+        while len(hashes) > 1:
+            hashes = [merkle.node_hash(hashes[i], hashes[i + 1]) for i in range(0, len(hashes), 2)]
+        return hashes[0]
+
+    def hashes(self, tile_level: int, start: int, count: int) -> list[bytes]:
+        """``count`` consecutive hashes of the subtrees of level 8·``tile_level``, from number ``start`` on."""
+        if tile_level == 0:
+            query = "SELECT leaf FROM records WHERE seq >= ? AND seq < ? ORDER BY seq"
+            rows = self._connection.execute(query, (start, start + count)).fetchall()
+        else:
+            query = "SELECT root FROM tiles WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+            rows = self._connection.execute(query, (tile_level - 1, start, start + count)).fetchall()
+        if len(rows) != count:
+            raise GateError(GateReason.LINEAGE_CHAIN_BROKEN, f"{count - len(rows)} hashes of the tree are missing")
+        return [bytes(row[0]) for row in rows]
+
+
+def size(connection: sqlite3.Connection) -> int:
+    """The number of records."""
+    row = connection.execute("SELECT COALESCE(MAX(seq) + 1, 0) FROM records").fetchone()
+    return int(row[0])
+
+
+def check(connection: sqlite3.Connection) -> merkle.Frontier:
+    """Re-derive the tree from the stored bytes of every record. EnvironmentProblem names the first one that is wrong."""
+    tree = merkle.Tree()
+
+    def broken(detail: str) -> EnvironmentProblem:
+        return EnvironmentProblem(
+            GateReason.LINEAGE_CHAIN_BROKEN,
+            detail,
+            "the database was altered or damaged; restore a backup, and keep this file as evidence",
+        )
+
+    for seq, leaf, data in connection.execute("SELECT seq, leaf, bytes FROM records ORDER BY seq"):
+        if seq != tree.size:
+            raise broken(f"record {tree.size} of the lineage is missing")
+        if merkle.leaf_hash(bytes(data)) != bytes(leaf):
+            raise broken(f"record {seq} of the lineage is not what was appended")
+        for node in tree.append(bytes(leaf)):
+            if node.level and node.level % TILE_HEIGHT == 0:
+                key = (node.level // TILE_HEIGHT - 1, node.index)
+                row = connection.execute("SELECT root FROM tiles WHERE level = ? AND idx = ?", key).fetchone()
+                if row is None or bytes(row[0]) != node.hash:
+                    raise broken(f"tile {key} of the lineage does not follow from its records")
+    row = connection.execute("SELECT size, root FROM checkpoints ORDER BY size DESC LIMIT 1").fetchone()
+    if row is not None:
+        sealed, root = int(row[0]), bytes(row[1])
+        if sealed > tree.size:
+            raise broken(f"the lineage has {tree.size} records, and its last checkpoint covers {sealed}")
+        if merkle.frontier(sealed, Reader(connection).read).root() != root:
+            raise broken(f"the first {sealed} records are not the ones the last checkpoint covers")
+    return tree.snapshot()

@@ -1,0 +1,107 @@
+"""The schema, as migrations that are applied in order and never changed once released."""
+
+from sqlite_utils import Database as SqliteUtils
+from sqlite_utils.migrations import Migrations
+
+MIGRATIONS = Migrations("ztrooted")
+
+# The lineage and everything it refers to by digest can be added to and read, nothing else. These triggers stop mistakes;
+# an attacker with write access to the file is stopped by the tree and its sealed checkpoints.
+APPEND_ONLY = ("records", "tiles", "blobs", "checkpoints", "artifacts")
+
+
+@MIGRATIONS()
+def m0001_initial(db: SqliteUtils) -> None:
+    """Everything of the first release."""
+    db.table("records").create(
+        {"seq": int, "leaf": bytes, "type": str, "at": int, "authorization": str, "bytes": bytes},
+        pk="seq",
+        not_null={"leaf", "type", "at", "bytes"},
+        strict=True,
+    )
+    db.execute("CREATE INDEX records_by_authorization ON records(authorization, seq) WHERE authorization IS NOT NULL")
+    db.table("tiles").create(
+        {"level": int, "idx": int, "hashes": bytes, "root": bytes},
+        pk=("level", "idx"),
+        not_null={"hashes", "root"},
+        strict=True,
+    )
+    db.table("blobs").create({"digest": str, "bytes": bytes}, pk="digest", not_null={"bytes"}, strict=True)
+    db.table("checkpoints").create(
+        {"size": int, "root": bytes, "at": int, "note": bytes}, pk="size", not_null={"root", "at", "note"}, strict=True
+    )
+    db.table("executors").create(
+        {
+            "id": str,
+            "class": str,
+            "virtual": int,
+            "manufacturer": str,
+            "ak_public": bytes,
+            "session_key": bytes,
+            "enrollment": int,
+            "event_log": str,
+            "progress": str,
+            "pcrs": str,
+            "trusted": int,
+            "verdict": str,
+            "proved_at": int,
+            "proof_due": int,
+        },
+        pk="id",
+        not_null={"class", "ak_public", "session_key", "enrollment", "event_log", "progress", "trusted", "verdict"},
+        strict=True,
+    )
+    db.table("ima_entries").create(
+        {"executor": str, "enrollment": int, "offset": int, "count": int, "blob": str},
+        pk=("executor", "enrollment", "offset"),
+        not_null={"count", "blob"},
+        strict=True,
+    )
+    db.table("authorizations").create(
+        {
+            "id": str,
+            "executor": str,
+            "orchestrator": str,
+            "state": str,
+            "job": str,
+            "job_digest": str,
+            "max_runtime_s": int,
+            "enrollment": int,
+            "requested_at": int,
+            "activated_at": int,
+            "lease_expires": int,
+            "renewals": int,
+            "artifact": str,
+            "reason": str,
+            "last_seq": int,
+            "last_leaf": bytes,
+        },
+        pk="id",
+        not_null={"executor", "orchestrator", "state", "job", "job_digest", "requested_at", "renewals"},
+        strict=True,
+    )
+    db.execute(
+        "CREATE INDEX authorizations_live ON authorizations(executor)"
+        " WHERE state IN ('authorized', 'activated', 'running', 'revoked')"
+    )
+    db.table("artifacts").create(
+        {"authorization": str, "n": int, "digest": str}, pk=("authorization", "n"), not_null={"digest"}, strict=True
+    )
+    db.table("baselines").create(
+        {"digest": str, "class": str, "proposed_at": int, "approved_by": str, "approved_at": int},
+        pk="digest",
+        not_null={"class", "proposed_at"},
+        strict=True,
+    )
+    db.table("tokens").create(
+        {"hash": str, "role": str, "name": str, "created_at": int, "expires": int},
+        pk="hash",
+        not_null={"role", "name", "created_at", "expires"},
+        strict=True,
+    )
+    for table in APPEND_ONLY:
+        for verb in ("UPDATE", "DELETE"):
+            db.execute(
+                f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table}"
+                f" BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            )

@@ -1,0 +1,120 @@
+"""Trust anchors: what a verifier was told to believe. Always a separate file, never part of what is verified.
+
+TOML, strict::
+
+    format = "ztrooted-anchors/1"
+    trust_domain = "example.org"
+    log_key = "example.org/lineage+1a2b3c4d+Aj…"     # the TPM-backed log key, as a verifier key
+    gateway_ak = "0056…"                             # TPM2B_PUBLIC of the gateway's attestation key
+    ek_vendors = ["id:00001014"]                     # as in the gateway's configuration; empty: any hardware maker
+    ek_roots = '''-----BEGIN CERTIFICATE-----…'''
+
+    [gateway_pcrs.sha256]                            # the state in which the gateway may sign
+    0 = "…"
+"""
+
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from tpm.attestation_key import AttestationKey, accept_attestation_key
+from tpm.endorsement import EkPolicy, EkRoots
+from tpm.errors import TpmError
+from tpm.pcr import PcrSelection
+from tpm.public import parse_public
+from ztrooted.appraisal_policy import explain_validation
+from ztrooted.errors import EnvironmentProblem, ProofError
+from ztrooted.note_keys import NoteKey, parse_vkey
+from ztrooted.reasons import GateReason
+
+FORMAT = "ztrooted-anchors/1"
+
+Hex = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})+$")]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    format: Literal["ztrooted-anchors/1"]
+    trust_domain: str
+    log_key: str
+    gateway_ak: Hex
+    gateway_pcrs: dict[Literal["sha1", "sha256", "sha384", "sha512"], dict[str, Hex]]
+    ek_vendors: list[str]
+    ek_roots: str
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Everything a verifier believes."""
+
+    trust_domain: str
+    log_key: NoteKey
+    gateway_ak: AttestationKey
+    gateway_pcrs: dict[str, dict[int, bytes]]
+    ek_roots: EkRoots
+    ek_vendors: frozenset[str]
+
+    @property
+    def origin(self) -> str:
+        """The lineage's name."""
+        return f"{self.trust_domain}/lineage"
+
+    @property
+    def issuer(self) -> str:
+        """``iss`` of artifacts."""
+        return f"spiffe://{self.trust_domain}/gateway"
+
+    @property
+    def audience(self) -> str:
+        """``aud`` of artifacts."""
+        return f"spiffe://{self.trust_domain}/executors"
+
+    @cached_property
+    def gateway_selection(self) -> PcrSelection:
+        """The PCRs of the gateway that a seal must cover."""
+        return PcrSelection.of(self.gateway_pcrs)
+
+    @property
+    def ek_policy(self) -> EkPolicy:
+        """Whose TPMs are believed."""
+        return EkPolicy(vendors=self.ek_vendors or None)
+
+
+def parse_anchors(data: bytes, name: str) -> Anchors:
+    """Read an anchors file. EnvironmentProblem ``config.*`` naming file and key when it can't be used."""
+    try:
+        document = _Document.model_validate(tomllib.loads(data.decode()))
+        log_key = parse_vkey(document.log_key)
+        anchors = Anchors(
+            trust_domain=document.trust_domain,
+            log_key=log_key,
+            gateway_ak=accept_attestation_key(parse_public(bytes.fromhex(document.gateway_ak))),
+            gateway_pcrs={
+                bank: {int(index): bytes.fromhex(value) for index, value in values.items()}
+                for bank, values in document.gateway_pcrs.items()
+            },
+            ek_roots=EkRoots.from_pem(document.ek_roots.encode()),
+            ek_vendors=frozenset(document.ek_vendors),
+        )
+        PcrSelection.of(anchors.gateway_pcrs)
+    except ValidationError as error:
+        raise _unusable(name, explain_validation(error)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, TpmError, ProofError) as error:
+        raise _unusable(name, str(error)) from error
+    if log_key.name != anchors.origin:
+        raise _unusable(
+            name, f"log_key is named {log_key.name!r}, and the trust domain's lineage is {anchors.origin!r}"
+        )
+    if not any(anchors.gateway_pcrs.values()):
+        raise _unusable(name, "gateway_pcrs names no PCR, so a seal would bind nothing")
+    return anchors
+
+
+def _unusable(name: str, detail: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        GateReason.CONFIG_INVALID, f"{name}: {detail}", "get the anchors again from the gateway's operator"
+    )

@@ -1,0 +1,296 @@
+"""Appraisal: evidence, reference values, policy and one instant in; a verdict out. No I/O, no clock, no memory.
+
+The list of required checks is computed from the policy first. Then they run, in this order:
+
+1. ``quote``: the TPM signed exactly the challenged PCRs for exactly this challenge.
+2. ``clock``: it is still the same boot of the same TPM as in the round before.
+3. ``event_log``: the firmware's log explains the quoted PCRs, and shows what the policy asks of it.
+4. ``baseline``: the pinned PCRs are the approved ones.
+5. ``ima``: the kernel's measurement list explains the quoted PCR 10.
+6. ``files``: every file measured so far is an approved one.
+
+``trusted`` needs each required check to have run and passed. A check that could not run is *not checked*, which is as
+bad as *fail*. When the quote is refused nothing else runs: without it there is no evidence to look at.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from tpm.attestation_key import AttestationKey
+from tpm.errors import EvidenceError
+from tpm.eventlog import EventLogRules, VerifiedEventLog, parse_event_log, verify_event_log
+from tpm.ima import parse_ima_list
+from tpm.ima_appraisal import appraise_ima
+from tpm.ima_entry import ImaEntries
+from tpm.ima_replay import ImaState, VerifiedImaEntries, replay
+from tpm.ima_rules import ImaRules
+from tpm.quote import Clock, VerifiedQuote, check_clock, parse_quote, verify_quote
+from ztrooted.appraisal_policy import IMA_PCR, AppraisalClass
+from ztrooted.errors import GateError
+from ztrooted.evidence import Evidence
+from ztrooted.reasons import GateReason, Reason, parse_reason
+from ztrooted.reference import Baseline
+
+
+class Status(StrEnum):
+    """How a check ended."""
+
+    PASS = "pass"  # noqa: S105 -- not a password
+    FAIL = "fail"
+    NOT_CHECKED = "not_checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check of one appraisal. ``reason`` and ``detail`` say why when it did not pass."""
+
+    name: str
+    status: Status
+    reason: Reason | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an appraisal found, and until when it may be believed (milliseconds since the epoch)."""
+
+    checks: tuple[Check, ...]
+    expires_ms: int
+
+    @property
+    def trusted(self) -> bool:
+        """True only if there were checks and every one of them passed."""
+        return bool(self.checks) and all(check.status is Status.PASS for check in self.checks)
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why not: the first check that failed, or else the first that did not run."""
+        for status in (Status.FAIL, Status.NOT_CHECKED):
+            for check in self.checks:
+                if check.status is status:
+                    return check.reason or GateReason.ATTESTATION_POLICY
+        return None
+
+    @property
+    def detail(self) -> str:
+        """The sentence that belongs to ``reason``."""
+        failed = [check for check in self.checks if check.status is Status.FAIL]
+        return failed[0].detail if failed else ""
+
+    @staticmethod
+    def detail_of(encoded: Mapping[str, Any]) -> str:
+        """``detail`` of a verdict in its encoded form."""
+        return next((check["detail"] for check in encoded["checks"] if check["status"] == Status.FAIL.value), "")
+
+    def encode(self) -> dict[str, Any]:
+        """For records: equal appraisals give equal bytes."""
+        return {
+            "trusted": self.trusted,
+            "reason": self.reason,
+            "expires": self.expires_ms,
+            "checks": [
+                {"name": check.name, "status": check.status.value, "reason": check.reason, "detail": check.detail}
+                for check in self.checks
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one round hands to the next: the TPM's counters, and how far the measurement list was replayed."""
+
+    clock: Clock | None = None
+    ima: ImaState = field(default_factory=ImaState.initial)
+
+    def encode(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"clock": self.clock.to_dict() if self.clock else None, "ima": self.ima.to_dict()}
+
+    @classmethod
+    def decode(cls, value: Mapping[str, Any]) -> "Progress":
+        """The inverse of ``encode``."""
+        clock = Clock.from_dict(value["clock"]) if value["clock"] else None
+        return cls(clock, ImaState.from_dict(value["ima"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Everything an appraisal depends on besides the evidence."""
+
+    key: AttestationKey
+    qualifying_data: bytes
+    policy: AppraisalClass
+    baseline: Baseline | None
+    baseline_rules: ImaRules | None
+    previous: Progress
+    now_ms: int
+
+
+_GENUINE = frozenset({"quote", "clock", "event_log", "ima"})
+_NO_ENTRIES = ImaEntries([], "sha1")
+
+
+@dataclass(frozen=True, slots=True)
+class Appraisal:
+    """A verdict with what was learned on the way. ``progress`` is None unless the evidence explained itself.
+
+    ``authentic`` says that the evidence is genuine and complete (checks 1, 2, 3 and 5), whatever it shows: this is what
+    enrollment needs, before any baseline can exist. ``entries`` are the verified new entries of the measurement list.
+    """
+
+    verdict: Verdict
+    authentic: bool
+    progress: Progress | None = None
+    pcrs: Mapping[int, bytes] = field(default_factory=dict)
+    entries: ImaEntries = _NO_ENTRIES
+    event_log: VerifiedEventLog | None = None
+
+
+def required_checks(policy: AppraisalClass) -> tuple[str, ...]:
+    """The checks a verdict under ``policy`` rests on, in their order."""
+    names = ["quote", "clock"]
+    if policy.event_log is not None:
+        names.append("event_log")
+    if policy.pinned:
+        names.append("baseline")
+    if policy.ima is not None:
+        names += ["ima", "files"]
+    return tuple(names)
+
+
+def ima_rules(baseline: Baseline) -> ImaRules:
+    """The allow-list of a baseline in the form the IMA verifier wants; build it once per baseline."""
+    return ImaRules.of(baseline.ima)
+
+
+def appraise(evidence: Evidence, question: Question) -> Appraisal:
+    """Judge one piece of evidence. Never raises for what the evidence contains: a refusal is a verdict."""
+    return _Run(evidence, question).appraise()
+
+
+class _Run:
+    """One appraisal in progress."""
+
+    def __init__(self, evidence: Evidence, question: Question) -> None:
+        self.evidence = evidence
+        self.question = question
+        self.required = required_checks(question.policy)
+        self.found: dict[str, Check] = {}
+        self.quote: VerifiedQuote | None = None
+        self.pcrs: Mapping[int, bytes] = {}
+        self.event_log: VerifiedEventLog | None = None
+        self.verified: VerifiedImaEntries | None = None
+        self.ima = question.previous.ima
+
+    def appraise(self) -> Appraisal:
+        steps: dict[str, Callable[[], None]] = {
+            "quote": self._quote,
+            "clock": self._clock,
+            "event_log": self._event_log,
+            "baseline": self._baseline,
+            "ima": self._ima,
+            "files": self._files,
+        }
+        for name in self.required:
+            if name != "quote" and not self._passed("quote"):
+                break
+            if name == "files" and not self._passed("ima"):
+                continue
+            self._check(name, steps[name])
+        checks = tuple(self.found.get(name) or Check(name, Status.NOT_CHECKED) for name in self.required)
+        policy = self.question.policy
+        verdict = Verdict(checks, self.question.now_ms + policy.verdict_life_ms)
+        authentic = all(self._passed(name) for name in self.required if name in _GENUINE)
+        progress = None
+        if authentic and self.quote is not None:
+            progress = Progress(self.quote.clock, self.ima)
+        entries = _NO_ENTRIES if self.verified is None else self.verified.entries
+        return Appraisal(verdict, authentic, progress, self.pcrs, entries, self.event_log)
+
+    def _passed(self, name: str) -> bool:
+        check = self.found.get(name)
+        return check is not None and check.status is Status.PASS
+
+    def _check(self, name: str, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (EvidenceError, GateError) as error:
+            self.found[name] = Check(name, Status.FAIL, parse_reason(error.reason), error.detail)
+        else:
+            self.found[name] = Check(name, Status.PASS)
+
+    # 1. The TPM signed exactly the challenged PCRs for exactly this challenge.
+    def _quote(self) -> None:
+        question = self.question
+        self.quote = verify_quote(
+            parse_quote(self.evidence.attest, self.evidence.signature),
+            question.key,
+            nonce=question.qualifying_data,
+            selection=question.policy.selection,
+            pcr_values=self.evidence.pcrs,
+        )
+        self.pcrs = self.quote.pcr_values[question.policy.bank]
+
+    # 2. It is still the same boot of the same TPM as in the round before.
+    def _clock(self) -> None:
+        if self.quote is None:
+            raise GateError(GateReason.ATTESTATION_POLICY, "there is no verified quote")
+        if self.question.previous.clock is not None:
+            check_clock(self.question.previous.clock, self.quote.clock)
+
+    # 3. The firmware's log explains the quoted PCRs, and shows what the policy asks of it.
+    def _event_log(self) -> None:
+        policy = self.question.policy
+        boot = tuple((index, value) for index, value in self.pcrs.items() if index != IMA_PCR)
+        self.event_log = verified_event_log(self.evidence.event_log, policy.bank, boot, policy.event_log_rules)
+
+    # 4. The pinned PCRs are the approved ones.
+    def _baseline(self) -> None:
+        baseline = self._approved_baseline()
+        for index in self.question.policy.pinned:
+            wanted = baseline.pcrs.get(index)
+            if wanted is None:
+                raise GateError(GateReason.ATTESTATION_DRIFT, f"the approved baseline says nothing about PCR {index}")
+            if self.pcrs[index] != wanted:
+                raise GateError(
+                    GateReason.ATTESTATION_DRIFT,
+                    f"PCR {index} is {self.pcrs[index].hex()}, and the approved baseline has {wanted.hex()}",
+                )
+
+    # 5. The kernel's measurement list explains the quoted PCR 10.
+    def _ima(self) -> None:
+        listed = parse_ima_list(self.evidence.ima, format="ascii").entries if self.evidence.ima else _NO_ENTRIES
+        result = replay(
+            self.question.previous.ima,
+            listed,
+            bank=self.question.policy.bank,
+            pcr10=self.pcrs[IMA_PCR],
+            offset=self.evidence.ima_offset,
+        )
+        self.verified = result.verified
+        self.ima = result.state
+
+    # 6. Every file measured so far is an approved one.
+    def _files(self) -> None:
+        self._approved_baseline()
+        if self.question.baseline_rules is None or self.verified is None or self.quote is None:
+            raise GateError(GateReason.ATTESTATION_POLICY, "there is no allow-list to compare measured files with")
+        appraise_ima(self.verified, self.question.baseline_rules, pcrs=self.quote.pcr_values)
+
+    def _approved_baseline(self) -> Baseline:
+        if self.question.baseline is None:
+            raise GateError(
+                GateReason.ATTESTATION_NO_BASELINE, "no baseline has been approved for this class of executors"
+            )
+        return self.question.baseline
+
+
+@lru_cache(maxsize=1024)
+def verified_event_log(
+    data: bytes, bank: str, pcrs: tuple[tuple[int, bytes], ...], rules: EventLogRules
+) -> VerifiedEventLog:
+    """``verify_event_log``, remembered: it is a pure function, and between two boots its arguments never change."""
+    return verify_event_log(parse_event_log(data), bank=bank, pcrs=dict(pcrs), rules=rules)

@@ -1,0 +1,76 @@
+"""The one form in which records, policies and claims are written as bytes.
+
+It is the part of RFC 8785 (JSON Canonicalization Scheme) that needs no judgement: member names are ASCII and sorted,
+numbers are integers of at most 53 bits, strings are UTF-8 with the shortest escapes of RFC 8259 §7, nothing stands
+between tokens. There are no floats. Within this subset the bytes equal those of RFC 8785.
+
+Unicode normalisation is *not* applied: "é" written as one code point and as two are two different strings with two
+different digests, and both are kept as they came. What must be unique (an id) is therefore restricted to ASCII where it
+is defined.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from ztrooted import limits, strict_json
+from ztrooted.errors import ProofError
+from ztrooted.reasons import GateReason
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+def encode(value: Any) -> bytes:
+    """The canonical bytes of ``value``: dict with ASCII keys, list or tuple, str, int, bool, None, at most 32 deep.
+
+    Raises ProofError ``canonical.malformed`` for any other type, a float, an integer of more than 53 bits or a string
+    with a lone surrogate.
+    """
+    _check(value, limits.JSON_DEPTH)
+    try:
+        return _ENCODER.encode(value).encode("utf-8")
+    except UnicodeEncodeError:
+        raise _refuse("a string holds half of a surrogate pair") from None
+
+
+def decode(data: bytes, *, maximum: int = limits.BODY) -> Any:
+    """Read canonical bytes, at most ``maximum`` of them.
+
+    Raises ProofError ``canonical.malformed`` unless encoding the result again gives exactly ``data``: another order,
+    space, escape, duplicate or number form is another encoding of the same meaning, and there must be only one.
+    """
+    value = strict_json.parse(data, _refuse, maximum=maximum)
+    if encode(value) != data:
+        raise _refuse("the JSON is not in its canonical form")
+    return value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical bytes, as 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(encode(value)).hexdigest()
+
+
+def _check(value: Any, depth: int) -> None:
+    if value is None or isinstance(value, (str, bool)):
+        return
+    if isinstance(value, int):
+        if abs(value) > strict_json.MAX_INTEGER:
+            raise _refuse("an integer has more than 53 bits")
+        return
+    if not isinstance(value, (dict, list, tuple)):
+        raise _refuse(f"a {type(value).__name__} has no canonical form")
+    if depth == 0:
+        raise _refuse(f"nested deeper than {limits.JSON_DEPTH}")
+    if isinstance(value, dict):
+        for name in value:
+            if not (isinstance(name, str) and name.isascii()):
+                raise _refuse(f"the member name {name!r} is not ASCII")
+        for item in value.values():
+            _check(item, depth - 1)
+    else:
+        for item in value:
+            _check(item, depth - 1)
+
+
+def _refuse(detail: str) -> ProofError:
+    return ProofError(GateReason.CANONICAL_MALFORMED, detail)

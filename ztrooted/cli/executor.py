@@ -1,0 +1,85 @@
+"""``ztrooted executor …``: on the machines that run jobs."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ztrooted.cli.connection import CaFile, GatewayUrl
+from ztrooted.cli.output import JsonFlag, show
+
+app = typer.Typer(no_args_is_help=True, help="Make this machine an executor: prove it to a gateway, and run its jobs.")
+
+Tpm = Annotated[
+    str,
+    typer.Option(help="This machine's TPM: device:/dev/tpmrm0, or socket:/path of a software TPM.", metavar="ADDRESS"),
+]
+Socket = Annotated[
+    Path, typer.Option("--socket", envvar="ZTROOTED_SOCKET", help="Unix socket for 'ztrooted exec'.", metavar="PATH")
+]
+EventLog = Annotated[Path, typer.Option(help="The firmware's event log.")]
+ImaList = Annotated[Path, typer.Option(help="The kernel's measurement list, in its ASCII form.")]
+
+DEFAULT_SOCKET = Path("/run/ztrooted/executor.sock")
+DEFAULT_EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+DEFAULT_IMA = Path("/sys/kernel/security/ima/ascii_runtime_measurements")
+
+
+@app.command()
+def enroll(
+    gateway: GatewayUrl,
+    ca: CaFile,
+    tpm: Tpm = "device:/dev/tpmrm0",
+    event_log: EventLog = DEFAULT_EVENT_LOG,
+    ima: ImaList = DEFAULT_IMA,
+    json: JsonFlag = False,
+) -> None:
+    """Prove this machine to the gateway once, and print what it was found to be. Nothing is kept."""
+    from tpm.device import Device  # noqa: PLC0415 -- loads the TSS
+    from ztrooted.executor.agent import Agent, AgentConfig  # noqa: PLC0415
+
+    config = AgentConfig(gateway, ca, tpm, DEFAULT_SOCKET, event_log, ima)
+    with Device.open(tpm) as device:
+        enrolled = asyncio.run(Agent(config, device).enroll()).enrolled
+    value = enrolled.model_dump(include={"executor", "virtual", "trusted", "reason", "detail"})
+    kind = "a software TPM (virtual)" if enrolled.virtual else "a hardware TPM"
+    state = "trusted" if enrolled.trusted else f"not trusted: {enrolled.detail} ({enrolled.reason})"
+    show(value, f"Enrolled {enrolled.executor}, with {kind}.\nIts present state is {state}.", json=json)
+
+
+@app.command()
+def run(
+    gateway: GatewayUrl,
+    ca: CaFile,
+    tpm: Tpm = "device:/dev/tpmrm0",
+    event_log: EventLog = DEFAULT_EVENT_LOG,
+    ima: ImaList = DEFAULT_IMA,
+    socket: Socket = DEFAULT_SOCKET,
+    allow_weak_enforcement: Annotated[
+        bool,
+        typer.Option(
+            help="Run jobs even where no PID namespace can be made. Records say so; double-forks may survive."
+        ),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log every message.")] = False,
+) -> None:
+    """Enroll, then answer challenges and run jobs until SIGTERM or Ctrl-C. Logs are JSON lines on standard error."""
+    from tpm.device import Device  # noqa: PLC0415
+    from ztrooted.executor.agent import Agent, AgentConfig  # noqa: PLC0415
+    from ztrooted.logs import configure  # noqa: PLC0415
+
+    configure(verbose=verbose)
+    config = AgentConfig(gateway, ca, tpm, socket, event_log, ima, allow_weak_enforcement)
+
+    async def serve() -> None:
+        task = asyncio.ensure_future(Agent(config, device).run())
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, task.cancel)
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+
+    with Device.open(tpm) as device:
+        asyncio.run(serve())

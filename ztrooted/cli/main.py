@@ -1,0 +1,46 @@
+"""Entry point of ``ztrooted``: its own commands, and those that installed rooms add (the gateway's)."""
+
+import signal
+import sys
+from importlib.metadata import entry_points
+
+import click
+import typer
+
+from tpm.errors import TpmError
+from ztrooted.cli import audit, executor, operate, orchestrate
+from ztrooted.cli.demo import demo
+from ztrooted.cli.output import fail
+from ztrooted.errors import GateError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="A hardware-rooted attestation gateway: no job runs on a machine that can't prove, now, what it is.",
+)
+app.command("demo")(demo)
+app.command("authorize")(orchestrate.authorize)
+app.command("exec")(orchestrate.execute)
+app.command("watch")(orchestrate.watch)
+app.command("executors")(operate.executors)
+app.command("revoke")(operate.revoke)
+app.add_typer(executor.app, name="executor")
+app.add_typer(operate.app, name="baseline")
+app.add_typer(audit.app, name="audit")
+
+
+def main() -> None:
+    """Run the command line. Never shows a traceback for something a person can mend."""
+    for command in entry_points(group="ztrooted.commands"):
+        app.add_typer(command.load(), name=command.name)
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (GateError, TpmError) as error:
+        fail(error, json="--json" in sys.argv)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(128 + signal.SIGINT)
+    sys.exit(code if isinstance(code, int) else 0)

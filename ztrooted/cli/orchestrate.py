@@ -1,0 +1,180 @@
+"""``ztrooted authorize``, ``exec`` and ``watch``: what an orchestrator does around each dispatch."""
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ztrooted import canonical
+from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
+from ztrooted.cli.executor import DEFAULT_SOCKET, Socket
+from ztrooted.cli.output import JsonFlag, errors, show
+from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.models import DispatchRequest, ExecRequest, ExecStarted, Job
+from ztrooted.reasons import GateReason
+
+Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="The command line of the job.")]
+Workflow = Annotated[str, typer.Option(help="Workflow that the job belongs to.")]
+RunId = Annotated[str, typer.Option("--run", help="Which run of the workflow.")]
+Step = Annotated[str, typer.Option(help="Which step of the run.")]
+Attempt = Annotated[int, typer.Option(min=1, help="Which attempt; a retry needs its own authorization.")]
+Env = Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="The job's whole environment.")]
+Cwd = Annotated[str, typer.Option(help="The job's working directory.")]
+Files = Annotated[
+    list[str] | None,
+    typer.Option("--file", metavar="PATH=SHA256", help="A file that must have this digest when the job starts."),
+]
+
+START_FAILED = 126
+KILLED = 137
+
+
+def authorize(
+    executor: Annotated[str, typer.Option(help="The executor to run on: ex-…", metavar="ID")],
+    command: Command,
+    gateway: GatewayUrl,
+    ca: CaFile,
+    token_file: TokenFile,
+    workflow: Workflow = "manual",
+    run: RunId = "1",
+    step: Step = "main",
+    attempt: Attempt = 1,
+    env: Env = None,
+    cwd: Cwd = "/",
+    file: Files = None,
+    max_runtime: Annotated[int, typer.Option(min=1, help="Seconds after which the job ends in any case.")] = 3600,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the artifact to this file.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Ask whether a job may run on an executor, now. Prints the artifact; exit code 1 when the answer is no."""
+    job = _job(command, workflow, run, step, attempt, env, cwd, file)
+    request = DispatchRequest(executor=executor, job=job, max_runtime_s=max_runtime)
+
+    async def ask() -> dict[str, object]:
+        async with connect(gateway, ca, token_file) as client:
+            grant = await client.authorize(request)
+            return grant.model_dump()
+
+    grant = asyncio.run(ask())
+    if output is not None:
+        output.write_text(f"{grant['artifact']}\n")
+        output.chmod(0o600)
+    until = datetime.fromtimestamp(int(str(grant["expires"])) / 1000, UTC).isoformat(timespec="seconds")
+    told = f"Authorized as {grant['authorization']}, lease until {until}."
+    show(grant, str(grant["artifact"]) if output is None else f"{told}\nArtifact in {output}.", json=json)
+    if output is None and not json:
+        errors.print(told)
+
+
+def execute(
+    artifact: Annotated[Path, typer.Option("--artifact", help="File with the artifact.", metavar="FILE")],
+    command: Command,
+    workflow: Workflow = "manual",
+    run: RunId = "1",
+    step: Step = "main",
+    attempt: Attempt = 1,
+    env: Env = None,
+    cwd: Cwd = "/",
+    file: Files = None,
+    socket: Socket = DEFAULT_SOCKET,
+    json: JsonFlag = False,
+) -> None:
+    """Run an authorized job on this executor, through its agent, as if the command had been run here.
+
+    Streams and exit status pass through. 126: it may not run. 137: it was killed because its authorization ended.
+    """
+    from ztrooted.executor.control import run_through_agent  # noqa: PLC0415 -- belongs to the executor extra
+
+    job = _job(command, workflow, run, step, attempt, env, cwd, file)
+    request = ExecRequest(artifact=_read_artifact(artifact), job=job, env=_environment(env))
+
+    def started(event: ExecStarted) -> None:
+        if json:
+            errors.print_json(event.model_dump_json())
+
+    ended = run_through_agent(socket, request, started)
+    if json:
+        errors.print_json(ended.model_dump_json())
+    elif ended.outcome == "not_started":
+        errors.print(f"[bold red]Not started:[/] {ended.detail} [dim]({ended.reason})[/]")
+    elif ended.outcome == "killed":
+        errors.print(f"[bold red]Killed:[/] {ended.reason}")
+    if ended.outcome == "not_started":
+        sys.exit(START_FAILED)
+    if ended.outcome == "killed":
+        sys.exit(KILLED)
+    sys.exit(128 + ended.signal if ended.signal else ended.exit_status or 0)
+
+
+def watch(
+    gateway: GatewayUrl,
+    ca: CaFile,
+    token_file: TokenFile,
+    start: Annotated[int, typer.Option("--from", min=0, help="First record to show.")] = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Follow the event feed: everything that happens to your authorizations, one line each, resumable by number."""
+
+    async def follow() -> None:
+        async with connect(gateway, ca, token_file) as client:
+            async for event in client.events(start):
+                if json:
+                    record = event.record.encode().decode()
+                    sys.stdout.write(f'{{"seq": {event.seq}, "record": {record}}}\n')
+                else:
+                    at = datetime.fromtimestamp(event.record.at / 1000, UTC).isoformat(timespec="milliseconds")
+                    reason = event.record.body.get("reason") or ""
+                    sys.stdout.write(f"{event.seq:>6}  {at}  {event.record.authorization}  {event.type}  {reason}\n")
+                sys.stdout.flush()
+
+    asyncio.run(follow())
+
+
+def _job(
+    command: list[str],
+    workflow: str,
+    run: str,
+    step: str,
+    attempt: int,
+    env: list[str] | None,
+    cwd: str,
+    files: list[str] | None,
+) -> Job:
+    named = {}
+    for item in files or []:
+        path, _, digest = item.rpartition("=")
+        named[path] = digest
+    try:
+        return Job(
+            workflow=workflow,
+            run=run,
+            step=step,
+            attempt=attempt,
+            argv=command,
+            env=canonical.digest(_environment(env)),
+            cwd=cwd,
+            files=named,
+        )
+    except ValueError as error:
+        raise GateError(GateReason.JOB_MALFORMED, str(error)) from error
+
+
+def _environment(env: list[str] | None) -> dict[str, str]:
+    """The job's environment: what was given, and a search path where none was."""
+    given = dict(item.partition("=")[::2] for item in env or [])
+    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **given}
+
+
+def _read_artifact(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvironmentProblem(
+            GateReason.CONFIG_MISSING,
+            f"the artifact {path} can't be read: {error}",
+            "name what 'ztrooted authorize' wrote",
+        ) from error
+    return token

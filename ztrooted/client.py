@@ -1,0 +1,235 @@
+"""The gateway's HTTP API from Python, for orchestrators, auditors, operators and the executor agent.
+
+Every way in which an answer can fail to arrive or to be understood ends as an error, and an error is never permission.
+"""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+
+from ztrooted import limits
+from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.models import (
+    ActivationRequest,
+    AuthorizationView,
+    BaselineView,
+    CaptureRequest,
+    DispatchRequest,
+    Enrolled,
+    EnrollmentChallenge,
+    EnrollmentRequest,
+    ExecutorView,
+    Grant,
+    Model,
+    Problem,
+    parse_json,
+)
+from ztrooted.reasons import GateReason, Reason, parse_reason
+from ztrooted.records import Record, parse_record
+
+M = TypeVar("M", bound=Model)
+
+TIMEOUT_S = 30.0  # a dispatch waits for a quote, which the policy bounds; nothing else takes a second
+ANSWER = 1 << 20
+
+
+class Refused(GateError):  # noqa: N818 -- it is an answer
+    """The gateway said no. ``authorization`` names the recorded denial where there is one."""
+
+    def __init__(self, reason: Reason, detail: str, remedy: str, authorization: str | None) -> None:
+        super().__init__(reason, detail, remedy)
+        self.authorization = authorization
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvent:
+    """One record of the event feed; ``seq`` is its index in the lineage. Resume with ``seq + 1``."""
+
+    seq: int
+    type: str
+    record: Record
+
+
+class GatewayClient:
+    """A connection to one gateway. Use it as an async context manager."""
+
+    def __init__(
+        self, url: str, *, ca: Path, token: str | None = None, certificate: tuple[str, str] | None = None
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.tls = tls_context(ca, certificate)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession(
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            connector=aiohttp.TCPConnector(ssl=self.tls),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """The underlying session; RuntimeError outside of the context."""
+        if self._http is None:
+            raise RuntimeError("use GatewayClient as an async context manager")
+        return self._http
+
+    # --- orchestrators -------------------------------------------------------------------------------------------
+    async def authorize(self, request: DispatchRequest) -> Grant:
+        """Ask for permission to run one job on one executor. ``Refused`` with the reason when the answer is no."""
+        return await self._call("POST", "/v1/dispatches", Grant, request)
+
+    async def authorization(self, authorization: str) -> AuthorizationView:
+        """Where one authorization stands."""
+        return await self._call("GET", f"/v1/authorizations/{authorization}", AuthorizationView)
+
+    async def events(self, start: int = 0) -> AsyncIterator[FeedEvent]:
+        """The feed from record ``start`` on, for ever; ends when the gateway hangs up."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
+        async with self._request("GET", f"/v1/events?from={start}", timeout=timeout) as response:
+            if response.status != 200:
+                raise await _refusal(response)
+            seq, kind = -1, ""
+            async for raw in response.content:
+                line = raw.decode().rstrip("\n")
+                if line.startswith("id: "):
+                    seq = int(line[4:])
+                elif line.startswith("event: "):
+                    kind = line[7:]
+                elif line.startswith("data: "):
+                    yield FeedEvent(seq, kind, parse_record(line[6:].encode()))
+
+    # --- auditors and operators ----------------------------------------------------------------------------------
+    async def bundle(self, authorization: str) -> bytes:
+        """Everything that proves one authorization."""
+        return await self._bytes("GET", f"/v1/authorizations/{authorization}/bundle", maximum=limits.BUNDLE)
+
+    async def executors(self) -> list[ExecutorView]:
+        """The first page of executors."""
+        answer = json.loads(await self._bytes("GET", "/v1/executors"))
+        return [ExecutorView.model_validate(one) for one in answer["executors"]]
+
+    async def capture_baseline(self, executor: str) -> BaselineView:
+        """Propose an executor's present state as the baseline of its class."""
+        return await self._call("POST", "/v1/baselines", BaselineView, CaptureRequest(executor=executor))
+
+    async def approve_baseline(self, baseline: str) -> BaselineView:
+        """Put a proposed baseline in force."""
+        return await self._call("POST", f"/v1/baselines/{baseline}/approval", BaselineView)
+
+    async def revoke(self, authorization: str) -> AuthorizationView:
+        """End an authorization."""
+        return await self._call("POST", f"/v1/authorizations/{authorization}/revocation", AuthorizationView)
+
+    # --- executors -----------------------------------------------------------------------------------------------
+    async def enroll(self, request: EnrollmentRequest) -> EnrollmentChallenge:
+        """First half of an enrollment."""
+        return await self._call("POST", "/v1/enrollments", EnrollmentChallenge, request)
+
+    async def activate(self, enrollment: str, request: ActivationRequest) -> Enrolled:
+        """Second half."""
+        return await self._call("POST", f"/v1/enrollments/{enrollment}/activation", Enrolled, request)
+
+    async def _call(self, method: str, path: str, answer: type[M], body: Model | None = None) -> M:
+        parsed: M = parse_json(answer, await self._bytes(method, path, body))
+        return parsed
+
+    async def _bytes(self, method: str, path: str, body: Model | None = None, *, maximum: int = ANSWER) -> bytes:
+        async with self._request(method, path, body) as response:
+            if response.status not in {200, 201}:
+                raise await _refusal(response)
+            data = bytearray()
+            async for chunk in response.content.iter_chunked(1 << 16):
+                data += chunk
+                if len(data) > maximum:
+                    raise GateError(GateReason.REQUEST_TOO_LARGE, f"the gateway's answer is over {maximum} bytes")
+            return bytes(data)
+
+    def _request(
+        self, method: str, path: str, body: Model | None = None, *, timeout: aiohttp.ClientTimeout | None = None
+    ) -> "_Reachable":
+        data = None if body is None else body.model_dump_json().encode()
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+        request = self.http.request(method, self.url + path, data=data, headers=headers, **options)
+        return _Reachable(request, self.url)
+
+
+class _Reachable:
+    """A request in progress whose network failures become one clear error."""
+
+    def __init__(self, request: Any, url: str) -> None:
+        self._request = request
+        self._url = url
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        try:
+            response: aiohttp.ClientResponse = await self._request.__aenter__()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise unreachable(self._url, error) from error
+        return response
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._request.__aexit__(kind, error, trace)
+        if isinstance(error, (aiohttp.ClientError, TimeoutError)) and not isinstance(error, asyncio.CancelledError):
+            raise unreachable(self._url, error) from error
+
+
+def unreachable(url: str, error: BaseException) -> EnvironmentProblem:
+    """No answer from the gateway: that is a no."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return EnvironmentProblem(
+            GateReason.ENVIRONMENT_TLS,
+            f"the gateway at {url} has a certificate we don't trust: {error.certificate_error}",
+            "use the tls/ca.pem of that gateway's data folder",
+        )
+    return EnvironmentProblem(
+        GateReason.ENVIRONMENT_GATEWAY_UNREACHABLE,
+        f"no answer from the gateway at {url}: {error or type(error).__name__}",
+        "check the address, and that the gateway is running",
+    )
+
+
+def tls_context(ca: Path, certificate: tuple[str, str] | None = None) -> ssl.SSLContext:
+    """TLS 1.3 with exactly the CA in ``ca`` trusted. EnvironmentProblem when the file can't be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(ca)
+        if certificate is not None:
+            context.load_cert_chain(*certificate)
+    except (OSError, ssl.SSLError) as error:
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_TLS,
+            f"the CA certificate {ca} can't be used: {error}",
+            "copy tls/ca.pem from the gateway's data folder",
+        ) from error
+    return context
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> GateError:
+    """A problem document as an error; anything else is an error too."""
+    data = await response.content.read(ANSWER)
+    try:
+        problem: Problem = parse_json(Problem, data)
+        reason = parse_reason(problem.code)
+    except (GateError, KeyError):
+        return GateError(GateReason.REQUEST_MALFORMED, f"status {response.status} without a problem document")
+    return Refused(reason, problem.detail, problem.remedy, problem.authorization)

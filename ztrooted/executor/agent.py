@@ -1,0 +1,205 @@
+"""The executor agent: enrolls on start, holds one channel to the gateway, answers challenges, runs jobs.
+
+It listens on nothing but a local Unix socket. When the channel is lost it connects again; jobs go on meanwhile, for as long
+as their leases last and no longer. When the gateway no longer knows the session, everything here ends and the machine
+enrolls anew.
+"""
+
+import asyncio
+import hashlib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import structlog
+
+from tpm.device import Device
+from tpm.errors import DeviceError
+from ztrooted import limits
+from ztrooted.client import GatewayClient, unreachable
+from ztrooted.errors import EnvironmentProblem, GateError, ProofError
+from ztrooted.evidence import qualifying_data
+from ztrooted.executor.collect import EVENT_LOG, IMA_LIST, Collector
+from ztrooted.executor.control import ControlSocket
+from ztrooted.executor.enroll import ExecutorSession, enroll
+from ztrooted.executor.jobs import Jobs
+from ztrooted.executor.supervisor import enforcement_available
+from ztrooted.models import (
+    GATEWAY_MESSAGE,
+    CertificateMessage,
+    ChallengeMessage,
+    EvidenceMessage,
+    ExecEnded,
+    ExecRequest,
+    GatewayMessage,
+    IssuerMessage,
+    LeaseMessage,
+    Model,
+    Quote,
+    RefusedMessage,
+    parse_json,
+)
+from ztrooted.reasons import GateReason
+
+log = structlog.get_logger()
+
+HEARTBEAT_S = 10.0
+BACKOFF_S = (0.2, 10.0)  # first and longest pause before connecting again; each is drawn at random below its bound
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """How to reach gateway, TPM and kernel."""
+
+    gateway: str
+    ca: Path
+    tpm: str
+    socket: Path
+    event_log: Path = EVENT_LOG
+    ima: Path = IMA_LIST
+    allow_weak: bool = False
+
+
+class SessionLostError(Exception):
+    """The gateway does not know this session any more."""
+
+
+class Agent:
+    """One executor."""
+
+    def __init__(self, config: AgentConfig, device: Device) -> None:
+        self._config = config
+        self._collector = Collector(device, config.event_log, config.ima)
+        self._event_log_digest = hashlib.sha256(self._collector.event_log).hexdigest()
+        self._channel: aiohttp.ClientWebSocketResponse | None = None
+        self._session: ExecutorSession | None = None
+        self._jobs = Jobs(self._send, allow_weak=config.allow_weak)
+        self._control = ControlSocket(config.socket, self._run_job)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def enroll(self) -> ExecutorSession:
+        """Prove this machine to the gateway, once."""
+        async with GatewayClient(self._config.gateway, ca=self._config.ca) as client:
+            return await enroll(client, self._collector)
+
+    async def run(self) -> None:
+        """Serve until cancelled. EnvironmentProblem when this machine can't be an executor at all."""
+        enforcement = enforcement_available()
+        if not enforcement.available and not self._config.allow_weak:
+            raise EnvironmentProblem(
+                GateReason.SUPERVISION_UNAVAILABLE,
+                f"jobs can't be confined on this machine: {enforcement.detail}",
+                enforcement.remedy,
+            )
+        control = asyncio.create_task(self._control.serve())
+        try:
+            await asyncio.gather(self._stay_connected(), control)
+        finally:
+            control.cancel()
+            self._control.close()
+            await self._jobs.stop(GateReason.EXECUTION_AGENT_LOST)
+
+    async def _stay_connected(self) -> None:
+        pause = BACKOFF_S[0]
+        while True:
+            try:
+                if self._session is None:
+                    self._session = await self.enroll()
+                    enrolled = self._session.enrolled
+                    log.info("enrolled", executor=enrolled.executor, trusted=enrolled.trusted, reason=enrolled.reason)
+                await self._hold_channel(self._session)
+                pause = BACKOFF_S[0]
+            except SessionLostError:
+                log.warning("session lost; enrolling anew")
+                await self._jobs.stop(GateReason.CHANNEL_SUPERSEDED)
+                self._session = None
+            except GateError as error:
+                log.warning("not connected", code=error.reason, detail=error.detail, remedy=error.remedy)
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 -- jitter
+            pause = min(pause * 2, BACKOFF_S[1])
+
+    async def _hold_channel(self, session: ExecutorSession) -> None:
+        with session.client_certificate() as certificate:
+            connection = GatewayClient(self._config.gateway, ca=self._config.ca, certificate=certificate)
+        async with connection as client:
+            url = client.url + "/v1/executor/channel"
+            try:
+                async with client.http.ws_connect(
+                    url, heartbeat=HEARTBEAT_S, max_msg_size=limits.BODY, compress=0
+                ) as channel:
+                    self._channel = channel
+                    log.info("channel open")
+                    await self._listen(session, channel)
+            except aiohttp.WSServerHandshakeError as error:
+                if error.status in {401, 403}:
+                    raise SessionLostError from error
+                raise unreachable(self._config.gateway, error) from error
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise unreachable(self._config.gateway, error) from error
+            finally:
+                self._channel = None
+
+    async def _listen(self, session: ExecutorSession, channel: aiohttp.ClientWebSocketResponse) -> None:
+        async for raw in channel:
+            if raw.type is not aiohttp.WSMsgType.TEXT:
+                break
+            message: GatewayMessage = parse_json(GATEWAY_MESSAGE, raw.data.encode())
+            if isinstance(message, ChallengeMessage):
+                self._start(self._answer(message))
+            elif isinstance(message, LeaseMessage):
+                await self._jobs.renewed(session, message)
+            elif isinstance(message, RefusedMessage):
+                # Beside the loop: killing waits for the last process, and the next message may be another revocation.
+                self._start(self._jobs.refused(message))
+            elif isinstance(message, IssuerMessage):
+                try:
+                    session.learn_issuer(message.issuer)
+                except ProofError as error:
+                    log.error("issuing key refused", code=error.reason, detail=error.detail)
+            elif isinstance(message, CertificateMessage):
+                session.certificate = message.certificate
+        log.warning("channel closed")
+
+    async def _answer(self, challenge: ChallengeMessage) -> None:
+        bindings = [bytes.fromhex(binding) for binding in challenge.bindings]
+        wanted = qualifying_data(challenge.purpose, bytes.fromhex(challenge.nonce), *bindings)
+        try:
+            evidence = await asyncio.to_thread(
+                self._collector.collect, wanted, challenge.selection, challenge.ima_offset
+            )
+            whole = challenge.event_log_digest != self._event_log_digest
+            quote = Quote.of(evidence, event_log_digest=self._event_log_digest, whole_log=whole)
+            self._jobs.answering(challenge.challenge)
+            await self._send(EvidenceMessage(challenge=challenge.challenge, quote=quote))
+        except (DeviceError, GateError) as error:
+            # Silence is an answer too: the gateway's deadline turns it into a denial.
+            log.error("challenge not answered", purpose=challenge.purpose, error=str(error))
+
+    async def _run_job(
+        self, request: ExecRequest, stdio: tuple[int, int, int], started: object, gone: asyncio.Event
+    ) -> ExecEnded:
+        session = self._session
+        if session is None or self._channel is None:
+            raise GateError(GateReason.CHANNEL_CLOSED, "this executor is not connected to its gateway")
+        job = asyncio.create_task(self._jobs.run(session, request, stdio, started))  # type: ignore[arg-type]
+        left = asyncio.create_task(gone.wait())
+        await asyncio.wait({job, left}, return_when=asyncio.FIRST_COMPLETED)
+        left.cancel()
+        if not job.done():
+            await self._jobs.abandon(request.artifact)
+        return await job
+
+    async def _send(self, message: Model) -> None:
+        channel = self._channel
+        if channel is None or channel.closed:
+            raise GateError(GateReason.CHANNEL_CLOSED, "there is no channel to the gateway")
+        try:
+            await channel.send_str(message.model_dump_json())
+        except (ConnectionError, aiohttp.ClientError) as error:
+            raise GateError(GateReason.CHANNEL_CLOSED, f"the channel broke: {error}") from error
+
+    def _start(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,117 @@
+"""What an auditor verifies: ``bundle``, ``canonical``, ``checkpoint``, ``lineage``, ``note``."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ztrooted.explanations.explanation import Explanation
+from ztrooted.reasons import GateReason, Reason
+
+PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
+    {
+        GateReason.BUNDLE_CONTINUITY: Explanation(
+            403,
+            "The bundle leaves a time in which the job ran without a good proof of its machine.",
+            "Don't rely on that time; ask the gateway's operator for the records that are missing.",
+        ),
+        GateReason.BUNDLE_INCOMPLETE: Explanation(
+            403,
+            "The bundle lacks records or evidence that it refers to.",
+            "Export the bundle again; if it is the same, ask the gateway's operator.",
+        ),
+        GateReason.BUNDLE_LIFECYCLE: Explanation(
+            403,
+            "The bundle's records are not a permitted course of an authorization.",
+            "Don't rely on it; ask the gateway's operator how these records came about.",
+        ),
+        GateReason.BUNDLE_MALFORMED: Explanation(
+            400,
+            "The bundle cannot be read, or is not in its only valid form.",
+            "Export the bundle again, and pass it on unchanged.",
+        ),
+        GateReason.BUNDLE_MISMATCH: Explanation(
+            403,
+            "Parts of the bundle contradict each other, or belong to another authorization.",
+            "Don't rely on it; export the bundle again from the gateway itself.",
+        ),
+        GateReason.BUNDLE_TOO_LARGE: Explanation(
+            413,
+            "The bundle has more bytes or records than are read.",
+            "Export the bundle of a single authorization.",
+        ),
+        GateReason.CANONICAL_MALFORMED: Explanation(
+            400,
+            "The JSON is not in its canonical form, so it could be read in two ways.",
+            "Use the bytes as they were signed or recorded; don't format them again.",
+        ),
+        GateReason.CHECKPOINT_KEY: Explanation(
+            403,
+            "The checkpoint is not signed by the log key in the anchors.",
+            "Get the checkpoint from the gateway again; compare the anchors with the operator's.",
+        ),
+        GateReason.CHECKPOINT_MALFORMED: Explanation(
+            400,
+            "The checkpoint cannot be read.",
+            "Get the checkpoint from the gateway again, and pass it on unchanged.",
+        ),
+        GateReason.CHECKPOINT_ORIGIN: Explanation(
+            403,
+            "The checkpoint is of another log.",
+            "Use the checkpoint and the anchors of the same gateway.",
+        ),
+        GateReason.CHECKPOINT_QUORUM: Explanation(
+            403,
+            "Too few known witnesses cosigned the checkpoint.",
+            "Wait for more cosignatures; if none come, ask the witnesses whether they saw another log.",
+        ),
+        GateReason.CHECKPOINT_SEAL: Explanation(
+            403,
+            "The checkpoint's seal by the gateway's TPM is missing, malformed or not valid.",
+            "Get a sealed checkpoint; if its seal stays invalid, examine the gateway.",
+        ),
+        GateReason.CHECKPOINT_STALE: Explanation(
+            503,
+            "The newest sealed checkpoint is too old, so nothing more may be issued on it.",
+            "Look in the gateway's log for why it can't seal, usually its TPM.",
+        ),
+        GateReason.LINEAGE_CHAIN_BROKEN: Explanation(
+            500,
+            "The stored lineage contradicts itself: records were changed, removed or inserted.",
+            "Stop the gateway, keep the database as evidence, and compare it with a backup and checkpoints.",
+        ),
+        GateReason.LINEAGE_KEY: Explanation(
+            403,
+            "The issuing key was not introduced by the log key that the anchors name.",
+            "Don't rely on its artifacts; compare the anchors with the operator's.",
+        ),
+        GateReason.LINEAGE_PROOF_INVALID: Explanation(
+            403,
+            "The proof does not connect this record to the checkpoint.",
+            "Get record, proof and checkpoint together again; if it stays, the record is not in the log.",
+        ),
+        GateReason.LINEAGE_RECORD_MALFORMED: Explanation(
+            400,
+            "A record of the lineage is too large, of an unknown type or not in its form.",
+            "Use the record's bytes as they were stored; update the verifier if the type is new.",
+        ),
+        GateReason.LINEAGE_TRUNCATED: Explanation(
+            500,
+            "The lineage is shorter than it has been: records at its end are missing.",
+            "Stop the gateway, keep the database as evidence, and restore the missing records.",
+        ),
+        GateReason.NOTE_KEY: Explanation(
+            403,
+            "A verifier key for signed notes cannot be used, or clashes with another.",
+            "Correct the key in the anchors; take it from its owner.",
+        ),
+        GateReason.NOTE_MALFORMED: Explanation(
+            400,
+            "The signed note cannot be read.",
+            "Get the note again, and pass it on unchanged.",
+        ),
+        GateReason.NOTE_SIGNATURE: Explanation(
+            403,
+            "No known key signed the note, or a known key's signature is wrong.",
+            "Get the note again; compare the key with its owner's.",
+        ),
+    }
+)

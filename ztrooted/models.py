@@ -1,0 +1,390 @@
+"""What travels over HTTP, the channel and the control socket: strict, bounded, and nothing unknown is let in.
+
+Bytes are base64 (RFC 4648 §4, with padding) in JSON; digests and nonces are lower-case hexadecimal.
+"""
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+
+from ztrooted import canonical, limits, strict_json
+from ztrooted.appraisal_policy import explain_validation
+from ztrooted.errors import GateError
+from ztrooted.evidence import Evidence, Purpose
+from ztrooted.reasons import GateReason
+
+
+def _from_base64(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        data = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("this is not base64") from error
+    if base64.b64encode(data).decode() != value:
+        raise ValueError("this is not the one base64 form of its bytes")
+    return data
+
+
+Base64 = Annotated[bytes, BeforeValidator(_from_base64), PlainSerializer(lambda data: base64.b64encode(data).decode())]
+Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Hex = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})*$", max_length=256)]
+# What people and orchestrators choose: printable ASCII without spaces, so it can't forge a log line or a file name.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$")]
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
+ExecutorId = Annotated[str, StringConstraints(pattern=r"^ex-[0-9a-f]{32}$")]
+Text = Annotated[str, StringConstraints(max_length=limits.STRING)]
+Token = Annotated[str, StringConstraints(max_length=16 << 10)]
+
+
+class Model(BaseModel):
+    """Base of everything on the wire."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Job(Model):
+    """What is to run, completely; its canonical bytes name it. ``env`` is the digest of the job's environment."""
+
+    workflow: Name
+    run: Name
+    step: Name
+    attempt: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    argv: Annotated[list[Text], Field(min_length=1, max_length=limits.ARGV_ITEMS)]
+    env: Hex32
+    cwd: Text = "/"
+    files: Annotated[dict[Text, Hex32], Field(max_length=limits.FILES_ITEMS)] = {}
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, hexadecimal."""
+        return canonical.digest(self.model_dump())
+
+
+class DispatchRequest(Model):
+    """An orchestrator asks whether one job may run on one executor, now."""
+
+    executor: ExecutorId
+    job: Job
+    max_runtime_s: Annotated[int, Field(ge=1, le=7 * 86400)] = 3600
+
+
+class Grant(Model):
+    """Yes, and the artifact that says so."""
+
+    authorization: Id
+    artifact: Token
+    expires: int
+    record: int
+
+
+class Quote(Model):
+    """Evidence on the wire."""
+
+    attest: Annotated[Base64, Field(max_length=limits.ATTEST)]
+    signature: Annotated[Base64, Field(max_length=limits.SIGNATURE)]
+    pcrs: dict[Literal["sha1", "sha256", "sha384", "sha512"], dict[str, Hex]]
+    event_log: Annotated[Base64, Field(max_length=limits.EVENT_LOG)] | None = None
+    event_log_digest: Hex32
+    ima_offset: Annotated[int, Field(ge=0, le=1 << 31)]
+    ima: Annotated[Base64, Field(max_length=limits.IMA_LIST)]
+
+    def evidence(self, event_log: bytes) -> Evidence:
+        """As evidence, with the event log found out (sent, or known by its digest). GateError for odd PCR indices."""
+        pcrs: dict[str, dict[int, bytes]] = {}
+        for bank, values in self.pcrs.items():
+            pcrs[bank] = {}
+            for index, value in values.items():
+                if index != str(int(index) if index.isascii() and index.isdigit() and len(index) < 3 else -1):
+                    raise GateError(GateReason.REQUEST_MALFORMED, f"{index[:8]!r} is not a PCR index")
+                pcrs[bank][int(index)] = bytes.fromhex(value)
+        return Evidence(self.attest, self.signature, pcrs, event_log, self.ima_offset, self.ima)
+
+    @classmethod
+    def of(cls, evidence: Evidence, *, event_log_digest: str, whole_log: bool) -> "Quote":
+        """The wire form of evidence, with or without the whole event log."""
+        return cls(
+            attest=evidence.attest,
+            signature=evidence.signature,
+            pcrs={
+                bank: {str(index): value.hex() for index, value in values.items()}  # type: ignore[misc]
+                for bank, values in evidence.pcrs.items()
+            },
+            event_log=evidence.event_log if whole_log else None,
+            event_log_digest=event_log_digest,
+            ima_offset=evidence.ima_offset,
+            ima=evidence.ima,
+        )
+
+
+Selection: TypeAlias = dict[str, list[int]]
+
+
+class EnrollmentRequest(Model):
+    """A machine says which TPM it has and which session key it made."""
+
+    ek_public: Annotated[Base64, Field(max_length=limits.PUBLIC_AREA)]
+    ek_certificate: Annotated[Base64, Field(max_length=limits.EK_CERTIFICATE)] | None
+    ek_chain: Annotated[
+        list[Annotated[Base64, Field(max_length=limits.EK_CERTIFICATE)]], Field(max_length=limits.EK_CHAIN)
+    ]
+    ak_public: Annotated[Base64, Field(max_length=limits.PUBLIC_AREA)]
+    session_key: Annotated[Base64, Field(max_length=256)]
+
+
+class EnrollmentChallenge(Model):
+    """Prove that the attestation key lives in that TPM, and show what was booted."""
+
+    enrollment: Id
+    executor: ExecutorId
+    credential: Base64
+    encrypted_secret: Base64
+    nonce: Hex32
+    selection: Selection
+
+
+class ActivationRequest(Model):
+    """The recovered secret as a MAC over the transcript, and the first quote."""
+
+    mac: Hex32
+    quote: Quote
+
+
+class Issuer(Model):
+    """An issuing key, introduced by the log key. ``signature`` is DER ECDSA over ``statement`` (canonical JSON)."""
+
+    statement: Base64
+    signature: Base64
+
+
+class Enrolled(Model):
+    """The machine is known now. Whether it is trusted is another question: ``trusted`` and ``reason`` answer it."""
+
+    executor: ExecutorId
+    certificate: Text
+    log_key: Base64
+    issuers: list[Issuer]
+    issuer: Text
+    audience: Text
+    virtual: bool
+    trusted: bool
+    reason: str | None
+    detail: Text
+
+
+# --- the channel: executor to gateway ----------------------------------------------------------------------------
+class EvidenceMessage(Model):
+    """The answer to one challenge."""
+
+    type: Literal["evidence"] = "evidence"
+    challenge: Id
+    quote: Quote
+
+
+class ActivateMessage(Model):
+    """A job was handed to this executor with this artifact; may it start?"""
+
+    type: Literal["activate"] = "activate"
+    artifact: Token
+
+
+class StartedMessage(Model):
+    """The job runs."""
+
+    type: Literal["started"] = "started"
+    authorization: Id
+    enforcement: Name
+
+
+class EndedMessage(Model):
+    """The job is over: it exited, it was killed, or it never started."""
+
+    type: Literal["ended"] = "ended"
+    authorization: Id
+    outcome: Literal["exited", "killed", "not_started"]
+    exit_status: int | None
+    signal: int | None
+    reason: Text
+    kill_ms: int | None = None
+
+
+ExecutorMessage: TypeAlias = Annotated[
+    EvidenceMessage | ActivateMessage | StartedMessage | EndedMessage, Field(discriminator="type")
+]
+
+
+# --- the channel: gateway to executor ----------------------------------------------------------------------------
+class ChallengeMessage(Model):
+    """A single-use nonce. ``qualifying_data`` is computed by both sides from purpose, nonce and bindings."""
+
+    type: Literal["challenge"] = "challenge"
+    challenge: Id
+    purpose: Purpose
+    nonce: Hex32
+    bindings: list[Hex]
+    selection: Selection
+    ima_offset: int
+    event_log_digest: Hex32
+    deadline_ms: int
+
+
+class LeaseMessage(Model):
+    """A renewed artifact. Its lease lasts ``life_ms`` from the moment the executor answered ``challenge``."""
+
+    type: Literal["lease"] = "lease"
+    authorization: Id
+    challenge: Id
+    artifact: Token
+    life_ms: int
+
+
+class RefusedMessage(Model):
+    """No: the artifact can't be activated, or the authorization is over. What runs under it must stop now."""
+
+    type: Literal["refused"] = "refused"
+    authorization: Id | None
+    reason: Text
+    detail: Text
+
+
+class IssuerMessage(Model):
+    """A new issuing key."""
+
+    type: Literal["issuer"] = "issuer"
+    issuer: Issuer
+
+
+class CertificateMessage(Model):
+    """A renewed session certificate (PEM) for the same session key."""
+
+    type: Literal["certificate"] = "certificate"
+    certificate: Text
+
+
+GatewayMessage: TypeAlias = Annotated[
+    ChallengeMessage | LeaseMessage | RefusedMessage | IssuerMessage | CertificateMessage, Field(discriminator="type")
+]
+
+EXECUTOR_MESSAGE: TypeAdapter[ExecutorMessage] = TypeAdapter(ExecutorMessage)
+GATEWAY_MESSAGE: TypeAdapter[GatewayMessage] = TypeAdapter(GatewayMessage)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+class CaptureRequest(Model):
+    """Propose the verified state of one executor as the baseline of its class."""
+
+    executor: ExecutorId
+
+
+class BaselineView(Model):
+    """A baseline, proposed or approved."""
+
+    baseline: Hex32
+    executor_class: Name
+    pcrs: int
+    files: int
+    approved_by: Name | None
+    approved_at: int | None
+
+
+class ExecutorView(Model):
+    """What the gateway knows of one executor."""
+
+    executor: ExecutorId
+    executor_class: Name
+    virtual: bool
+    manufacturer: Text
+    connected: bool
+    trusted: bool
+    reason: str | None
+    detail: Text
+    tier: str
+    evidence_age_ms: int
+    next_proof_due: int
+
+
+class AuthorizationView(Model):
+    """Where one authorization stands."""
+
+    authorization: Id
+    executor: ExecutorId
+    orchestrator: Name
+    state: str
+    reason: str | None
+    job: Hex32
+    workflow: Name
+    run: Name
+    step: Name
+    lease_expires: int | None
+    renewals: int
+
+
+class Problem(Model):
+    """RFC 9457 problem details. ``code`` is a member of the closed set of reasons."""
+
+    type: Text
+    title: Text
+    status: int
+    detail: Text
+    code: Text
+    instance: Text
+    remedy: Text = ""
+    authorization: Id | None = None
+
+
+def parse_json(model: TypeAdapter[Any] | type[BaseModel], data: bytes, *, maximum: int = limits.BODY) -> Any:
+    """``data`` as ``model``. GateError ``request.malformed`` naming each member that is wrong."""
+    strict_json.parse(data, _malformed, maximum=maximum)
+    try:
+        if isinstance(model, TypeAdapter):
+            return model.validate_json(data)
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        raise GateError(GateReason.REQUEST_MALFORMED, explain_validation(error)[: limits.STRING]) from error
+
+
+def _malformed(detail: str) -> GateError:
+    return GateError(GateReason.REQUEST_MALFORMED, detail)
+
+
+# --- the control socket: `ztrooted exec` and orchestrator adapters to the executor agent -------------------------
+class ExecRequest(Model):
+    """Run this job under this artifact. Standard input, output and error travel beside it as file descriptors."""
+
+    artifact: Token
+    job: Job
+    env: dict[Text, Text]
+
+
+class ExecStarted(Model):
+    """The job runs."""
+
+    event: Literal["started"] = "started"
+    authorization: Id
+    enforcement: Text
+
+
+class ExecEnded(Model):
+    """The job is over, or never started."""
+
+    event: Literal["ended"] = "ended"
+    authorization: Id | None
+    outcome: Literal["exited", "killed", "not_started"]
+    exit_status: int | None
+    signal: int | None
+    reason: Text
+    detail: Text
+
+
+ExecEvent: TypeAlias = Annotated[ExecStarted | ExecEnded, Field(discriminator="event")]
+EXEC_EVENT: TypeAdapter[ExecEvent] = TypeAdapter(ExecEvent)

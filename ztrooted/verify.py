@@ -1,0 +1,214 @@
+"""Offline verification: does a bundle prove what happened to one authorization?
+
+Inputs are the bundle, the anchors, and nothing else: no network, no TPM, no database, no clock. The plan, in the order in
+which it is run; the numbers are the same in this text, in the code, in reports and in docs/bundle-format.md:
+
+ 1. ``bundle``: the file is a bundle, and every blob has the digest it is filed under.
+ 2. ``checkpoint``: its checkpoint is of the anchored lineage, signed by the anchored log key.
+ 3. ``seal``: the gateway's TPM quoted the anchored state over that checkpoint.
+ 4. ``log_key``: the log key lives in that TPM, and signs in the anchored state only.
+ 5. ``inclusion``: every record is in the tree that the checkpoint is about.
+ 6. ``story``: the authorization's records are one unbroken, legal course from intent to end.
+ 7. ``executor``: an anchored root vouches for the executor's TPM, its keys are what they should be, its id follows.
+ 8. ``policies``: the policies and baselines that were applied had been activated and approved before.
+ 9. ``quotes``: each piece of evidence was made for this purpose, this job and this authorization.
+10. ``appraisals``: appraising the evidence again gives the recorded verdicts.
+11. ``decisions``: evaluating the dispatch policy again gives the recorded decisions, and they were followed.
+12. ``artifacts``: the artifacts are those that were recorded, signed by keys that the log key introduced, in one chain.
+13. ``continuity``: between two good quotes no more time passed than the lease allowed; nothing was renewed without one.
+14. ``outcome``: what ended it is recorded, and if trust failed, the job was stopped.
+
+Each check ends as pass, fail or not checked; what comes after a failure is not checked, because it would rest on it.
+*Verified* needs zero of the latter two.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from tpm.errors import EvidenceError
+from ztrooted.anchors import Anchors
+from ztrooted.bundle import Bundle, ProvenRecord, parse_bundle
+from ztrooted.checkpoint import SealPolicy, VerifiedCheckpoint, verify_checkpoint
+from ztrooted.errors import EnvironmentProblem, GateError, ProofError
+from ztrooted.merkle import leaf_hash, verify_inclusion
+from ztrooted.reasons import GateReason, Reason, parse_reason
+from ztrooted.records import Record
+
+
+class Status(StrEnum):
+    """How a check ended."""
+
+    PASS = "pass"  # noqa: S105 -- not a password
+    FAIL = "fail"
+    NOT_CHECKED = "not_checked"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One line of a report."""
+
+    number: int
+    name: str
+    status: Status
+    reason: Reason | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a verification found. ``facts`` are numbers for people; they count only if ``verified``."""
+
+    checks: tuple[CheckResult, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verified(self) -> bool:
+        """True only if there were checks and every one of them passed."""
+        return bool(self.checks) and all(check.status is Status.PASS for check in self.checks)
+
+    @property
+    def failed(self) -> CheckResult | None:
+        """The check that failed."""
+        return next((check for check in self.checks if check.status is Status.FAIL), None)
+
+    def encode(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "verified": self.verified,
+            "checks": [
+                {
+                    "number": check.number,
+                    "name": check.name,
+                    "status": check.status.value,
+                    "reason": check.reason,
+                    "detail": check.detail,
+                }
+                for check in self.checks
+            ],
+            "facts": self.facts,
+        }
+
+
+@dataclass
+class Proof:
+    """What the checks hand to each other. Each attribute is set by the check that verified it."""
+
+    data: bytes
+    anchors: Anchors
+    facts: dict[str, Any] = field(default_factory=dict)
+    _bundle: Bundle | None = None
+    _checkpoint: VerifiedCheckpoint | None = None
+
+    @property
+    def bundle(self) -> Bundle:
+        """Set by check 1."""
+        if self._bundle is None:
+            raise ProofError(GateReason.BUNDLE_INCOMPLETE, "the bundle was not parsed")
+        return self._bundle
+
+    @property
+    def checkpoint(self) -> VerifiedCheckpoint:
+        """Set by check 2."""
+        if self._checkpoint is None:
+            raise ProofError(GateReason.BUNDLE_INCOMPLETE, "the checkpoint was not verified")
+        return self._checkpoint
+
+    def story(self) -> list[ProvenRecord]:
+        """The authorization's own records, in their order."""
+        return [one for one in self.bundle.records if one.record.authorization == self.bundle.authorization]
+
+    def of_type(self, *types: str) -> Iterator[tuple[int, Record]]:
+        """Records of the given types that belong to no authorization or to this one."""
+        for one in self.bundle.records:
+            if one.record.type in types:
+                yield one.index, one.record
+
+    def at(self, index: int) -> Record:
+        """The record with this index. ProofError ``bundle.incomplete`` when it is not here."""
+        for one in self.bundle.records:
+            if one.index == index:
+                return one.record
+        raise ProofError(GateReason.BUNDLE_INCOMPLETE, f"record {index} is not in the bundle")
+
+
+def verify_bundle(data: bytes, anchors: Anchors) -> Report:
+    """Run the plan. Never raises for what the bundle contains: every defect is a failed check."""
+    from ztrooted import audit  # noqa: PLC0415 -- the later checks are in a module of their own, which needs ``Proof``
+
+    plan: tuple[tuple[str, Callable[[Proof], None]], ...] = (
+        ("bundle", _bundle),
+        ("checkpoint", _checkpoint),
+        ("seal", _seal),
+        ("log_key", audit.check_log_key),
+        ("inclusion", _inclusion),
+        ("story", audit.check_story),
+        ("executor", audit.check_executor),
+        ("policies", audit.check_policies),
+        ("quotes", audit.check_quotes),
+        ("appraisals", audit.check_appraisals),
+        ("decisions", audit.check_decisions),
+        ("artifacts", audit.check_artifacts),
+        ("continuity", audit.check_continuity),
+        ("outcome", audit.check_outcome),
+    )
+    proof = Proof(data, anchors)
+    results: list[CheckResult] = []
+    for number, (name, check) in enumerate(plan, 1):
+        if results and results[-1].status is not Status.PASS:
+            results.append(CheckResult(number, name, Status.NOT_CHECKED))
+            continue
+        results.append(_run(number, name, check, proof))
+    return Report(tuple(results), proof.facts)
+
+
+def _run(number: int, name: str, check: Callable[[Proof], None], proof: Proof) -> CheckResult:
+    try:
+        check(proof)
+    except EnvironmentProblem:
+        raise
+    except (GateError, EvidenceError) as error:
+        return CheckResult(number, name, Status.FAIL, parse_reason(error.reason), error.detail)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        # A record whose body lacks what its type promises: the bytes are the gateway's own, and still not believed.
+        detail = f"a record does not contain what it should: {type(error).__name__}: {error}"
+        return CheckResult(number, name, Status.FAIL, GateReason.LINEAGE_RECORD_MALFORMED, detail)
+    return CheckResult(number, name, Status.PASS)
+
+
+# 1. The file is a bundle, and every blob has the digest it is filed under.
+def _bundle(proof: Proof) -> None:
+    proof._bundle = parse_bundle(proof.data)  # noqa: SLF001 -- this check is what sets it
+
+
+# 2. Its checkpoint is of the anchored lineage, signed by the anchored log key.
+def _checkpoint(proof: Proof) -> None:
+    if proof.bundle.origin != proof.anchors.origin:
+        raise ProofError(
+            GateReason.CHECKPOINT_ORIGIN, f"the bundle is of {proof.bundle.origin!r}, not {proof.anchors.origin!r}"
+        )
+    proof._checkpoint = verify_checkpoint(  # noqa: SLF001
+        proof.bundle.checkpoint, origin=proof.anchors.origin, log_key=proof.anchors.log_key
+    )
+
+
+# 3. The gateway's TPM quoted the anchored state over that checkpoint.
+def _seal(proof: Proof) -> None:
+    anchors = proof.anchors
+    policy = SealPolicy(anchors.gateway_ak, anchors.gateway_selection, anchors.gateway_pcrs)
+    sealed = verify_checkpoint(proof.bundle.checkpoint, origin=anchors.origin, log_key=anchors.log_key, seal=policy)
+    if not sealed.sealed:
+        raise ProofError(GateReason.CHECKPOINT_SEAL, "the checkpoint carries no seal")
+    proof._checkpoint = sealed  # noqa: SLF001
+    proof.facts["lineage_size"] = sealed.checkpoint.size
+
+
+# 5. Every record is in the tree that the checkpoint is about.
+def _inclusion(proof: Proof) -> None:
+    head = proof.checkpoint.checkpoint
+    if not proof.bundle.records:
+        raise ProofError(GateReason.BUNDLE_INCOMPLETE, "the bundle contains no record")
+    for one in proof.bundle.records:
+        verify_inclusion(leaf_hash(one.data), one.index, head.size, one.proof, head.root)
+    proof.facts["records"] = len(proof.bundle.records)
