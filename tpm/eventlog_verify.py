@@ -120,29 +120,16 @@ def verify_event_log(
 
     # 7. Actions.
     exited = _verify_actions(quoted, rules)
-    if rules.exit_boot_services and exited is None:
-        _reject(EvidenceReason.LOG_EBS_MISSING, "PCR 5 does not say that boot services ended")
 
     # 8. Secure Boot.
     secure_boot = verify_secure_boot((event for event in quoted if event.pcr == 7), rules, log.quirks, used)
-    findings.extend(
-        Finding(FindingCode.AUTHORITY_NOT_IN_DB, None, f"an authority named {authority.variable.name} is not in db")
-        for authority in secure_boot.unlisted()
-    )
+    findings.extend(_unlisted(secure_boot))
 
     # 9. Claims.
     claims = collect_claims(quoted, bank, coverage, exited, findings)
+    used_quirks, ended = frozenset(used), exited is not None
     return VerifiedEventLog(
-        log,
-        bank,
-        dict(pcrs),
-        locality,
-        secure_boot,
-        claims,
-        exited is not None,
-        coverage,
-        tuple(findings),
-        frozenset(used),
+        log, bank, dict(pcrs), locality, secure_boot, claims, ended, coverage, tuple(findings), used_quirks
     )
 
 
@@ -198,6 +185,13 @@ def _unquoted(measured: Iterable[Event], pcrs: Mapping[int, bytes]) -> list[Find
     return [
         Finding(FindingCode.PCR_NOT_QUOTED, None, f"{count} events of PCR {pcr} are not covered by the quote")
         for pcr, count in sorted(ignored.items())
+    ]
+
+
+def _unlisted(secure_boot: SecureBoot) -> list[Finding]:
+    return [
+        Finding(FindingCode.AUTHORITY_NOT_IN_DB, None, f"an authority named {authority.variable.name} is not in db")
+        for authority in secure_boot.unlisted()
     ]
 
 
@@ -270,4 +264,6 @@ def _verify_actions(quoted: Iterable[Event], rules: EventLogRules) -> int | None
             _reject(EvidenceReason.LOG_UEFI_DEBUGGER, f"event {event.number} says: {text.decode()}")
         elif event.pcr == 7 and text and text not in (DEBUG_MODE, DMA_DISABLED):
             _reject(EvidenceReason.LOG_UNKNOWN_EVENT_TYPE, f"event {event.number} is an action unknown in PCR 7")
+    if rules.exit_boot_services and ended is None:
+        _reject(EvidenceReason.LOG_EBS_MISSING, "PCR 5 was not quoted, or does not say that boot services ended")
     return ended

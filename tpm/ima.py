@@ -94,7 +94,7 @@ def _parse_ascii(data: bytes) -> list[Row]:
         place = data.count(b"\n", 0, control.start()) + 1
         _malformed(f"line {place}: control character 0x{control.group()[0]:02x}")
     rows: list[Row] = []
-    hash_size = 0
+    hash_size: int | None = None
     try:
         # Line by line: splitting at once costs many times the input where lines are short.
         for line in BytesIO(data):
@@ -120,15 +120,15 @@ def _ascii_row(line: bytes) -> Row:
     shown = from_hex(digits, "template hash")
     parse = FROM_TEXT.get(template)
     if parse is None:
-        _same_size(0, len(shown))
+        _same_size(None, len(shown))
         raise template_unknown(template)
     data, text, path = parse(rest, shown)
     return shown, template, text, path, data
 
 
-def _same_size(before: int, size: int) -> int:
+def _same_size(before: int | None, size: int) -> int:
     """The size of the template hash: one of four, the same in the whole list."""
-    if size not in HASH_BY_SIZE or before not in (0, size):
+    if size not in HASH_BY_SIZE or before not in (None, size):
         _malformed(f"a template hash of {size} bytes" + (f" in a list of {before}" if before else ""))
     return size
 

@@ -38,7 +38,7 @@ class ImaFinding:
 
 @dataclass(frozen=True, slots=True)
 class ImaAppraisal:
-    """What was looked at, and how each accepted entry came to be accepted. Without findings, all were."""
+    """How many entries were looked at, and how each accepted one came to be accepted. Without findings, all were."""
 
     entries: int
     listed: int
@@ -76,7 +76,7 @@ def appraise_ima(verified: VerifiedImaEntries, rules: ImaRules, *, pcrs: QuotedP
     tally = _Tally()
     for finding in _findings(verified, rules, pcrs or {}, tally):
         raise finding.error()
-    return _result(verified, tally, ())
+    return _result(len(verified.entries), tally, ())
 
 
 def collect_ima_findings(
@@ -85,13 +85,14 @@ def collect_ima_findings(
     """Like ``appraise_ima``, but goes on after what is wrong and returns up to ``limit`` findings."""
     tally = _Tally()
     found = tuple(islice(_findings(verified, rules, pcrs or {}, tally), limit))
-    return _result(verified, tally, found)
+    # At the limit nobody has looked past the last finding.
+    seen = found[-1].index - verified.first + 1 if found and len(found) == limit else len(verified.entries)
+    return _result(seen, tally, found)
 
 
-def _result(verified: VerifiedImaEntries, tally: _Tally, findings: tuple[ImaFinding, ...]) -> ImaAppraisal:
-    total = len(verified.entries)
+def _result(seen: int, tally: _Tally, findings: tuple[ImaFinding, ...]) -> ImaAppraisal:
     others = tally.signed + tally.excluded + tally.violations + len(findings)
-    return ImaAppraisal(total, total - others, tally.signed, tally.excluded, tally.violations, findings)
+    return ImaAppraisal(seen, seen - others, tally.signed, tally.excluded, tally.violations, findings)
 
 
 def _findings(verified: VerifiedImaEntries, rules: ImaRules, pcrs: QuotedPcrs, tally: _Tally) -> Iterator[ImaFinding]:
@@ -165,8 +166,6 @@ def _judge_buffer(row: Row, rules: ImaRules) -> _Judged:
     hasher = HASHERS.get(entry.digest_alg)
     if hasher is None or hasher(entry.buffer).digest() != entry.digest:
         return EvidenceReason.IMA_NOT_ALLOWED, "the digest is not that of the buffer"
-    if row[3].startswith(b"/"):
-        return EvidenceReason.IMA_NOT_ALLOWED, "a buffer has a name, and this is a path"
     allowed = rules.allow.names.get(row[3])
     if allowed is None:
         return EvidenceReason.IMA_NOT_ALLOWED, "no buffer of this name is listed"

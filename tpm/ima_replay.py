@@ -104,51 +104,56 @@ def replay(
     6. What was pending last time is covered by now.
 
     Raises RejectedError ``ima.offset`` (1), ``ima.empty`` (2), ``ima.shrunk`` and ``ima.fork`` (3),
-    ``ima.template_hash_mismatch`` (4), ``ima.replay_mismatch`` and ``ima.unverified_tail`` (5), ``ima.no_progress``
-    (6).
+    ``ima.template_hash_mismatch`` (4), ``ima.replay_mismatch`` and ``ima.unverified_tail`` (5), ``ima.shrunk`` and
+    ``ima.no_progress`` (6).
     """
-    if bank not in HASHERS or len(pcr10) != _size(bank):
-        raise ValueError(f"{len(pcr10)} bytes are no value of a PCR in bank {bank}")
-    # 1. Start
-    if offset not in {0, state.entries}:
-        raise _reject(
-            EvidenceReason.IMA_OFFSET, f"the list starts at entry {offset}; entry 0 or {state.entries} was expected"
-        )
-    whole = offset == 0
-    if not whole and bank not in state.pcrs:
-        raise _reject(EvidenceReason.IMA_OFFSET, f"nothing is known of bank {bank} yet; send the list from entry 0")
-    # 2. Active
-    if not offset + len(entries):
-        raise _reject(EvidenceReason.IMA_EMPTY, "no entry was measured: IMA is not active")
-    reset = bytes(_size(bank))
-    if pcr10 == reset:
-        raise _reject(EvidenceReason.IMA_EMPTY, "PCR 10 still has its reset value: IMA does not extend this TPM")
+    # 1, 2. Start, and active
+    _check_start(state, len(entries), bank, pcr10, offset)
     # 3. History
-    if whole and state.entries:
+    if offset == 0 and state.entries:
         _check_history(state, entries, bank=bank, pcr10=pcr10, padded_sha1=padded_sha1)
     # 4, 5. Fields and quoted value, going on from what step 3 has replayed
     known = state.entries - offset if bank in state.pcrs else 0
-    start = state.pcrs.get(bank, reset)
+    start = state.pcrs.get(bank, bytes(_size(bank)))
     matched, value = extend(start, entries, bank, skip=known, target=pcr10, padded_sha1=padded_sha1)
     if value != pcr10:
         raise _reject(
             EvidenceReason.IMA_REPLAY_MISMATCH,
             f"{len(entries)} entries from entry {offset} on give {bank}:{value.hex()}, PCR 10 is {pcr10.hex()}",
         )
-    total = offset + matched
-    if total < state.entries:
-        raise _reject(EvidenceReason.IMA_SHRUNK, f"PCR 10 covers {total} entries, it covered {state.entries} before")
     pending = len(entries) - matched
     if pending and not allow_pending:
         raise _reject(EvidenceReason.IMA_UNVERIFIED_TAIL, f"{pending} entries at the end are not covered by the quote")
     # 6. Progress
+    total = offset + matched
+    _check_progress(state, total)
+    verified = VerifiedImaEntries(offset, entries if not pending else entries[:matched])
+    return ImaReplayResult(ImaState(total, {bank: pcr10}, pending), matched, pending, verified)
+
+
+def _check_start(state: ImaState, count: int, bank: str, pcr10: bytes, offset: int) -> None:
+    if bank not in HASHERS or len(pcr10) != _size(bank):
+        raise ValueError(f"{len(pcr10)} bytes are no value of a PCR in bank {bank}")
+    # 1. Start
+    if offset not in {0, state.entries}:
+        raise _reject(EvidenceReason.IMA_OFFSET, f"the list starts at entry {offset}, not at 0 or {state.entries}")
+    if offset and bank not in state.pcrs:
+        raise _reject(EvidenceReason.IMA_OFFSET, f"nothing is known of bank {bank} yet; send the list from entry 0")
+    # 2. Active
+    if not offset + count:
+        raise _reject(EvidenceReason.IMA_EMPTY, "no entry was measured: IMA is not active")
+    if not any(pcr10):
+        raise _reject(EvidenceReason.IMA_EMPTY, "PCR 10 still has its reset value: IMA does not extend this TPM")
+
+
+def _check_progress(state: ImaState, total: int) -> None:
+    if total < state.entries:
+        raise _reject(EvidenceReason.IMA_SHRUNK, f"PCR 10 covers {total} entries, it covered {state.entries} before")
     if total < state.entries + state.pending:
         raise _reject(
             EvidenceReason.IMA_NO_PROGRESS,
             f"{state.pending} entries were pending after entry {state.entries}, and PCR 10 still covers only {total}",
         )
-    verified = VerifiedImaEntries(offset, entries if not pending else entries[:matched])
-    return ImaReplayResult(ImaState(total, {bank: pcr10}, pending), matched, pending, verified)
 
 
 def _check_history(state: ImaState, entries: ImaEntries, *, bank: str, pcr10: bytes, padded_sha1: bool) -> None:

@@ -106,13 +106,18 @@ class Progress:
     ima: ImaState = field(default_factory=ImaState.initial)
 
     def encode(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {"clock": self.clock.to_dict() if self.clock else None, "ima": self.ima.to_dict()}
+        """As canonical JSON values. The TPM's numbers have 64 bits, more than JSON's, so they are decimal text."""
+        clock = None
+        if self.clock is not None:
+            clock = {name: str(number) for name, number in self.clock.to_dict().items()}
+        return {"clock": clock, "ima": self.ima.to_dict()}
 
     @classmethod
     def decode(cls, value: Mapping[str, Any]) -> "Progress":
         """The inverse of ``encode``."""
-        clock = Clock.from_dict(value["clock"]) if value["clock"] else None
+        clock = None
+        if value["clock"] is not None:
+            clock = Clock.from_dict({name: int(number) for name, number in value["clock"].items()})
         return cls(clock, ImaState.from_dict(value["ima"]))
 
 

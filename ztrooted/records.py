@@ -89,7 +89,10 @@ class Record:
 
 
 def parse_record(data: bytes) -> Record:
-    """Read a record strictly. ProofError ``lineage.record_malformed`` for anything else than what ``encode`` writes."""
+    """Read a record strictly: ProofError for anything else than what ``encode`` writes.
+
+    ``canonical.malformed`` where the bytes are not canonical JSON, ``lineage.record_malformed`` where they are no record.
+    """
 
     def refuse(detail: str) -> ProofError:
         return ProofError(GateReason.LINEAGE_RECORD_MALFORMED, detail)
@@ -101,7 +104,7 @@ def parse_record(data: bytes) -> Record:
         raise refuse("a record has exactly the members v, type, at, authorization, prev and body")
     if value["v"] != VERSION or isinstance(value["v"], bool):
         raise refuse(f"record version {value['v']!r} is not {VERSION}")
-    if value["type"] not in TYPES:
+    if not isinstance(value["type"], str) or value["type"] not in TYPES:
         raise refuse(f"there is no record type {value['type']!r}")
     if type(value["at"]) is not int or value["at"] < 0:
         raise refuse("'at' is not a time in milliseconds")
@@ -127,6 +130,7 @@ def _parse_link(value: object, refuse: Any) -> Link | None:
         leaf = bytes.fromhex(value["leaf"])
     except (TypeError, ValueError):
         raise refuse("the leaf of 'prev' is not hexadecimal") from None
-    if len(leaf) != 32 or value["index"] < 0:
+    # fromhex() also reads upper case and spaces; only one form of a record may exist.
+    if leaf.hex() != value["leaf"] or len(leaf) != 32 or value["index"] < 0:
         raise refuse("'prev' does not name an index and a leaf")
     return Link(value["index"], leaf)

@@ -1,7 +1,5 @@
 """Attacks on endorsement keys and their certificates: rows A1 to A18."""
 
-# ruff: noqa: N802 -- the rows of the catalogue have capital letters
-
 import itertools
 import socket
 import time

@@ -1,4 +1,4 @@
-"""Our own reader, on its own: most faults here are put into a certificate that needs a quirk, which no second parser sees."""
+"""Our own reader, on its own: most faults are put into a certificate with a quirk, which no second parser sees."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +84,7 @@ BODIES: dict[str, Edit] = {
     "attribute without value": _set(5, encode(0x30, encode(0x31, encode(0x30, b"\x06\x01\x2a")))),
     "attribute that is not UTF-8": _set(5, encode(0x30, encode(0x31, encode(0x30, b"\x06\x01\x2a\x0c\x01\xff")))),
     "no extensions": lambda fields: fields[:-1],
+    "three fields": lambda fields: fields[:3],
     "empty extensions": _extensions(lambda _: b"\x30\x00"),
     "bytes after the extensions": _extensions(lambda listed: listed + b"\x05\x00"),
     "33 extensions": _extensions(
@@ -278,7 +279,11 @@ def test_absent_constraints_are_no_criticality_quirk() -> None:
         parse_ek_certificate(leaf, quirks=ALL)
 
 
-@pytest.mark.parametrize("attributes", ["3000", "300430020500", "300d300b0605678105021031020500"], ids=str)
+@pytest.mark.parametrize(
+    "attributes",
+    ["3000", "300430020500", "300d300b0605678105021031020500", "300f300d06056781050210310430020200"],
+    ids=str,
+)
 def test_directory_attributes_that_say_nothing_or_nonsense(attributes: str) -> None:
     """An empty list is harmless; an attribute or a specification of another shape is malformed."""
     raw = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.9"), bytes.fromhex(attributes))

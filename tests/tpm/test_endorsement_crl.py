@@ -3,7 +3,18 @@ from datetime import UTC, datetime
 import pytest
 from cryptography import x509
 
-from tests.support.endorsement import NOW, UNKNOWN, Extensions, authority, crl, ek_certificate, key_usage, vendor
+from tests.support.endorsement import (
+    NOW,
+    UNKNOWN,
+    Extensions,
+    authority,
+    crl,
+    ek_certificate,
+    key_usage,
+    resign,
+    swap,
+    vendor,
+)
 from tpm.endorsement_certificate import parse_certificate
 from tpm.endorsement_crl import MAX_CRL_BYTES, check_revocation, parse_crl
 from tpm.errors import EvidenceError
@@ -113,3 +124,11 @@ def test_freshness_includes_both_ends() -> None:
     assert parsed.is_fresh(period[0])
     assert parsed.is_fresh(period[1])
     assert not parsed.is_fresh(datetime(2026, 6, 20, 0, 0, 1, tzinfo=UTC))
+
+
+def test_list_of_version_1_or_with_two_algorithms_or_an_unknown_field_is_refused() -> None:
+    good = crl(vendor().issuer)
+    inner, other = bytes.fromhex("2a8648ce3d040302"), bytes.fromhex("2a8648ce3d040303")
+    for edit in (lambda body: body[3:], swap(inner, other), lambda body: body + b"\x05\x00"):
+        with pytest.raises(EvidenceError, match=r"ek\.crl_invalid"):
+            parse_crl(resign(good, vendor().issuer, edit))

@@ -18,7 +18,7 @@ from tests.support.endorsement import (
 )
 from tpm.endorsement import EkPolicy, EkRoots, verify_ek_certificate
 from tpm.endorsement_certificate import parse_certificate
-from tpm.endorsement_der import encode
+from tpm.endorsement_der import Element, encode, read_children
 from tpm.endorsement_google import parse_instance_identity
 from tpm.endorsement_quirks import ENCODING_QUIRKS, EkQuirk
 from tpm.errors import EvidenceError
@@ -50,10 +50,11 @@ def _explicit_default(der: bytes, issuer: Authority) -> bytes:
     longer = bytes.fromhex("30130603551d25010100" + wanted.hex()[14:])
 
     def edit(body: bytes) -> bytes:
-        at = body.index(b"\xa3\x81")
-        content = body[at + 6 :] if body[at + 3 : at + 5] == b"\x30\x81" else body[at + 5 :]
-        assert wanted in content
-        return body[:at] + encode(0xA3, encode(0x30, content.replace(wanted, longer)))
+        field = read_children(body, Element(0x30, 0, 0, len(body)))[-1]
+        listed = read_children(body, field)[0]
+        content = body[listed.content : listed.end]
+        assert content.count(wanted) == 1
+        return body[: field.start] + encode(0xA3, encode(0x30, content.replace(wanted, longer)))
 
     return resign(der, issuer, edit)
 

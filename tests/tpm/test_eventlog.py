@@ -508,3 +508,39 @@ def test_a_log_without_events_has_no_replay_in_a_bank_it_does_not_have() -> None
     assert log.replay("sha256") == {}
     with pytest.raises(RejectedError, match=r"log\.bank_missing"):
         log.replay("sha384")
+
+
+@pytest.mark.parametrize("version", [b"00", b"02"])
+def test_a_log_of_tpm_1_2_is_of_the_sha1_form(version: bytes) -> None:
+    log = Log()
+    log.insert(0, event(0, NO_ACTION, b"Spec ID Event" + version + b"\x00" + bytes(8)))
+    parsed = parse_event_log(log.data(legacy=True))
+    assert parsed.format == "sha1"
+    assert len(parsed.events) == len(log.records)
+
+
+def test_a_log_of_an_unknown_version_is_refused() -> None:
+    log = Log()
+    log.insert(0, event(0, NO_ACTION, b"Spec ID Event04\x00" + bytes(24)))
+    with pytest.raises(MalformedError, match=r"log\.malformed"):
+        parse_event_log(log.data(legacy=True))
+
+
+def test_a_sha1_log_may_begin_with_any_informational_event() -> None:
+    log = Log()
+    log.insert(0, event(0, NO_ACTION, b"StartupLocality\x00\x00"))
+    assert parse_event_log(log.data(legacy=True)).format == "sha1"
+
+
+def test_only_measured_events_are_appended() -> None:
+    base, extra = (
+        Log(),
+        Log(records=[event(0, NO_ACTION, b"SP800-155 Event3"), event(11, IPL, b"x"), event(12, IPL, b"y")]),
+    )
+    both = append_events(parse_event_log(base.data()), parse_event_log(extra.data()))
+    assert [item.pcr for item in both.events[len(base.records) + 1 :]] == [11, 12]
+
+
+def test_the_smallest_record_at_the_end_is_read() -> None:
+    log = Log(records=[event(8, IPL, b"")])
+    assert parse_event_log(log.data()).events[-1].data == b""

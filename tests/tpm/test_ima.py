@@ -151,6 +151,8 @@ def test_one_line_is_one_entry() -> None:
         (b" " + line(), "PCR"),
         (line().replace(b" ", b"  "), "0 bytes"),
         (line(b"01" * 19), "19 bytes"),
+        (line(b""), "0 bytes"),
+        (line() + line(b""), "0 bytes"),
         (line(b"01" * 19 + b"0"), "hexadecimal"),
         (line(b"01" * 19 + b"0g"), "hexadecimal"),
         (line(b"AB" * 20), "upper-case"),
@@ -225,6 +227,22 @@ def test_the_binary_builder_of_these_tests_is_right() -> None:
 )
 def test_malformed_bytes_are_refused(data: bytes) -> None:
     refused(data, EvidenceReason.IMA_MALFORMED, format="binary")
+
+
+def test_a_field_that_overruns_is_named() -> None:
+    data = binary(pack("<I", 5000) + DIGEST[4:] + NAME)
+    assert "a field of 5000 bytes" in refused(data, EvidenceReason.IMA_MALFORMED)
+
+
+def test_the_digest_of_an_appended_signature_is_checked_like_the_other() -> None:
+    signature = pack("<I", 0)
+    for inner, reason in ((b"\xab" * 31, EvidenceReason.IMA_DIGEST_ALG), (b"\xab" * 32, None)):
+        field = b"sha256:\0" + inner
+        data = binary(DIGEST + NAME + signature + pack("<I", len(field)) + field + signature, b"ima-modsig")
+        if reason:
+            refused(data, reason)
+        else:
+            assert parse_ima_list(data).entries[0].modsig_digest == "sha256:" + "ab" * 32
 
 
 @pytest.mark.parametrize("name", [b"ima-foo", b"evm-sig", b"d-ng|n-ng", b"IMA-NG", b"not-ima", b"ima-ng2"])

@@ -54,7 +54,8 @@ def test_all_failures_can_be_collected() -> None:
         (4, EvidenceReason.IMA_VIOLATION, "/var/log/x"),
     ]
     assert (appraisal.entries, appraisal.listed) == (5, 2)
-    assert len(collect_ima_findings(machine.verified(), rules, limit=2).findings) == 2
+    limited = collect_ima_findings(machine.verified(), rules, limit=2)
+    assert (len(limited.findings), limited.entries, limited.listed) == (2, 4, 2)
     assert collect_ima_findings(Machine().verified(), rules).findings == ()
 
 
@@ -228,11 +229,12 @@ def test_the_first_entry_is_a_measured_boot_aggregate() -> None:
     missing.pcr10 = {bank: bytes(len(value)) for bank, value in missing.pcr10.items()}
     missing.measure("/bin/a")
     refused(EvidenceReason.IMA_BOOT_AGGREGATE, missing)
-    for options in ({"template": "ima-buf"}, {"violation": True}):
+    for options in ({"template": "ima-buf"}, {"violation": True}, {"path": "/bin/boot_aggregate"}):
         machine = booted(aggregate("sha256", 9))
         machine.entries.clear()
         machine.pcr10 = {bank: bytes(len(value)) for bank, value in machine.pcr10.items()}
-        machine.append(ima_entry("boot_aggregate", aggregate("sha256", 9), **options))  # type: ignore[arg-type]
+        given: dict[str, Any] = {"path": "boot_aggregate", **options}
+        machine.append(ima_entry(file_digest=aggregate("sha256", 9), **given))
         refused(EvidenceReason.IMA_BOOT_AGGREGATE, machine, pcrs=PCRS, allow_violations=True)
     refused(EvidenceReason.IMA_TEMPLATE_UNKNOWN, Machine("ima-sig"), templates=frozenset({"ima-ng"}))
 

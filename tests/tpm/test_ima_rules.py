@@ -124,6 +124,8 @@ def test_no_patterns_cover_nothing() -> None:
         "*",
         "var/log/**",
         "/var/**",
+        "/etc/**",
+        "/srv/*",
         "/v*/log/x",
         "/var/log*",
         "/var/lib/**",
@@ -156,6 +158,11 @@ def test_patterns_that_cover_too_much_are_refused(pattern: str) -> None:
     with pytest.raises(RejectedError) as caught:
         PathPatterns.of([pattern])
     assert caught.value.reason is EvidenceReason.IMA_EXCLUDE_TOO_BROAD
+
+
+def test_a_relative_pattern_is_told_what_is_wrong() -> None:
+    with pytest.raises(RejectedError, match="not an absolute path"):
+        PathPatterns.of(["var/log/x"])
 
 
 def test_patterns_have_a_largest_number() -> None:

@@ -1,10 +1,8 @@
 """Entry point of ``ztrooted``: its own commands, and those that installed rooms add (the gateway's)."""
 
-import signal
 import sys
 from importlib.metadata import entry_points
 
-import click
 import typer
 
 from tpm.errors import TpmError
@@ -35,12 +33,7 @@ def main() -> None:
     for command in entry_points(group="ztrooted.commands"):
         app.add_typer(command.load(), name=command.name)
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app()
     except (GateError, TpmError) as error:
-        fail(error, json="--json" in sys.argv)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(128 + signal.SIGINT)
-    sys.exit(code if isinstance(code, int) else 0)
+        ours = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv  # the rest is a job's command line
+        fail(error, json="--json" in ours)

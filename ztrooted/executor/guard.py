@@ -44,7 +44,8 @@ class Guard:
         self._weak = enforcement == kernel.PROCESS_GROUP
         self._lease_until = plan.lease_until
         self._kill_at: int | None = None  # the end of the grace of an interrupt
-        self._reason = ""  # why it is being killed; empty as long as it is not
+        self._killed = False
+        self._reason = ""  # why it is being ended
         self._ended: tuple[str, int] | None = None  # what pid one said of the job's end
         self._failed: object = None
         self._poll = select.poll()
@@ -130,8 +131,9 @@ class Guard:
                 self._failed = json.loads(rest)
             elif word in {"exited", "signaled"}:
                 self._ended = (word, int(rest))
+                self._kill(wire.EXITED)  # pid one is about to end by itself; nothing shall depend on it
             elif word == "expired":
-                self._reason = self._reason or rest
+                self._kill(rest if self._kill_at is None else wire.INTERRUPTED)
         if self._reports.eof:
             with suppress(KeyError):
                 self._poll.unregister(self._reports.fd)
@@ -145,20 +147,22 @@ class Guard:
 
     def _keep_deadlines(self) -> None:
         until, reason = self._nearest()
-        if self._ended is None and wire.now_ns() >= until:
+        if wire.now_ns() >= until:
             self._kill(reason)
 
     def _wait_ms(self) -> int:
-        if self._reason:
+        if self._killed:
             return TICK_MS  # the kill is ordered: nothing left to be in time for, only its completion to wait for
         left = (self._nearest()[0] - wire.now_ns()) // 1_000_000 + 1
         return max(0, min(TICK_MS, left))
 
     def _kill(self, reason: str) -> None:
-        """SIGKILL pid one; the number is safe to use, as only this process can reap it and has not."""
-        if not self._reason:
+        """SIGKILL pid one; the first reason stays. Its number is safe to use: only this process can reap it."""
+        if not self._killed:
+            self._killed = True
             self._reason = reason
-            os.kill(self._init, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has been reaped: this is its last word, heard afterwards
+                os.kill(self._init, signal.SIGKILL)
 
     def _finish(self) -> None:
         """Pid one is dead, and with it its namespace: say how the job ended."""
@@ -191,30 +195,28 @@ class Guard:
 def main(arguments: list[str]) -> int:
     """``guard AGENT_PID CONTROL_FD STATUS_FD PLAN_FD``, or ``guard probe`` to say what the kernel grants.
 
-    1. tie this process to the agent  2. read the plan  3. make the namespace, or refuse  4. start pid one  5. watch
+    1. read the plan  2. make the namespace, or refuse  3. tie this process to the agent, or refuse  4. start pid one
+    5. watch
     """
     if arguments == ["probe"]:
         return _probe()
     agent, control_fd, status_fd, plan_fd = (int(text) for text in arguments)
-    kernel.die_with_parent()  # 1
-    if os.getppid() != agent:
-        return NOT_MY_AGENT
     kernel.name_process("ztrooted-guard")
-    plan = _read_plan(plan_fd)  # 2
+    plan = _read_plan(plan_fd)  # 1
     for fd in (control_fd, status_fd, *plan.stdio):
         os.set_inheritable(fd, False)
     try:
-        enforcement = kernel.new_pid_namespace()  # 3
+        enforcement = kernel.new_pid_namespace()  # 2
     except OSError as error:
         if not plan.allow_weak:
             wire.write_line(status_fd, json.dumps({"event": "refused", "detail": str(error)}))
             return REFUSED
         enforcement = kernel.PROCESS_GROUP
         kernel.adopt_orphans()
-    kernel.die_with_parent()  # again: the kernel forgets it where a process gains capabilities, prctl(2)
+    kernel.die_with_parent()  # 3; not before 2: the kernel forgets it where a process changes its credentials, prctl(2)
     if os.getppid() != agent:
         return NOT_MY_AGENT
-    kernel.close_memory()
+    kernel.close_memory()  # for pid one as well, which inherits it
     guard = Guard(plan, Lines(control_fd), status_fd, enforcement)
     if guard.fork():  # 4
         guard.watch()  # 5

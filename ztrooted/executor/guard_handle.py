@@ -17,8 +17,10 @@ from ztrooted.executor.job_spec import SupervisorError, malformed, start_failure
 REPORT_S = 1.0  # how long a guard may take to say how a dead job died before the agent concludes it alone
 
 _ROOT = str(Path(__file__).parent.parent.parent)
+# Ends by _exit: an interpreter that tidies up first keeps whoever waits for the guard waiting for milliseconds.
 _BOOT = (
-    f"import sys; sys.path.append({_ROOT!r}); from ztrooted.executor import guard; sys.exit(guard.main(sys.argv[1:]))"
+    f"import os, sys; sys.path.append({_ROOT!r}); from ztrooted.executor import guard; "
+    "status = guard.main(sys.argv[1:]); sys.stdout.flush(); os._exit(status)"
 )
 # Isolated, without site-packages and environment: what the guard does not load can neither fail nor leak.
 GUARD = (sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT)

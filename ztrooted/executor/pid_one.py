@@ -47,7 +47,6 @@ class PidOne:
         else:
             kernel.die_with_parent()  # 1; a guard that died before this is seen as the end of the orders
         proc = "host-proc" if self._weak or not kernel.mount_own_proc() else "proc"  # 2
-        kernel.close_memory()
         wakeup, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
