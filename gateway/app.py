@@ -122,9 +122,13 @@ class Gateway:
             now_ms = self.clock.now_ms()
             if now_ms // 1000 < self.signer.epoch.not_before + self.config.issuing_key_life_s:
                 continue
-            epoch = await self.signer.new_epoch(now_ms // 1000)
-            record = _introduction(epoch.introduction.statement, epoch.introduction.signature, now_ms)
-            await self.database.write(partial(Transaction.append, record=record))
+            try:
+                epoch = await self.signer.new_epoch(now_ms // 1000)
+                record = _introduction(epoch.introduction.statement, epoch.introduction.signature, now_ms)
+                await self.database.write(partial(Transaction.append, record=record))
+            except GateError as error:  # the present key goes on until it is worn out, and then readiness ends
+                log.error("no new issuing key", code=error.reason, detail=error.detail, remedy=error.remedy)
+                continue
             self.signer.adopt(epoch)
             await self.channels.broadcast_issuer(epoch.introduction)
 
@@ -149,6 +153,7 @@ class Gateway:
                 (str(GateReason.DATABASE_UNAVAILABLE), not self.database.alive),
                 (str(GateReason.CLOCK_UNTRUSTED), self.clock.jumped()),
                 (str(GateReason.CHECKPOINT_STALE), sealed_ago_s is None or sealed_ago_s > limit_s),
+                (str(GateReason.JWS_KEY_EXPIRED), self.signer.worn_out(self.clock.now_ms() // 1000)),
                 (str(GateReason.SERVICE_NOT_READY), self.tasks.failed or late > SWEEP_LATE_S),
             )
             if failing

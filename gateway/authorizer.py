@@ -24,7 +24,7 @@ from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted import artifact
 from ztrooted.appraisal_policy import AppraisalPolicy
-from ztrooted.clock import Clock
+from ztrooted.clock import WatchedClock
 from ztrooted.errors import GateError
 from ztrooted.evidence import Purpose, live_set_digest
 from ztrooted.lifecycle import State
@@ -76,7 +76,7 @@ class Authorizer:
         self,
         config: GatewayConfig,
         database: Database,
-        clock: Clock,
+        clock: WatchedClock,
         policies: Callable[[], Policies],
         rounds: Rounds,
         signer: Signer,
@@ -90,7 +90,7 @@ class Authorizer:
         self._policies = policies
         self._rounds = rounds
         self._signer = signer
-        self._leases = Leases(config, signer)
+        self._leases = Leases(config, signer, clock)
         self._channels = channels
         self._deadlines = deadlines
         self._session_certificate = session_certificate

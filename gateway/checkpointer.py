@@ -13,6 +13,7 @@ from tpm.public import parse_public
 from ztrooted import merkle
 from ztrooted.checkpoint import Checkpoint, seal_line
 from ztrooted.clock import Clock
+from ztrooted.errors import GateError
 from ztrooted.note import format_note, signature_of
 from ztrooted.note_keys import ecdsa_key
 
@@ -33,9 +34,15 @@ class Checkpointer:
         self.sealed_at = 0.0
 
     async def run(self) -> None:
-        """Seal whatever was appended, at the configured interval, for ever."""
+        """Seal whatever was appended, at the configured interval, for ever.
+
+        A TPM that refuses is asked again; meanwhile the last checkpoint grows old, and readiness ends with it.
+        """
         while True:
-            await self.seal()
+            try:
+                await self.seal()
+            except GateError as error:
+                log.error("not sealed", code=error.reason, detail=error.detail, remedy=error.remedy)
             await asyncio.sleep(self._config.checkpoint_interval_s)
 
     async def seal(self) -> tuple[int, bytes]:

@@ -17,6 +17,7 @@ from gateway.storage.lineage import Appended
 from tpm.public import parse_public
 from ztrooted import artifact
 from ztrooted.artifact import ArtifactClaims
+from ztrooted.clock import WatchedClock
 from ztrooted.errors import GateError
 from ztrooted.jose import thumbprint
 from ztrooted.keys import load_p256
@@ -38,9 +39,10 @@ class Lease:
 class Leases:
     """Issues and renews artifacts."""
 
-    def __init__(self, config: GatewayConfig, signer: Signer) -> None:
+    def __init__(self, config: GatewayConfig, signer: Signer, clock: WatchedClock) -> None:
         self._config = config
         self._signer = signer
+        self._clock = clock
 
     def issue(self, tx: Transaction, authorization: Authorization, done: Round, policies: tuple[str, str]) -> Lease:
         """The first artifact of an authorization whose policy was just evaluated and permitted it."""
@@ -53,6 +55,8 @@ class Leases:
     def _sign(
         self, tx: Transaction, authorization: Authorization, done: Round, policies: tuple[str, str], kind: str
     ) -> Lease:
+        if self._clock.jumped():
+            raise GateError(GateReason.CLOCK_UNTRUSTED, "the gateway's clock was set while it ran; nothing is issued")
         epoch = self._signer.epoch
         current = authorizations.get(tx.connection, authorization.id)
         end_ms = lease_end(current, done)

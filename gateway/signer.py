@@ -166,6 +166,10 @@ class Signer:
             raise GateError(GateReason.SERVICE_NOT_READY, "no issuing key has been introduced yet")
         return self._epochs[-1]
 
+    def worn_out(self, now_s: int) -> bool:
+        """Whether the issuing key's time is over, or there is none: nothing it signed now would be accepted."""
+        return not self._epochs or now_s >= self._epochs[-1].expires
+
     def keys(self) -> dict[str, IssuerKey]:
         """The public keys whose artifacts may still be alive, by ``kid``."""
         return {

@@ -25,7 +25,10 @@ from ztrooted.evidence import sha256
 from ztrooted.reasons import GateReason
 
 FORMAT = "ztrooted-appraisal/1"
+EXIT_BOOT_SERVICES_PCR = 5
+SECURE_BOOT_PCR = 7
 IMA_PCR = 10
+SECURE_BOOT_PCR = 7
 
 PcrIndex = Annotated[int, Field(ge=0, le=23)]
 
@@ -69,6 +72,14 @@ class AppraisalClass(_Strict):
             raise ValueError("PCR 10 changes with every file IMA measures; use [class.….ima] instead of pinning it")
         if (self.ima is not None) != (IMA_PCR in self.pcrs):
             raise ValueError("IMA rules and PCR 10 in 'pcrs' go together: have both, or neither")
+        if self.event_log is not None and SECURE_BOOT_PCR not in self.pcrs and self.event_log.secure_boot:
+            raise ValueError("'event_log.secure_boot' is shown by PCR 7; add it to 'pcrs'")
+        if self.event_log is not None and set(self.pcrs) <= {IMA_PCR}:
+            raise ValueError("'event_log' explains the firmware's PCRs; add those to 'pcrs'")
+        if self.event_log is not None and EXIT_BOOT_SERVICES_PCR not in self.pcrs:
+            raise ValueError("an event log is judged up to ExitBootServices, which PCR 5 proves; add 5 to 'pcrs'")
+        if self.event_log is not None and self.event_log.secure_boot and SECURE_BOOT_PCR not in self.pcrs:
+            raise ValueError("Secure Boot is proved by PCR 7; add 7 to 'pcrs'")
         if not self.pinned and self.ima is None:
             raise ValueError("nothing is required of the evidence, and an empty policy would trust every machine")
         if self.lease_s < self.interval_s + self.response_deadline_s + 1:

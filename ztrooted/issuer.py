@@ -70,7 +70,7 @@ def verify_introduction(data: bytes, signature: bytes, log_key: ec.EllipticCurve
     value = canonical.decode(data)
     try:
         return _read(value, origin)
-    except (KeyError, TypeError, ValueError, ArtifactError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArtifactError) as error:
         raise ProofError(GateReason.LINEAGE_KEY, f"the introduction of an issuing key is malformed: {error}") from error
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from tpm.algorithms import BANKS, DIGEST_SIZE
 from tpm.ima_entry import ImaEntries
 from tpm.ima_rules import AllowList
 from ztrooted import canonical
@@ -18,6 +19,8 @@ from ztrooted.reasons import GateReason
 
 FORMAT = "ztrooted-baseline/1"
 MAXIMUM = 64 << 20  # 100,000 files with one digest each are about 15 MB
+PCRS = 24  # PC Client Platform TPM Profile §4.6: 0 to 23
+_BANK_SIZE = {name: DIGEST_SIZE[alg] for alg, name in BANKS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +67,35 @@ def capture(
 
 
 def parse_baseline(data: bytes) -> Baseline:
-    """Read canonical bytes. PolicyError ``baseline.malformed`` for anything else than what ``encode`` writes."""
+    """Read canonical bytes: PolicyError ``baseline.malformed`` for anything else than what ``encode`` writes.
+
+    ProofError ``canonical.malformed`` where the bytes are not canonical JSON, or over the maximum.
+    """
     value = canonical.decode(data, maximum=MAXIMUM)
     try:
-        return _from_value(value)
+        baseline = _from_value(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PolicyError(GateReason.BASELINE_MALFORMED, f"the baseline can't be used: {error}") from error
+    # "01" and "1" are the same PCR to int(), and so on: only one spelling of a baseline may exist.
+    if baseline.encode() != data:
+        raise PolicyError(GateReason.BASELINE_MALFORMED, "the baseline is spelled in another way than the one we write")
+    return baseline
 
 
 def _from_value(value: Any) -> Baseline:
     if set(value) != {"format", "bank", "pcrs", "ima", "captured_from", "captured_at"} or value["format"] != FORMAT:
         raise ValueError(f"it is not of format {FORMAT}")
+    bank, captured_from, captured_at = value["bank"], value["captured_from"], value["captured_at"]
+    if bank not in _BANK_SIZE or not isinstance(captured_from, str) or type(captured_at) is not int or captured_at < 0:
+        raise ValueError("its bank is unknown, or it does not say where and when it was captured")
     pcrs = {int(index): bytes.fromhex(digest) for index, digest in value["pcrs"].items()}
-    ima = {_unescape(path): frozenset(str(digest) for digest in digests) for path, digests in value["ima"]}
+    if any(not 0 <= index < PCRS or len(digest) != _BANK_SIZE[bank] for index, digest in pcrs.items()):
+        raise ValueError("it names a PCR that doesn't exist, or a value of another length than the bank's")
+    ima = {_unescape(path): frozenset(digests) for path, digests in value["ima"]}
     if not pcrs and not ima:
         raise ValueError("it pins nothing, and an empty baseline would trust everything")
-    return Baseline(value["bank"], pcrs, ima, value["captured_from"], value["captured_at"])
+    AllowList(ima)  # refuses what is no path or no digest, before somebody approves it
+    return Baseline(bank, pcrs, ima, captured_from, captured_at)
 
 
 # A file name is bytes, and canonical JSON is Unicode: everything but printable ASCII is percent-encoded.

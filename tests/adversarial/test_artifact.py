@@ -60,18 +60,18 @@ def test_the_artifact_all_others_are_made_from_is_good() -> None:
 
 
 @pytest.mark.parametrize("alg", ["none", "None", "NONE", "nOnE", "", None, ...])
-def test_L1_no_algorithm_is_refused(alg: Any) -> None:  # noqa: N802
+def test_L1_no_algorithm_is_refused(alg: Any) -> None:
     refused(GateReason.JWS_ALG_NOT_ALLOWED, unsigned(header(alg=alg)))
     refused(GateReason.JWS_ALG_NOT_ALLOWED, token(header(alg=alg)))
 
 
-def test_L1_a_stripped_signature_is_refused() -> None:  # noqa: N802
+def test_L1_a_stripped_signature_is_refused() -> None:
     refused(GateReason.JWS_SIGNATURE, GOOD.rpartition(".")[0] + ".")
     refused(GateReason.JWS_MALFORMED, GOOD.rpartition(".")[0])
 
 
 @pytest.mark.parametrize("encoding", ["pem", "der", "point"])
-def test_L2_an_hmac_keyed_by_our_public_key_is_refused(encoding: str) -> None:  # noqa: N802
+def test_L2_an_hmac_keyed_by_our_public_key_is_refused(encoding: str) -> None:
     public = KEY.public_key()
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
     secret = {
@@ -87,11 +87,11 @@ def test_L2_an_hmac_keyed_by_our_public_key_is_refused(encoding: str) -> None:  
 @pytest.mark.parametrize(
     "alg", ["ES384", "ES512", "ES256K", "RS256", "PS256", "EdDSA", "es256", "ES256 ", ["ES256"], 256, {}]
 )
-def test_L2_every_other_algorithm_is_refused(alg: Any) -> None:  # noqa: N802
+def test_L2_every_other_algorithm_is_refused(alg: Any) -> None:
     refused(GateReason.JWS_ALG_NOT_ALLOWED, token(header(alg=alg)))
 
 
-def test_L2_rs256_by_an_attackers_key_is_refused() -> None:  # noqa: N802
+def test_L2_rs256_by_an_attackers_key_is_refused() -> None:
     attacker = rsa.generate_private_key(65537, 2048)
     signed = unsigned(header(alg="RS256")).rpartition(".")[0]
     value = attacker.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
@@ -99,7 +99,7 @@ def test_L2_rs256_by_an_attackers_key_is_refused() -> None:  # noqa: N802
 
 
 @pytest.mark.parametrize("member", ["jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256", "epk", "cty", "nonce", "url"])
-def test_L3_a_header_that_brings_a_key_is_refused(member: str) -> None:  # noqa: N802
+def test_L3_a_header_that_brings_a_key_is_refused(member: str) -> None:
     attacker = ec.generate_private_key(ec.SECP256R1())
     value = jose.jwk(attacker.public_key()) if member == "jwk" else "https://attacker.test/keys"
     refused(GateReason.JWS_HEADER, token(header(**{member: value}), key=attacker))
@@ -113,24 +113,24 @@ def test_L3_a_header_that_brings_a_key_is_refused(member: str) -> None:  # noqa:
         KID[:-1], "x" * 129, "x" * 8000, "http://attacker.test/", "é",
     ],
 )  # fmt: skip
-def test_L4_a_kid_that_names_no_key_of_ours_is_refused(kid: Any) -> None:  # noqa: N802
+def test_L4_a_kid_that_names_no_key_of_ours_is_refused(kid: Any) -> None:
     refused(GateReason.JWS_KID, token(header(kid=kid)))
 
 
-def test_L4_the_kid_of_another_issuer_key_is_refused() -> None:  # noqa: N802
+def test_L4_the_kid_of_another_issuer_key_is_refused() -> None:
     other = ec.generate_private_key(ec.SECP256R1())
     keys = KEYS | {artifact.thumbprint(other.public_key()): other.public_key()}
     refused(GateReason.JWS_SIGNATURE, token(header(kid=artifact.thumbprint(other.public_key()))), keys=keys)
     refused(GateReason.JWS_SIGNATURE, token(key=other), keys=keys)
 
 
-def test_L4_a_retired_or_future_key_is_refused() -> None:  # noqa: N802
+def test_L4_a_retired_or_future_key_is_refused() -> None:
     for key in (IssuerKey(KEY.public_key(), not_after=NOW - 1), IssuerKey(KEY.public_key(), not_before=NOW + 1)):
         refused(GateReason.JWS_KEY_EXPIRED, GOOD, keys={KID: key})
     assert verify(GOOD, keys={KID: IssuerKey(KEY.public_key(), NOW - 60, NOW)})
 
 
-def test_L4_no_key_at_all_is_refused() -> None:  # noqa: N802
+def test_L4_no_key_at_all_is_refused() -> None:
     refused(GateReason.JWS_KID, GOOD, keys={})
 
 
@@ -146,13 +146,13 @@ def test_L4_no_key_at_all_is_refused() -> None:  # noqa: N802
         ("enc", "A128GCM"),
     ],
 )
-def test_L5_extensions_are_refused(member: str, value: Any) -> None:  # noqa: N802
+def test_L5_extensions_are_refused(member: str, value: Any) -> None:
     refused(GateReason.JWS_HEADER, token(header(**{member: value})))
 
 
 @pytest.mark.parametrize("typ", [..., None, "", "JWT", "jwt", "zt-checkpoint+jwt", artifact.TYP.upper(), [artifact.TYP],
                                  "application/" + artifact.TYP, artifact.TYP + " "])  # fmt: skip
-def test_L6_another_kind_of_token_is_refused(typ: Any) -> None:  # noqa: N802
+def test_L6_another_kind_of_token_is_refused(typ: Any) -> None:
     refused(GateReason.JWS_TYP, token(header(typ=typ)))
 
 
@@ -174,7 +174,7 @@ AMBIGUOUS = [
 
 
 @pytest.mark.parametrize("payload", AMBIGUOUS)
-def test_L7_ambiguous_claims_are_refused(payload: bytes) -> None:  # noqa: N802
+def test_L7_ambiguous_claims_are_refused(payload: bytes) -> None:
     reason = GateReason.JWS_JSON if payload else GateReason.JWS_MALFORMED
     refused(reason, token(payload=payload))
 
@@ -187,7 +187,7 @@ def test_L7_ambiguous_claims_are_refused(payload: bytes) -> None:  # noqa: N802
         text(HEADER)[:-1] + b',"x":NaN}', json.dumps(HEADER).encode("utf-16"), b"[" * 5000, b"\xff",
     ],
 )  # fmt: skip
-def test_L7_ambiguous_headers_are_refused(raw: bytes) -> None:  # noqa: N802
+def test_L7_ambiguous_headers_are_refused(raw: bytes) -> None:
     refused(GateReason.JWS_JSON, token(raw))
 
 
@@ -217,11 +217,11 @@ def second_encodings() -> list[str]:
 
 
 @pytest.mark.parametrize("presented", second_encodings())
-def test_L8_a_second_encoding_of_the_same_artifact_is_refused(presented: str) -> None:  # noqa: N802
+def test_L8_a_second_encoding_of_the_same_artifact_is_refused(presented: str) -> None:
     refused(GateReason.JWS_MALFORMED, presented)
 
 
-def test_L8_every_character_counts() -> None:  # noqa: N802
+def test_L8_every_character_counts() -> None:
     """No single character of an artifact can be another one."""
     for place in range(0, len(GOOD), 3):
         with pytest.raises(ArtifactError):
@@ -250,11 +250,11 @@ def test_L8_every_character_counts() -> None:  # noqa: N802
         ({"iat": NOW + 3600}, NOW, GateReason.JWS_NOT_YET_VALID),
     ],
 )
-def test_L9_an_artifact_outside_its_time_is_refused(times: dict[str, Any], now: int, reason: GateReason) -> None:  # noqa: N802
+def test_L9_an_artifact_outside_its_time_is_refused(times: dict[str, Any], now: int, reason: GateReason) -> None:
     refused(reason, token(payload=claims_dict(**times)), now=now)
 
 
-def test_L9_the_leeway_is_five_seconds_and_no_more() -> None:  # noqa: N802
+def test_L9_the_leeway_is_five_seconds_and_no_more() -> None:
     assert verify(GOOD, now=NOW + 64)
     assert verify(GOOD, now=NOW - 5)
     assert verify(token(payload=claims_dict(exp=NOW + 600)))
@@ -268,40 +268,40 @@ def test_L9_the_leeway_is_five_seconds_and_no_more() -> None:  # noqa: N802
         AUDIENCE + "\n", " " + AUDIENCE, AUDIENCE.replace("e", "\u0435"), "*",
     ],
 )  # fmt: skip
-def test_L10_any_other_audience_is_refused(audience: Any) -> None:  # noqa: N802
+def test_L10_any_other_audience_is_refused(audience: Any) -> None:
     refused(GateReason.JWS_AUDIENCE, token(payload=claims_dict(aud=audience)))
 
 
 @pytest.mark.parametrize(
     "issuer", [..., None, "", [ISSUER], ISSUER[:-1], ISSUER + "/", ISSUER.upper(), "https://other.test"]
 )
-def test_L10_any_other_issuer_is_refused(issuer: Any) -> None:  # noqa: N802
+def test_L10_any_other_issuer_is_refused(issuer: Any) -> None:
     refused(GateReason.JWS_ISSUER, token(payload=claims_dict(iss=issuer)))
 
 
 @pytest.mark.parametrize("executor", ["ex-other", EXECUTOR.upper(), EXECUTOR[:-1], EXECUTOR + "0"])
-def test_L11_the_artifact_of_another_executor_is_refused(executor: str) -> None:  # noqa: N802
+def test_L11_the_artifact_of_another_executor_is_refused(executor: str) -> None:
     refused(GateReason.JWS_EXECUTOR, token(payload=claims_dict(sub=executor)))
     refused(GateReason.JWS_EXECUTOR, GOOD, executor=executor)
 
 
 @pytest.mark.parametrize("job", ["ff" * 32, "ab" * 31 + "ac"])
-def test_L11_the_artifact_of_another_job_is_refused(job: str) -> None:  # noqa: N802
+def test_L11_the_artifact_of_another_job_is_refused(job: str) -> None:
     refused(GateReason.JWS_JOB, token(payload=claims_dict(job=job)))
     refused(GateReason.JWS_JOB, GOOD, job=job)
 
 
 @pytest.mark.parametrize("job", ["*", "", JOB + JOB, "sha256:" + JOB, [JOB], [JOB, "ff" * 32], JOB + ",*"])
-def test_L12_a_wider_job_is_refused(job: Any) -> None:  # noqa: N802
+def test_L12_a_wider_job_is_refused(job: Any) -> None:
     refused(GateReason.JWS_JOB, token(payload=claims_dict(job=job)))
 
 
 @pytest.mark.parametrize("act", [{}, "*", {"workflow": "*"}, {"workflow": "w", "run": "r", "step": ["a", "b"]}])
-def test_L12_a_wider_step_is_refused(act: Any) -> None:  # noqa: N802
+def test_L12_a_wider_step_is_refused(act: Any) -> None:
     refused(GateReason.JWS_SCOPE, token(payload=claims_dict(act=act)))
 
 
-def test_L12_a_renewal_that_widens_is_refused() -> None:  # noqa: N802
+def test_L12_a_renewal_that_widens_is_refused() -> None:
     wider = claims(lim={"max_runtime_s": 3601}, ren={"n": 1, "prev": artifact.token_digest(GOOD)})
     with pytest.raises(ArtifactError) as caught:
         artifact.verify_renewal(claims(), wider, previous_token=GOOD)
@@ -311,11 +311,11 @@ def test_L12_a_renewal_that_widens_is_refused() -> None:  # noqa: N802
 @pytest.mark.parametrize(
     "cnf", [..., None, {}, {"jkt": "x" * 43}, {"jkt": JKT.swapcase()}, {"jkt": [JKT]}, {"x5t#S256": JKT}]
 )
-def test_L14_an_artifact_bound_to_no_or_another_key_is_refused(cnf: Any) -> None:  # noqa: N802
+def test_L14_an_artifact_bound_to_no_or_another_key_is_refused(cnf: Any) -> None:
     refused(GateReason.JWS_BINDING, token(payload=claims_dict(cnf=cnf)))
 
 
-def test_L14_the_holder_of_another_key_is_refused() -> None:  # noqa: N802
+def test_L14_the_holder_of_another_key_is_refused() -> None:
     other = ec.generate_private_key(ec.SECP256R1())
     refused(GateReason.JWS_BINDING, GOOD, jkt=artifact.thumbprint(other.public_key()))
 
@@ -323,7 +323,7 @@ def test_L14_the_holder_of_another_key_is_refused() -> None:  # noqa: N802
 @pytest.mark.parametrize(
     "presented", ["." * 1_000_000, "A" * 1_000_000, "e30." * 250_000, GOOD + "A" * 16384, "é" * 500_000]
 )
-def test_L17_oversized_tokens_cost_nothing(presented: str) -> None:  # noqa: N802
+def test_L17_oversized_tokens_cost_nothing(presented: str) -> None:
     started = time.perf_counter()
     refused(GateReason.JWS_TOO_LARGE, presented)
     assert time.perf_counter() - started < 0.01
@@ -332,18 +332,18 @@ def test_L17_oversized_tokens_cost_nothing(presented: str) -> None:  # noqa: N80
 @pytest.mark.parametrize("value", [bytes(64), b"\xff" * 64, bytes(32) + b"\x01" * 32, b"\x01" * 32 + bytes(32),
                                    b"\x01" * 63,
                                    b"\x01" * 65, b"\x01" * 132, b""])  # fmt: skip
-def test_L8_signatures_out_of_range_are_refused(value: bytes) -> None:  # noqa: N802
+def test_L8_signatures_out_of_range_are_refused(value: bytes) -> None:
     refused(GateReason.JWS_SIGNATURE, f"{GOOD.rpartition('.')[0]}.{b64(value)}")
 
 
-def test_L8_a_padded_signature_is_refused() -> None:  # noqa: N802
+def test_L8_a_padded_signature_is_refused() -> None:
     """r ‖ 0 ‖ s has the same numbers in it, in 65 bytes: a second encoding."""
     signed, _, written = GOOD.rpartition(".")
     value = base64.urlsafe_b64decode(written + "==")
     refused(GateReason.JWS_SIGNATURE, f"{signed}.{b64(value[:32] + bytes(1) + value[32:])}")
 
 
-def test_L8_der_and_tampered_signatures_are_refused() -> None:  # noqa: N802
+def test_L8_der_and_tampered_signatures_are_refused() -> None:
     signed = GOOD.rpartition(".")[0]
     refused(GateReason.JWS_SIGNATURE, f"{signed}.{b64(KEY.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))}")
     first, _, third = GOOD.split(".")

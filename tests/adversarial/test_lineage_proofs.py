@@ -39,7 +39,7 @@ def invalid(call: Any, *args: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 63, 64, 65, 100])
-def test_O7_no_bit_of_an_inclusion_proof_can_change(size: int) -> None:  # noqa: N802
+def test_O7_no_bit_of_an_inclusion_proof_can_change(size: int) -> None:
     root = merkle.root(LEAVES[:size])
     for index in {0, size // 2, size - 1}:
         proof = merkle.inclusion_proof(size, index, read)
@@ -57,7 +57,7 @@ def test_O7_no_bit_of_an_inclusion_proof_can_change(size: int) -> None:  # noqa:
                 )
 
 
-def test_O7_random_proofs_prove_nothing() -> None:  # noqa: N802
+def test_O7_random_proofs_prove_nothing() -> None:
     rng = random.Random(7)  # noqa: S311 -- reproducible
     root = merkle.root(LEAVES)
     for _ in range(500):
@@ -66,7 +66,7 @@ def test_O7_random_proofs_prove_nothing() -> None:  # noqa: N802
         invalid(merkle.verify_consistency, rng.randrange(1, 100), 100, rng.choice(LEAVES), root, made)
 
 
-def test_O7_hashes_of_other_lengths_cannot_move_the_cut_between_two_nodes() -> None:  # noqa: N802
+def test_O7_hashes_of_other_lengths_cannot_move_the_cut_between_two_nodes() -> None:
     """SHA-256(1 ‖ 33 bytes ‖ 31 bytes) is the same as of 32 and 32: only the lengths tell."""
     left, right = LEAVES[:2]
     root = merkle.node_hash(left, right)
@@ -78,14 +78,14 @@ def test_O7_hashes_of_other_lengths_cannot_move_the_cut_between_two_nodes() -> N
     invalid(merkle.verify_inclusion, b"", 0, 2, [left + right], root)
 
 
-def test_O7_a_rewritten_past_is_not_consistent() -> None:  # noqa: N802
+def test_O7_a_rewritten_past_is_not_consistent() -> None:
     changed = [*LEAVES[:40], merkle.leaf_hash(b"rewritten"), *LEAVES[41:]]
     proof = merkle.consistency_proof(50, 100, read)
     invalid(merkle.verify_consistency, 50, 100, merkle.root(LEAVES[:50]), merkle.root(changed), proof)
     invalid(merkle.verify_consistency, 50, 100, merkle.root(changed[:50]), merkle.root(LEAVES), proof)
 
 
-def test_O8_an_inner_node_is_no_leaf() -> None:  # noqa: N802
+def test_O8_an_inner_node_is_no_leaf() -> None:
     root = merkle.root(LEAVES[:4])
     node = merkle.node_hash(LEAVES[0], LEAVES[1])
     sibling = merkle.node_hash(LEAVES[2], LEAVES[3])
@@ -96,7 +96,7 @@ def test_O8_an_inner_node_is_no_leaf() -> None:  # noqa: N802
     assert merkle.leaf_hash(b"\x01" + LEAVES[0] + LEAVES[1]) != node
 
 
-def test_O8_an_odd_last_leaf_is_not_doubled() -> None:  # noqa: N802
+def test_O8_an_odd_last_leaf_is_not_doubled() -> None:
     three = merkle.root(LEAVES[:3])
     assert three != merkle.root([*LEAVES[:3], LEAVES[2]])
     left = merkle.node_hash(LEAVES[0], LEAVES[1])
@@ -106,7 +106,7 @@ def test_O8_an_odd_last_leaf_is_not_doubled() -> None:  # noqa: N802
     invalid(merkle.verify_inclusion, LEAVES[2], 2, 3, [left], doubled)
 
 
-def test_O13_a_witness_counts_once_however_often_it_signs() -> None:  # noqa: N802
+def test_O13_a_witness_counts_once_however_often_it_signs() -> None:
     line = WITNESSES[0].sign(CHECKPOINT.text)
     later = WITNESSES[0].sign(CHECKPOINT.text, time=1_900_000_000)
     keys = [witness.key for witness in WITNESSES]
@@ -115,13 +115,13 @@ def test_O13_a_witness_counts_once_however_often_it_signs() -> None:  # noqa: N8
     assert len(verify(note(line, line, later), witnesses=keys, quorum=1).cosigners) == 1
 
 
-def test_O13_a_witness_under_two_names_counts_once() -> None:  # noqa: N802
+def test_O13_a_witness_under_two_names_counts_once() -> None:
     twin = NoteSigner.of("other.test/witness", SignatureType.ED25519_COSIGNATURE, WITNESSES[0].private)
     data = note(WITNESSES[0].sign(CHECKPOINT.text), twin.sign(CHECKPOINT.text))
     refused(GateReason.CHECKPOINT_QUORUM, verify, data, witnesses=[WITNESSES[0].key, twin.key], quorum=2)
 
 
-def test_O13_the_log_is_not_its_own_witness() -> None:  # noqa: N802
+def test_O13_the_log_is_not_its_own_witness() -> None:
     log = NoteSigner.of(CHECKPOINT.origin, SignatureType.ED25519)
     itself = NoteSigner.of("witness.test", SignatureType.ED25519_COSIGNATURE, log.private)
     data = note(itself.sign(CHECKPOINT.text), log=log)
@@ -145,23 +145,23 @@ RECORD = {"at": 1, "body": {"note": "caf\u00e9"}, "type": "gateway.started"}
         b"\xef\xbb\xbf" + canonical.encode(RECORD),
     ],
 )
-def test_O14_a_second_encoding_of_a_record_is_refused(data: bytes) -> None:  # noqa: N802
+def test_O14_a_second_encoding_of_a_record_is_refused(data: bytes) -> None:
     refused(GateReason.CANONICAL_MALFORMED, canonical.decode, data)
 
 
-def test_O14_strings_that_look_alike_are_different_records() -> None:  # noqa: N802
+def test_O14_strings_that_look_alike_are_different_records() -> None:
     other = json.loads(unicodedata.normalize("NFD", json.dumps(RECORD, ensure_ascii=False)))
     assert canonical.decode(canonical.encode(other)) == other
     assert canonical.encode(other) != canonical.encode(RECORD)
 
 
 @pytest.mark.parametrize("value", [1.5, 1.0, float("nan"), 2**53])
-def test_O14_numbers_with_more_than_one_form_are_never_written(value: float) -> None:  # noqa: N802
+def test_O14_numbers_with_more_than_one_form_are_never_written(value: float) -> None:
     refused(GateReason.CANONICAL_MALFORMED, canonical.encode, {"at": value})
 
 
 @pytest.mark.parametrize("origin", ["other.test/lineage", "log.test/lineage/", "LOG.test/lineage", "log.test"])
-def test_O19_a_checkpoint_of_another_log_is_refused(origin: str) -> None:  # noqa: N802
+def test_O19_a_checkpoint_of_another_log_is_refused(origin: str) -> None:
     """Also when the same key signed it, under either name."""
     other = replace(CHECKPOINT, origin=origin)
     signer = NoteSigner.of(origin, SignatureType.ECDSA, LOG.private)
@@ -170,7 +170,7 @@ def test_O19_a_checkpoint_of_another_log_is_refused(origin: str) -> None:  # noq
     refused(GateReason.CHECKPOINT_ORIGIN, verify, note(checkpoint=other), log_key=signer.key)
 
 
-def test_O19_a_seal_of_another_log_is_not_this_ones() -> None:  # noqa: N802
+def test_O19_a_seal_of_another_log_is_not_this_ones() -> None:
     other = Checkpoint("other.test/lineage", CHECKPOINT.size, hashlib.sha256(b"other").digest())
     moved = replace(seal(other), name=CHECKPOINT.origin)
     assert verify(note(moved)).sealed is False

@@ -199,7 +199,7 @@ class Campaign:
         """Keep one input, the shortest, of each kind of failure."""
         if same in self.failures:
             for number, known in enumerate(self.result.findings):
-                if known.detail.split(" at ")[-1] == detail.split(" at ")[-1] and len(data) < len(known.data):
+                if known.detail.split(" at ")[-1] == detail.rsplit(" at ", maxsplit=1)[-1] and len(data) < len(known.data):
                     self.result.findings[number] = Finding(kind, detail, data)
             return
         self.failures.add(same)

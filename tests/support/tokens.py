@@ -16,10 +16,10 @@ ISSUER = "https://gateway.test"
 AUDIENCE = "ztrooted-executors"
 EXECUTOR = "ex-0123456789abcdef"
 JOB = "ab" * 32
-KEY = ec.generate_private_key(ec.SECP256R1())
+KEY = ec.derive_private_key(0x1001, ec.SECP256R1())  # fixed, so that test ids are the same in every process
 KID = artifact.thumbprint(KEY.public_key())
 KEYS = {KID: KEY.public_key()}
-SESSION_KEY = ec.generate_private_key(ec.SECP256R1())
+SESSION_KEY = ec.derive_private_key(0x1002, ec.SECP256R1())
 JKT = artifact.thumbprint(SESSION_KEY.public_key())
 HEADER: dict[str, Any] = {"alg": "ES256", "kid": KID, "typ": artifact.TYP}
 

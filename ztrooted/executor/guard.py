@@ -75,7 +75,7 @@ class Guard:
         while not dead:
             dead = any(fd == pidfd for fd, _ in self._poll.poll(self._wait_ms()))
             self._obey()  # before the death is looked at: an order may be its cause
-            self._hear()
+            self._hear()  # to its last word, if it is dead
             self._keep_deadlines()
         self._finish()
 
@@ -131,19 +131,21 @@ class Guard:
                 self._failed = json.loads(rest)
             elif word in {"exited", "signaled"}:
                 self._ended = (word, int(rest))
-                self._kill(wire.EXITED)  # pid one is about to end by itself; nothing shall depend on it
+                self._kill(self._cause(wire.EXITED))  # pid one is about to end by itself; nothing shall depend on it
             elif word == "expired":
-                self._kill(rest if self._kill_at is None else wire.INTERRUPTED)
+                self._kill(self._cause(rest))
         if self._reports.eof:
             with suppress(KeyError):
                 self._poll.unregister(self._reports.fd)
 
+    def _cause(self, reason: str) -> str:
+        """``reason``, unless an interrupt came first: what happens in its grace happens because of it."""
+        return reason if self._kill_at is None else wire.INTERRUPTED
+
     def _nearest(self) -> tuple[int, str]:
-        """The deadline that comes first, and the reason it would give; a grace once begun names the reason."""
-        nearest = min((self._lease_until, wire.LEASE_EXPIRED), (self._plan.run_until, wire.MAX_RUNTIME))
-        if self._kill_at is not None:
-            return min(self._kill_at, nearest[0]), wire.INTERRUPTED
-        return nearest
+        """The deadline that comes first, and the reason it gives."""
+        until, reason = min((self._lease_until, wire.LEASE_EXPIRED), (self._plan.run_until, wire.MAX_RUNTIME))
+        return until if self._kill_at is None else min(self._kill_at, until), self._cause(reason)
 
     def _keep_deadlines(self) -> None:
         until, reason = self._nearest()
@@ -161,29 +163,24 @@ class Guard:
         if not self._killed:
             self._killed = True
             self._reason = reason
-            with suppress(ProcessLookupError):  # it has been reaped: this is its last word, heard afterwards
-                os.kill(self._init, signal.SIGKILL)
+            os.kill(self._init, signal.SIGKILL)
 
     def _finish(self) -> None:
         """Pid one is dead, and with it its namespace: say how the job ended."""
         code = os.waitstatus_to_exitcode(os.waitpid(self._init, 0)[1])
         if self._weak:
             kernel.sweep_descendants()
-        self._hear()  # what it said with its last breath
         if self._failed is not None:
             self._tell(event="failed", why=self._failed)
             return
-        if self._kill_at is not None and not self._reason:
-            self._reason = wire.INTERRUPTED  # it obeyed within its grace
-        if not self._reason:
-            self._reason = wire.INIT_KILLED if self._ended is None else wire.EXITED
+        reason = self._reason or wire.INIT_KILLED
         how, number = self._ended or ("signaled", -code if code < 0 else signal.SIGKILL)
         self._tell(
             event="ended",
-            outcome="exited" if self._reason == wire.EXITED else "killed",
+            outcome="exited" if reason == wire.EXITED else "killed",
             exit_status=number if how == "exited" else None,
             signal=number if how == "signaled" else None,
-            reason=self._reason,
+            reason=reason,
             at=time.monotonic_ns(),
         )
 

@@ -103,13 +103,16 @@ def spawn(plan: wire.Plan, stdio: tuple[int, int, int]) -> GuardHandle:
             stack.callback(os.close, fd)
             return fd
 
-        control_read, control_write = os.pipe2(os.O_CLOEXEC)
+        def pipe() -> tuple[int, int]:
+            read, write = os.pipe2(os.O_CLOEXEC)
+            return _above_streams(read), _above_streams(write)
+
+        control_read, control_write = pipe()
         keep(theirs, control_read), keep(ours, control_write)
-        status_read, status_write = os.pipe2(os.O_CLOEXEC)
+        status_read, status_write = pipe()
         keep(ours, status_read), keep(theirs, status_write)
-        # Copies from 3 on: the guard has standard streams of its own, and the launcher must not overwrite one it needs.
         plan.stdio = [keep(theirs, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)) for fd in stdio]
-        plan_fd = keep(theirs, os.memfd_create("plan"))
+        plan_fd = keep(theirs, _above_streams(os.memfd_create("plan")))
         _write_all(plan_fd, plan.to_bytes())
         fds = (control_read, status_write, plan_fd)
         guard = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
@@ -125,6 +128,17 @@ def spawn(plan: wire.Plan, stdio: tuple[int, int, int]) -> GuardHandle:
         handle = GuardHandle(guard, os.pidfd_open(guard.pid), control_write, Status(status_read))
         ours.pop_all()
         return handle
+
+
+def _above_streams(fd: int) -> int:
+    """The same file from 3 on: an agent without standard streams is given 0 to 2, which in the guard are the guard's own,
+    and in the job the job's."""  # fmt: skip
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
 
 
 def _write_all(fd: int, data: bytes) -> None:

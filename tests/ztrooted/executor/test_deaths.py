@@ -22,8 +22,10 @@ from tests.ztrooted.executor.processes import (
     start,
     stubborn,
     until,
+    until_async,
     zombies,
 )
+from ztrooted.executor import supervisor
 
 
 def test_the_agent_is_killed(marked: Marked, agent: Callable[..., Agent]) -> None:
@@ -140,6 +142,18 @@ async def test_the_guard_is_stopped_and_the_job_interrupted(marked: Marked, stre
     assert (end.outcome, end.reason) == ("killed", "drift")
 
 
+async def test_the_guard_is_stopped_and_the_kill_does_not_wait_for_it(
+    marked: Marked, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "REPORT_S", 600.0)
+    running = await stubborn(marked, streams)
+    os.kill(running.guard_pid, signal.SIGSTOP)
+    interrupting = asyncio.create_task(running.interrupt("drift"))
+    await until_async(lambda: not marked.alive(), "the tree is dead")
+    os.kill(running.guard_pid, signal.SIGKILL)
+    assert (await interrupting).reason == "drift"
+
+
 async def test_the_init_is_stopped_and_the_lease_ends(marked: Marked, streams: Streams) -> None:
     running = await stubborn(marked, streams, lease_s=3.0)
     os.kill(running.init_pid, signal.SIGSTOP)
@@ -177,3 +191,12 @@ async def test_a_lease_no_artifact_has_ends_the_job_at_the_guard_too(marked: Mar
     far = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 700 * 1_000_000_000
     running._spawned.send(f"renew {far}")
     assert (await asyncio.wait_for(running.wait(), PATIENCE_S)).reason == "control.malformed"
+
+
+async def test_the_init_is_stopped_and_the_job_ends(marked: Marked, streams: Streams) -> None:
+    """Pid one does not see the end of the job; the lease ends it all nevertheless."""
+    running = await start(marked.job("sleep", "600"), streams, lease_s=3.0)
+    os.kill(running.init_pid, signal.SIGSTOP)
+    for pid in marked.alive():
+        os.kill(pid, signal.SIGKILL)
+    assert (await asyncio.wait_for(running.wait(), PATIENCE_S)).reason == "lease.expired"

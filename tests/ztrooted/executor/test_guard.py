@@ -200,5 +200,32 @@ class TestGuard:
                 assert b"xyzzy" not in Path(f"/proc/{pid}/{name}").read_bytes()
         await running.interrupt("over")
 
-    def test_python_is_the_one_that_runs_this(self) -> None:
-        assert guard_handle.GUARD[0] == sys.executable
+    async def test_the_agents_secrets_and_terminal_are_not_its_business(
+        self, marked: Marked, streams: Streams, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AGENT_TOKEN", "xyzzy")
+        running = await start(marked.job("sleep", "600"), streams)
+        for pid in (running.guard_pid, running.init_pid):
+            assert Path(f"/proc/{pid}/environ").read_bytes() == b""
+            assert os.getsid(pid) == running.guard_pid
+        await running.interrupt("over")
+
+    def test_an_agent_without_standard_streams_can_start_jobs(self, marked: Marked, streams: Streams) -> None:
+        """Its next descriptors are 0 to 2, where guard and job expect something else."""
+        spec = marked.job("sh", "-c", "read line; echo got $line")
+        code = f"""
+import asyncio, os
+from ztrooted.executor.supervisor import JobSpec, Supervisor
+async def main():
+    given, taken = os.pipe()
+    os.write(taken, b"word\\n")
+    out = os.dup(1)
+    for fd in (0, 1, 2):
+        os.close(fd)
+    running = await Supervisor.start({spec!r}, lease_s=60, max_runtime_s=60, stdio=(given, out, out))
+    os.write(out, b"%d" % (await running.wait()).exit_status)
+asyncio.run(main())
+"""
+        root = str(Path(__file__).parents[3])
+        ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True, text=True)
+        assert ended.stdout == "got word\n0"

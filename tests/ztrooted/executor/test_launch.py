@@ -20,6 +20,7 @@ from tests.ztrooted.executor.processes import (
     run,
     start,
 )
+from ztrooted.executor import launch
 from ztrooted.executor.launch import interpreter_line
 from ztrooted.executor.supervisor import JobSpec
 
@@ -168,6 +169,42 @@ launch.execute({str(program)!r}, image, plan)
         empty = hashlib.sha256().hexdigest()
         refused = await refusal(JobSpec(spec.argv, spec.env, "/", {str(path): empty}), streams)
         assert refused.code == "job.file_mismatch"
+
+
+class TestFilesThatMove:
+    """What happens between two steps, made to happen there."""
+
+    def test_a_file_that_changes_while_it_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = tmp_path / "data"
+        data.write_bytes(b"authorized")
+        honest = launch._digest
+
+        def digest(fd: int, *, keep: bool) -> tuple[str, bytes]:
+            found = honest(fd, keep=keep)
+            data.write_bytes(b"something else")
+            return found
+
+        monkeypatch.setattr(launch, "_digest", digest)
+        with pytest.raises(launch.LaunchError, match="changed while it was read"):
+            launch.verify_files({str(data): hashlib.sha256(b"authorized").hexdigest()}, "/bin/true")
+
+    def test_a_listed_program_that_is_replaced_after_it_was_opened(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else it would count as a program that is not listed, and run unchecked."""
+        program, other = tmp_path / "program", tmp_path / "other"
+        program.write_bytes(b"authorized")
+        other.write_bytes(b"something else")
+        honest = launch._identity
+
+        def identity(path: str) -> tuple[int, int]:
+            if other.exists():
+                other.rename(program)
+            return honest(path)
+
+        monkeypatch.setattr(launch, "_identity", identity)
+        with pytest.raises(launch.LaunchError, match="replaced"):
+            launch.verify_files({str(program): hashlib.sha256(b"authorized").hexdigest()}, str(program))
 
 
 class TestInterpreterLine:
