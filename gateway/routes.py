@@ -44,6 +44,7 @@ M = TypeVar("M", bound=Model)
 Handle = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 
 HEARTBEAT_S = 10.0
+CLOSE_S = 1.0  # for the goodbye of a channel; the one that replaces a half-open channel waits for it
 FEED_IDLE_S = 15.0
 
 
@@ -126,7 +127,9 @@ class Api:
         self._gateway.require_ready()
         if caller.session_key is None:
             raise GateError(GateReason.AUTH_CREDENTIAL_MISSING, "this needs an executor's session certificate")
-        socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=limits.EVIDENCE_BODY, compress=False)
+        socket = web.WebSocketResponse(
+            timeout=CLOSE_S, heartbeat=HEARTBEAT_S, max_msg_size=limits.EVIDENCE_BODY, compress=False
+        )
         await socket.prepare(request)
         session = Session(caller.name, caller.session_key, socket, caller.certificate_ends_ms)
         await self._gateway.channels.add(session)

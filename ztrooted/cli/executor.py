@@ -74,12 +74,10 @@ def run(
     config = AgentConfig(gateway, ca, tpm, socket, event_log, ima, allow_weak_enforcement)
 
     async def serve() -> None:
-        task = asyncio.ensure_future(Agent(config, device).run())
+        stop = asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, task.cancel)
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.result()
+            asyncio.get_running_loop().add_signal_handler(name, stop.set)
+        await Agent(config, device).run(stop)
 
     with Device.open(tpm) as device:
         asyncio.run(serve())

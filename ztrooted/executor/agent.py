@@ -45,6 +45,8 @@ from ztrooted.reasons import GateReason
 log = structlog.get_logger()
 
 HEARTBEAT_S = 10.0
+# The gateway refuses this machine's TPM or its keys: asking again gives the same answer.
+HOPELESS = frozenset({"ek", "ak", "credential", "id"})
 BACKOFF_S = (0.2, 10.0)  # first and longest pause before connecting again; each is drawn at random below its bound
 
 
@@ -83,8 +85,11 @@ class Agent:
         async with GatewayClient(self._config.gateway, ca=self._config.ca) as client:
             return await enroll(client, self._collector)
 
-    async def run(self) -> None:
-        """Serve until cancelled. EnvironmentProblem when this machine can't be an executor at all."""
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set; then end every job, tell the gateway, and hang up.
+
+        EnvironmentProblem when this machine can't be an executor at all; GateError when the gateway will never have it.
+        """
         enforcement = enforcement_available()
         if not enforcement.available and not self._config.allow_weak:
             raise EnvironmentProblem(
@@ -92,13 +97,18 @@ class Agent:
                 f"jobs can't be confined on this machine: {enforcement.detail}",
                 enforcement.remedy,
             )
-        control = asyncio.create_task(self._control.serve())
+        serving = {asyncio.create_task(self._stay_connected()), asyncio.create_task(self._control.serve())}
+        stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.gather(self._stay_connected(), control)
-        finally:
-            control.cancel()
-            self._control.close()
+            done, _ = await asyncio.wait({*serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await self._jobs.stop(GateReason.EXECUTION_AGENT_LOST)
+            for task in done:
+                task.result()
+        finally:
+            for task in (*serving, stopping):
+                task.cancel()
+            await asyncio.gather(*serving, stopping, return_exceptions=True)
+            self._control.close()
 
     async def _stay_connected(self) -> None:
         pause = BACKOFF_S[0]
@@ -115,6 +125,8 @@ class Agent:
                 await self._jobs.stop(GateReason.CHANNEL_SUPERSEDED)
                 self._session = None
             except GateError as error:
+                if str(error.reason).partition(".")[0] in HOPELESS:
+                    raise
                 log.warning("not connected", code=error.reason, detail=error.detail, remedy=error.remedy)
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 -- jitter
             pause = min(pause * 2, BACKOFF_S[1])

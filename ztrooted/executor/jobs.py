@@ -7,6 +7,7 @@ renewal is verified like the first, and must continue its predecessor.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -32,6 +33,7 @@ from ztrooted.reasons import GateReason, parse_reason
 log = structlog.get_logger()
 
 ACTIVATION_S = 30.0  # the gateway's own deadline for a start quote is shorter
+REPORT_S = 2.0
 ABANDONED = str(GateReason.EXECUTION_ABANDONED)
 MARGIN_S = 1.0  # the agent gives a lease this much to arrive before it counts as late; the guard gives nothing
 
@@ -58,6 +60,8 @@ class Jobs:
         self._running: dict[str, Running] = {}
         # When each recent challenge was answered, by the monotonic clock: a lease counts from there.
         self._answered: dict[str, float] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def answering(self, challenge: str) -> None:
         """Note that the evidence for a challenge is about to be sent."""
@@ -80,6 +84,7 @@ class Jobs:
             if claims.jti in self._running:
                 raise GateError(GateReason.ARTIFACT_USED, "this artifact is in use on this machine already")
             self._running[claims.jti] = running
+            self._idle.clear()
             end = await self._execute(running, request, stdio, started)
         except GateError as error:
             named = None if running is None else running.claims.jti
@@ -90,6 +95,8 @@ class Jobs:
         finally:
             if running is not None and self._running.get(running.claims.jti) is running:
                 del self._running[running.claims.jti]
+                if not self._running:
+                    self._idle.set()
         return _ended(running.claims.jti, end)
 
     def _verify(self, session: ExecutorSession, request: ExecRequest) -> ArtifactClaims:
@@ -196,12 +203,15 @@ class Jobs:
             running.activated.set_exception(error)
 
     async def stop(self, reason: GateReason) -> None:
-        """End everything."""
+        """End everything, and return when each end was reported or a moment has passed."""
         for running in list(self._running.values()):
             self._fail(running, RefusedMessage(authorization=None, reason=str(reason), detail="the agent stops"))
             if running.supervisor is not None:
                 running.interrupted_at = time.monotonic()
                 await running.supervisor.interrupt(str(reason))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REPORT_S):
+                await self._idle.wait()
 
     async def abandon(self, token: str) -> None:
         """Whoever asked for the job with this artifact is gone: end it."""
