@@ -18,6 +18,7 @@ from gateway.channel import Channels
 from gateway.checkpointer import Checkpointer
 from gateway.config import GatewayConfig, read_file, read_policies
 from gateway.deadlines import Deadlines
+from gateway.endings import Endings
 from gateway.enrollments import Enrollments
 from gateway.middleware import problems
 from gateway.references import References
@@ -32,7 +33,7 @@ from ztrooted import limits
 from ztrooted.clock import Clock, SystemClock, WatchedClock
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.reasons import GateReason
-from ztrooted.records import Record
+from ztrooted.records import Record, parse_record
 
 log = structlog.get_logger()
 
@@ -78,6 +79,7 @@ class Gateway:
             self.references,
             self.signer,
         )
+        self.endings = Endings(self.database, self.clock, self.channels, self.deadlines)
         self.authorizer = Authorizer(
             config,
             self.database,
@@ -87,6 +89,7 @@ class Gateway:
             self.signer,
             self.channels,
             self.deadlines,
+            self.endings,
             self.enrollments.session_certificate,
         )
         self.checkpointer = Checkpointer(config, self.database, self.clock, self.signer)
@@ -98,22 +101,31 @@ class Gateway:
         self._refuse_to_go_back(now_ms)
         epoch = await self.signer.new_epoch(now_ms // 1000)
         policies = self.policies
+        activated = {"appraisal": policies.appraisal.digest, "dispatch": policies.dispatch.digest}
+        unchanged = self._last_activated() == activated
 
         def commit(tx: Transaction) -> None:
             tx.append(Record("gateway.started", now_ms, {"identity": self.signer.identity.encode()}))
             for data in (policies.appraisal.data, policies.dispatch.data):
                 tx.blob(data)
-            body = {"appraisal": policies.appraisal.digest, "dispatch": policies.dispatch.digest}
-            tx.append(Record("policy.activated", now_ms, body))
+            tx.append(Record("policy.activated", now_ms, activated))
             tx.append(_introduction(epoch.introduction.statement, epoch.introduction.signature, now_ms))
 
         await self.database.write(commit)
         self.signer.adopt(epoch)
         await self.checkpointer.seal()
         await self.authorizer.resume()
+        await self.endings.resume(None if unchanged else "the policies changed while the gateway was stopped")
         self.tasks.start(self.deadlines.run())
         self.tasks.start(self.checkpointer.run())
         self.tasks.start(self._epochs())
+
+    def _last_activated(self) -> dict[str, object] | None:
+        """The policies of the run before this one, by digest."""
+        row = self.database.reading.execute(
+            "SELECT bytes FROM records WHERE type = 'policy.activated' ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else parse_record(bytes(row[0])).body
 
     async def _epochs(self) -> None:
         """A new issuing key before the present one is worn out."""
@@ -213,6 +225,8 @@ async def serve(config: GatewayConfig, *, ready: asyncio.Event | None = None) ->
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, gateway.stopping.set)
         await gateway.stopping.wait()
+        # Before the HTTP side, which from now on drops what executors say: their silence would be recorded as theirs.
+        await gateway.channels.close()
         await runner.cleanup()
     finally:
         await gateway.close()

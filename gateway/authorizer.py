@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gateway.channel import Channels, Session
 from gateway.config import GatewayConfig
 from gateway.deadlines import Deadlines
+from gateway.endings import Endings
 from gateway.leases import Lease, Leases
 from gateway.rounds import Round, Rounds
 from gateway.signer import Signer
@@ -31,22 +32,16 @@ from ztrooted.lifecycle import State
 from ztrooted.models import (
     CertificateMessage,
     DispatchRequest,
-    EndedMessage,
     Grant,
     LeaseMessage,
     RefusedMessage,
     StartedMessage,
 )
 from ztrooted.policy import Decision, DispatchPolicy, Request
-from ztrooted.reasons import GateReason, Reason, parse_reason
+from ztrooted.reasons import GateReason, Reason
 from ztrooted.results import tier
 
 log = structlog.get_logger()
-
-# How long after its lease a revoked job without a report counts as killed by its own supervisor.
-FENCED_AFTER_S = 1.0
-# What a supervisor calls an end that it brought about itself.
-_SUPERVISOR_REASONS = {"max_runtime": GateReason.EXECUTION_MAX_RUNTIME}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +77,7 @@ class Authorizer:
         signer: Signer,
         channels: Channels,
         deadlines: Deadlines,
+        endings: Endings,
         session_certificate: Callable[[str, ec.EllipticCurvePublicKey], str],
     ) -> None:
         self._config = config
@@ -93,6 +89,7 @@ class Authorizer:
         self._leases = Leases(config, signer, clock)
         self._channels = channels
         self._deadlines = deadlines
+        self._endings = endings
         self._session_certificate = session_certificate
 
     # --- phases 1 to 3 -------------------------------------------------------------------------------------------
@@ -111,12 +108,12 @@ class Authorizer:
                 lease, decision, revoked = await self._decide(authorization, done)
         except GateError as error:
             raise await self._deny(authorization, error.reason, error.detail) from error
-        await self.announce(revoked)
+        await self._endings.announce(revoked)
         if lease is None:
             reason = done.appraisal.verdict.reason or decision.reason or GateReason.POLICY_DENIED
             detail = done.appraisal.verdict.detail or "the dispatch policy does not permit this dispatch"
             raise Denied(reason, detail, authorization.id)
-        self._watch(lease.authorization)
+        self._endings.watch(lease.authorization)
         expires = lease.authorization.lease_expires or 0
         return Grant(authorization=authorization.id, artifact=lease.token, expires=expires, record=lease.record)
 
@@ -192,9 +189,9 @@ class Authorizer:
             log.warning("activation refused", executor=session.executor, code=error.reason, detail=error.detail)
             await session.send(RefusedMessage(authorization=named, reason=str(error.reason), detail=error.detail))
             return
-        await self.announce(revoked)
+        await self._endings.announce(revoked)
         if lease is not None:
-            self._watch(lease.authorization)
+            self._endings.watch(lease.authorization)
             await session.send(_lease_message(lease))
             self.schedule(session.executor)
 
@@ -264,10 +261,10 @@ class Authorizer:
                     return
                 log.error("round not recorded", executor=executor, code=error.reason, detail=error.detail)
                 leases, revoked = [], []
-        await self.announce(revoked)
+        await self._endings.announce(revoked)
         for lease in leases:
-            self._watch(lease.authorization)
-            await self._tell(executor, _lease_message(lease))
+            self._endings.watch(lease.authorization)
+            await self._channels.tell(executor, _lease_message(lease))
         if self._channels.get(executor) is session:
             if done.trusted:
                 await self._renew_session(session)
@@ -314,77 +311,11 @@ class Authorizer:
 
         return await self._database.write(commit)
 
-    # --- phases 7 and 8 ------------------------------------------------------------------------------------------
-    async def lease_ended(self, authorization: str) -> None:
-        """A lease's deadline passed without renewal: it is over on both sides, whoever is to blame."""
-        now_ms = self._clock.now_ms()
-
-        def commit(tx: Transaction) -> Authorization | None:
-            current = authorizations.get(tx.connection, authorization)
-            if not current.live or (current.lease_expires or 0) > now_ms:
-                return None
-            detail = "no good quote renewed it before its deadline"
-            if current.state is not State.AUTHORIZED:
-                body = {"executor": current.executor, "verdict": None, "due": current.lease_expires}
-                current, _ = authorizations.note(tx, current, "attestation.overdue", now_ms, body)
-            return authorizations.revoke(tx, current, now_ms, GateReason.LEASE_EXPIRED, detail)
-
-        ended = await self._database.write(commit)
-        await self.announce([] if ended is None else [ended])
-
-    async def revoke(self, authorization: str, reason: Reason, detail: str) -> None:
-        """End a live authorization now."""
-        now_ms = self._clock.now_ms()
-        found = authorizations.get(self._database.reading, authorization)
-        ended = await self._database.write(lambda tx: authorizations.revoke(tx, found, now_ms, reason, detail))
-        await self.announce([] if ended is None else [ended])
-
-    async def ended(self, session: Session, message: EndedMessage) -> None:
-        """The executor says how a job ended. A job that ended by our revocation is ``interrupted`` first."""
-        now_ms = self._clock.now_ms()
-        report = message.model_dump(exclude={"type", "authorization"})
-
-        def commit(tx: Transaction) -> None:
-            current = authorizations.get(tx.connection, message.authorization)
-            if current.executor != session.executor:
-                raise GateError(GateReason.ARTIFACT_UNKNOWN, "that authorization belongs to another executor")
-            if current.live and message.outcome != "exited":
-                reason = _reason_of(message)
-                noted = authorizations.revoke(tx, current, now_ms, reason, "its executor ended it")
-                current = noted or current
-            if current.state is State.REVOKED and message.outcome == "killed":
-                current, _ = authorizations.note(tx, current, "execution.interrupted", now_ms, report)
-            authorizations.note(tx, current, "execution.closed", now_ms, report)
-
-        await self._database.write(commit)
-        self._forget(message.authorization)
-
-    async def fenced(self, authorization: str) -> None:
-        """A revoked job of which no report came: its lease is over, so its own supervisor has killed it by now."""
-        now_ms = self._clock.now_ms()
-
-        def commit(tx: Transaction) -> None:
-            current = authorizations.get(tx.connection, authorization)
-            if current.state is not State.REVOKED:
-                return
-            report = {"outcome": "unreported", "reason": str(GateReason.EXECUTION_AGENT_LOST)}
-            if current.activated_at is not None:
-                current, _ = authorizations.note(tx, current, "execution.interrupted", now_ms, report)
-            authorizations.note(tx, current, "execution.closed", now_ms, report)
-
-        await self._database.write(commit)
-        self._forget(authorization)
-
     async def resume(self) -> None:
-        """After a start: deny what was being decided, and put everything unfinished back under its stored deadline."""
+        """After a start: deny what was being decided when the gateway stopped."""
         for authorization in authorizations.undecided(self._database.reading):
             detail = "the gateway stopped while this was being decided"
             await self._deny(authorization, GateReason.SERVICE_STOPPING, detail)
-        for authorization in authorizations.unfinished(self._database.reading):
-            if authorization.live:
-                self._watch(authorization)
-            else:
-                self._watch_fence(authorization)
 
     async def _report(self, session: Session, authorization: str, kind: str, body: dict[str, object]) -> None:
         now_ms = self._clock.now_ms()
@@ -400,37 +331,6 @@ class Authorizer:
     def _activated(self, executor: str) -> list[Authorization]:
         unfinished = authorizations.unfinished(self._database.reading, executor)
         return [one for one in unfinished if one.state in {State.ACTIVATED, State.RUNNING}]
-
-    def _watch(self, authorization: Authorization) -> None:
-        left = ((authorization.lease_expires or 0) - self._clock.now_ms()) / 1000
-        self._deadlines.set(("lease", authorization.id), max(left, 0.0), lambda: self.lease_ended(authorization.id))
-
-    def _watch_fence(self, authorization: Authorization) -> None:
-        left = ((authorization.lease_expires or 0) - self._clock.now_ms()) / 1000 + FENCED_AFTER_S
-        self._deadlines.set(
-            ("lease", authorization.id), max(left, FENCED_AFTER_S), lambda: self.fenced(authorization.id)
-        )
-
-    def _forget(self, authorization: str) -> None:
-        self._deadlines.clear(("lease", authorization))
-
-    async def announce(self, revoked: list[Authorization]) -> None:
-        """Tell executors to stop. The event feed tells everybody else, from the records."""
-        for authorization in revoked:
-            self._watch_fence(authorization)
-            reason = authorization.reason or str(GateReason.ATTESTATION_DRIFT)
-            log.warning("revoked", authorization=authorization.id, executor=authorization.executor, code=reason)
-            refusal = RefusedMessage(authorization=authorization.id, reason=reason, detail="authorization revoked")
-            await self._tell(authorization.executor, refusal)
-
-    async def _tell(self, executor: str, message: RefusedMessage | LeaseMessage) -> None:
-        session = self._channels.get(executor)
-        if session is None:
-            return
-        try:
-            await session.send(message)
-        except GateError as error:
-            log.warning("executor not told", executor=executor, code=error.reason)
 
 
 def _lease_message(lease: Lease) -> LeaseMessage:
@@ -471,13 +371,3 @@ def _decision_body(policies: Policies, request: Request, decision: Decision) -> 
 def _note_denial(tx: Transaction, authorization: Authorization, now_ms: int, reason: Reason, detail: str) -> None:
     body = {"reason": str(reason), "detail": detail}
     authorizations.note(tx, authorization, "authorization.denied", now_ms, body, reason=str(reason))
-
-
-def _reason_of(message: EndedMessage) -> Reason:
-    """The reason an executor gave for ending a job, if it is one of ours."""
-    if message.outcome == "not_started":
-        return GateReason.EXECUTION_START_FAILED
-    try:
-        return _SUPERVISOR_REASONS.get(message.reason) or parse_reason(message.reason)
-    except KeyError:
-        return GateReason.EXECUTION_AGENT_LOST

@@ -12,8 +12,9 @@ from gateway.storage.database import Database
 from ztrooted import merkle
 from ztrooted.bundle import Bundle, ProvenRecord
 from ztrooted.errors import GateError
+from ztrooted.evidence import sha256
 from ztrooted.reasons import GateReason
-from ztrooted.records import parse_record
+from ztrooted.records import Record, parse_record
 
 # Records that a story rests on besides its own, found by what the story's records name.
 CONTEXT = ("gateway.started", "policy.activated", "baseline.approved", "key.introduced")
@@ -36,7 +37,7 @@ class Bundles:
         own = [parse_record(data) for _, data in story]
         enrollments = sorted({index for record in own for index in _enrollments(record.body)})
         context = [_at(connection, index) for index in enrollments]
-        context += _context(connection, own[-1].at, size)
+        context += _context(connection, story)
         records = dict(sorted([*story, *context]))
         reader = lineage.Reader(connection)
         proven = tuple(
@@ -44,17 +45,12 @@ class Bundles:
             for index, data in sorted(records.items())
         )
         named = sorted({name for data in records.values() for name in _named(json.loads(data))})
-        ima = self._ima(connection, own, enrollments)
         artifacts = self._artifacts(connection, authorization)
-        blobs = {
-            digest: blob for digest in (*named, *ima, *artifacts) if (blob := _blob(connection, digest)) is not None
-        }
-        return Bundle(authorization, self._config.origin, note, proven, tuple(artifacts), ima, blobs).encode()
-
-    def _ima(self, connection: sqlite3.Connection, own: list[Any], enrollments: list[int]) -> tuple[str, ...]:
-        if not enrollments:
-            return ()
-        return executors.ima_blobs(connection, own[0].body["executor"], enrollments[-1])
+        blobs = {digest: blob for digest in (*named, *artifacts) if (blob := _blob(connection, digest)) is not None}
+        ima = _measurement_list(connection, own, enrollments)
+        blobs |= {sha256(part): part for part in ima}
+        listed = tuple(sha256(part) for part in ima)
+        return Bundle(authorization, self._config.origin, note, proven, tuple(artifacts), listed, blobs).encode()
 
     def _artifacts(self, connection: sqlite3.Connection, authorization: str) -> list[str]:
         rows = connection.execute("SELECT digest FROM artifacts WHERE authorization = ? ORDER BY n", (authorization,))
@@ -68,13 +64,56 @@ def _story(connection: sqlite3.Connection, authorization: str, size: int) -> lis
     return [(int(seq), bytes(data)) for seq, data in rows]
 
 
-def _context(connection: sqlite3.Connection, until_ms: int, size: int) -> list[tuple[int, bytes]]:
+def _context(connection: sqlite3.Connection, story: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """The records that name what the story rests on: the last approval, activation or introduction before its first use."""
+    first_use: dict[str, int] = {}
+    for seq, data in story:
+        for text in _texts(json.loads(data)["body"]):
+            first_use.setdefault(text, seq)
     marks = ", ".join("?" * len(CONTEXT))
     rows = connection.execute(
-        f"SELECT seq, bytes FROM records WHERE type IN ({marks}) AND at <= ? AND seq < ?",  # noqa: S608 -- constants
-        (*CONTEXT, until_ms, size),
+        f"SELECT seq, bytes FROM records WHERE type IN ({marks}) AND seq < ? ORDER BY seq",  # noqa: S608 -- constants
+        (*CONTEXT, story[-1][0]),
     )
-    return [(int(seq), bytes(data)) for seq, data in rows]
+    found: dict[str, tuple[int, bytes]] = {}
+    for seq, data in rows:
+        record = parse_record(bytes(data))
+        if record.type == "gateway.started":
+            found.setdefault(record.type, (seq, bytes(data)))  # its keys are the same at every start
+        for subject in _subjects(record):
+            if seq < first_use.get(subject, 0):
+                found[subject] = seq, bytes(data)
+    return list(found.values())
+
+
+def _subjects(record: Record) -> list[str]:
+    """What a record of the context makes usable, by its name."""
+    body = record.body
+    if record.type == "gateway.started":
+        return []
+    if record.type == "policy.activated":
+        return [body["appraisal"], body["dispatch"]]
+    if record.type == "baseline.approved":
+        return [body["baseline"]]
+    return [json.loads(body["statement"])["kid"]]
+
+
+def _measurement_list(connection: sqlite3.Connection, own: list[Record], enrollments: list[int]) -> list[bytes]:
+    """The executor's measurement list as far as the story's rounds went on from it, and no further."""
+    left = max((count for record in own for count in _followed(record.body)), default=0)
+    parts = []
+    for digest in executors.ima_blobs(connection, own[0].body["executor"], enrollments[-1]) if left else ():
+        lines = (_blob(connection, digest) or b"").split(b"\n")[:-1][:left]  # each ends with one; a name may hold a \r
+        left -= len(lines)
+        parts += [b"".join(line + b"\n" for line in lines)] if lines else []
+    return parts
+
+
+def _followed(body: dict[str, Any]) -> Iterator[int]:
+    """How many entries had been verified before each round of a record."""
+    for part in (body, body.get("round")):
+        if isinstance(part, dict) and isinstance(part.get("previous"), dict):
+            yield part["previous"]["ima"]["entries"]
 
 
 def _at(connection: sqlite3.Connection, index: int) -> tuple[int, bytes]:
@@ -93,15 +132,18 @@ def _enrollments(body: dict[str, Any]) -> Iterator[int]:
 
 def _named(value: Any) -> Iterator[str]:
     """Every digest anywhere in a record: what is one of our blobs goes along."""
+    return (text for text in _texts(value) if len(text) == 64)
+
+
+def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        if len(value) == 64:
-            yield value
+        yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _named(item)
+            yield from _texts(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _named(item)
+            yield from _texts(item)
 
 
 def _blob(connection: sqlite3.Connection, digest: str) -> bytes | None:

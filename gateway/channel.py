@@ -117,9 +117,12 @@ class Session:
 
     async def close(self, reason: GateReason) -> None:
         """Hang up. Whoever waits for evidence learns that it won't come."""
+        silent = (
+            GateReason.SERVICE_STOPPING if reason is GateReason.SERVICE_STOPPING else GateReason.ATTESTATION_OVERDUE
+        )
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_exception(GateError(GateReason.ATTESTATION_OVERDUE, "the executor's channel was closed"))
+                waiting.set_exception(GateError(silent, "the executor's channel was closed"))
         if not self._socket.closed:
             await self._socket.close(message=str(reason).encode())
 
@@ -144,6 +147,16 @@ class Channels:
         for session in list(self._sessions.values()):
             with suppress(GateError):
                 await session.send(IssuerMessage(issuer=introduction))
+
+    async def tell(self, executor: str, message: Model) -> None:
+        """Send a message to an executor if it is connected. One that can't be told learns it from its lease."""
+        session = self.get(executor)
+        if session is None:
+            return
+        try:
+            await session.send(message)
+        except GateError as error:
+            log.warning("executor not told", executor=executor, code=error.reason)
 
     async def add(self, session: Session) -> None:
         """Make this the session of its executor."""

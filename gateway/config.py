@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -15,6 +15,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tpm.endorsement_san import normalise_vendor_id
 from ztrooted.appraisal_policy import AppraisalPolicy, explain_validation
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.policy import DispatchPolicy
@@ -25,6 +26,8 @@ FILE = "gateway.toml"
 
 TpmAddress = Annotated[str, StringConstraints(pattern=r"^(device|swtpm|socket):/.+$")]
 Domain = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._%-]{1,253}$")]
+VendorId = Annotated[str, AfterValidator(normalise_vendor_id)]
 
 
 class GatewayConfig(BaseSettings):
@@ -34,7 +37,7 @@ class GatewayConfig(BaseSettings):
 
     format: Literal["ztrooted-gateway/1"]
     data: Path = Field(description="The data folder; set by the command line, not by the file.")
-    listen_host: str = Field("127.0.0.1", description="Address to listen on.")
+    listen_host: Host = Field("127.0.0.1", description="Address to listen on.")
     listen_port: int = Field(8443, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     trust_domain: Domain = Field(description="SPIFFE trust domain of executor identities.")
     tpm: TpmAddress = Field(
@@ -44,7 +47,7 @@ class GatewayConfig(BaseSettings):
     ek_roots: Path = Field(
         Path("ek-roots"), description="Folder of PEM files: the manufacturers' roots that EK certificates must lead to."
     )
-    ek_vendors: list[str] = Field(
+    ek_vendors: list[VendorId] = Field(
         [],
         description="TCG vendor ids whose TPMs are accepted, such as id:494E5443. Empty: every registered maker of"
         " hardware. A software TPM (id:00001014 is swtpm's) must be listed, and its executors are virtual.",

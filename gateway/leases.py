@@ -76,19 +76,20 @@ class Leases:
 
 
 def lease_end(authorization: Authorization, done: Round) -> int:
-    """When the next lease ends, in milliseconds: a lease length from now, and never beyond the job's maximum runtime.
+    """When the next lease ends, in milliseconds: a lease length from now, or with the job's maximum runtime.
 
-    Cut to whole seconds, as the artifact's ``exp`` is: both sides mean the same instant.
+    In whole seconds, as the artifact's ``exp`` is: both sides mean the same instant. A lease length is cut; the maximum
+    runtime is rounded up, since the executor's supervisor keeps it to the millisecond. It caps the first artifact too,
+    from now on: the renewal that comes with the activation may not end before what it renews.
     """
+    began_ms = done.now_ms if authorization.activated_at is None else authorization.activated_at
+    last_ms = began_ms + authorization.max_runtime_s * 1000
+    if last_ms <= done.now_ms:
+        raise GateError(
+            GateReason.EXECUTION_MAX_RUNTIME, f"the job has run for its maximum of {authorization.max_runtime_s} s"
+        )
     end_ms = done.now_ms + round(done.policy.lease_s * 1000)
-    if authorization.activated_at is not None:
-        last_ms = authorization.activated_at + authorization.max_runtime_s * 1000
-        if last_ms <= done.now_ms:
-            raise GateError(
-                GateReason.EXECUTION_MAX_RUNTIME, f"the job has run for its maximum of {authorization.max_runtime_s} s"
-            )
-        end_ms = min(end_ms, last_ms)
-    return end_ms // 1000 * 1000
+    return min(end_ms // 1000, -(-last_ms // 1000)) * 1000
 
 
 def _claims(

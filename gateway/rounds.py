@@ -111,7 +111,8 @@ class Rounds:
     ) -> Round:
         """Run one round with a connected executor; the caller holds ``session.proving``.
 
-        Never trusted by default: silence, a closed channel and evidence that can't be read are verdicts too.
+        Never trusted by default: silence, a closed channel and evidence that can't be read are verdicts too. Only where
+        we hang up ourselves there is none, since nothing was learned of the executor: ``service.stopping`` is raised.
         ``from_start`` asks for the measurement list from its first entry on.
         """
         executor = self.executor(session.executor)
@@ -134,6 +135,8 @@ class Rounds:
             )
             evidence = self._complete(quote, executor)
         except GateError as error:
+            if error.reason is GateReason.SERVICE_STOPPING:
+                raise
             appraisal = refused(policy, error, self._clock.now_ms())
         else:
             appraisal = await self._appraise(evidence, executor, policy, previous, purpose, nonce, bindings)

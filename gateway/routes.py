@@ -104,7 +104,7 @@ class Api:
         self._gateway.require_ready()
         body = await _read(request, ActivationRequest, limits.EVIDENCE_BODY)
         admitted = await self._gateway.enrollments.activate(request.match_info["enrollment"], body)
-        await self._gateway.authorizer.announce(list(admitted.revoked))
+        await self._gateway.endings.announce(list(admitted.revoked))
         executor = admitted.executor
         verdict = executor.verdict
         identity = self._gateway.signer.identity
@@ -153,7 +153,7 @@ class Api:
                 elif isinstance(message, StartedMessage):
                     await authorizer.started(session, message)
                 else:
-                    await authorizer.ended(session, message)
+                    await self._gateway.endings.ended(session, message)
             except GateError as error:
                 session.log_refusal(message.type, error)
 
@@ -211,7 +211,7 @@ class Api:
         """An operator ends an authorization."""
         found = self._own(request, caller)
         detail = f"revoked by operator {caller.name}"
-        await self._gateway.authorizer.revoke(found.id, GateReason.OPERATOR_REVOKED, detail)
+        await self._gateway.endings.revoke(found.id, GateReason.OPERATOR_REVOKED, detail)
         return _json(_authorization_view(self._own(request, caller)).model_dump())
 
     def _own(self, request: web.Request, caller: Caller) -> Authorization:

@@ -1,5 +1,6 @@
 """Creates a gateway's data folder: complete, or not at all."""
 
+import json
 import os
 import shutil
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.certificates import Authority, private_pem
-from gateway.config import FILE, FORMAT
+from gateway.config import FILE, FORMAT, load_config
 from gateway.signer import IDENTITY_FILE, create_identity, environment_problem, open_device
 from tpm.endorsement import EkRoots
 from tpm.errors import DeviceError, TpmError
@@ -18,6 +19,8 @@ from ztrooted import canonical
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.policy import STARTER
 from ztrooted.reasons import GateReason
+
+COMMON_NAME = 64  # RFC 5280 appendix A.1, ub-common-name
 
 STARTER_APPRAISAL = """\
 # What evidence must show, for each class of executors. An unknown key refuses the whole file.
@@ -101,13 +104,19 @@ def _fill(
             identity = create_identity(device, f"{trust_domain}/lineage")
         except DeviceError as error:
             raise environment_problem(error) from error
+    _write_settings(folder, trust_domain, tpm, ek_vendors, host, port)
     _write(folder / IDENTITY_FILE, canonical.encode(identity.encode()))
-    executor_ca = Authority.create(f"{trust_domain} executors", now)
+    executor_ca = Authority.create(f"executors of {trust_domain}"[:COMMON_NAME], now)
     _write(folder / "executor-ca" / "cert.pem", executor_ca.pem())
     _write(folder / "executor-ca" / "key.pem", private_pem(executor_ca.key), 0o600)
-    server_ca = Authority.create(f"{trust_domain} gateway", now)
+    server_ca = Authority.create(f"gateway of {trust_domain}"[:COMMON_NAME], now)
     server_key = ec.generate_private_key(ec.SECP256R1())
-    server = server_ca.issue_server(server_key.public_key(), names, now)
+    try:
+        server = server_ca.issue_server(server_key.public_key(), names, now)
+    except ValueError as error:
+        raise EnvironmentProblem(
+            GateReason.CONFIG_INVALID, f"no certificate can be made for {names}: {error}", "name hosts with --name"
+        ) from error
     # The CA's key signed once and is not kept: this certificate is what clients pin, and nothing else can pass for it.
     _write(folder / "tls" / "ca.pem", server_ca.pem())
     _write(folder / "tls" / "cert.pem", server.public_bytes(serialization.Encoding.PEM))
@@ -115,17 +124,26 @@ def _fill(
     _write(folder / "ek-roots" / "roots.pem", roots)
     _write(folder / "policy" / "appraisal.toml", STARTER_APPRAISAL.encode())
     _write(folder / "policy" / "dispatch.cedar", STARTER.encode())
-    vendors = ", ".join(f'"{vendor}"' for vendor in ek_vendors)
-    settings = (
-        f'format = "{FORMAT}"\n'
-        f'trust_domain = "{trust_domain}"\n'
-        f'tpm = "{tpm}"\n'
-        f'listen_host = "{host}"\n'
-        f"listen_port = {port}\n"
-        f"ek_vendors = [{vendors}]\n"
-    )
-    _write(folder / FILE, settings.encode())
     return {"trust_domain": trust_domain, "tpm": tpm, "virtual_tpm": identity.virtual, "ek_vendors": ek_vendors}
+
+
+def _write_settings(folder: Path, trust_domain: str, tpm: str, ek_vendors: list[str], host: str, port: int) -> None:
+    """Write gateway.toml and read it back as ``serve`` will, so that options no gateway could run with make none."""
+    values = {
+        "format": FORMAT,
+        "trust_domain": trust_domain,
+        "tpm": tpm,
+        "listen_host": host,
+        "listen_port": port,
+        "ek_vendors": ek_vendors,
+    }
+    # A JSON string, number or array of strings is TOML as well: nothing given here can become another key.
+    _write(folder / FILE, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()).encode())
+    try:
+        load_config(folder)
+    except EnvironmentProblem as error:
+        detail = error.detail.removeprefix(f"{folder / FILE}: ")
+        raise EnvironmentProblem(error.reason, f"no gateway can have this: {detail}", "correct that option") from error
 
 
 def _read_roots(paths: list[Path]) -> bytes:

@@ -52,7 +52,7 @@ from tpm.reasons import EvidenceReason
 
 MAX_EXTENSIONS = 32  # EK certificates have about ten
 MAX_SERIAL_BYTES = 20  # RFC 5280 §4.1.2.2
-MAX_POLICIES = 32
+MAX_POLICIES = 32  # certificate policies in one extension; real ones name one or two
 _ISSUER_UNIQUE_ID, _SUBJECT_UNIQUE_ID = 0x81, 0x82
 
 # Extensions, by the bytes of their OIDs below 2.5.29 (id-ce).

@@ -36,7 +36,7 @@ from tpm.errors import MalformedError, RejectedError
 from tpm.reasons import EvidenceReason
 
 MAX_CRL_BYTES = 16 * 1024 * 1024  # about 400,000 entries; the largest list of a TPM vendor has some thousands
-MAX_CRLS = 64
+MAX_CRLS = 64  # one for each authority that issues EK certificates, with room
 _EXTENSIONS = 0xA0
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 

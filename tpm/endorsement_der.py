@@ -22,6 +22,8 @@ RSA_ENCRYPTION = bytes.fromhex("2a864886f70d010101")  # 1.2.840.113549.1.1.1
 
 # EK certificates of real chips are 0.7 to 1.8 kB; NV indices end at 2 kB on most. 16 KiB leaves room for RSA-4096 CAs.
 MAX_CERTIFICATE_BYTES = 16 * 1024
+# Nothing we take apart holds more: 64 name constraints, 32 extensions. Entries of revocation lists are not taken apart.
+MAX_CHILDREN = 256
 # As many certificates as one PEM file of anchors may hold: all TPM vendors together publish a few hundred.
 MAX_PEM_BLOCKS = 1024
 MAX_PEM_BYTES = 8 * 1024 * 1024
@@ -73,9 +75,12 @@ def expect_element(data: bytes, offset: int, end: int, tag: int, what: str) -> E
 
 
 def read_children(data: bytes, parent: Element) -> list[Element]:
-    """Every TLV inside a constructed one, to its last byte."""
-    children, offset = [], parent.content
+    """Every TLV inside a constructed one, to its last byte; at most ``MAX_CHILDREN``."""
+    children: list[Element] = []
+    offset = parent.content
     while offset < parent.end:
+        if len(children) == MAX_CHILDREN:
+            raise malformed(f"more than {MAX_CHILDREN} elements stand in one")
         child = read_element(data, offset, parent.end)
         children.append(child)
         offset = child.end

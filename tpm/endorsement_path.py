@@ -33,11 +33,11 @@ from tpm.errors import EvidenceError, RejectedError
 from tpm.reasons import EvidenceReason
 
 MAX_INTERMEDIATES = 16  # real chains have one to three; some vendors keep their whole set in NV
-MAX_AUTHORITIES_IN_PATH = 8
+MAX_AUTHORITIES_IN_PATH = 8  # real chains have one to three
 MAX_SIGNATURE_CHECKS = 64  # about 5 ms of RSA, whatever was sent
-MAX_PATHS = 32
+MAX_PATHS = 32  # paths tried for one certificate; cross-signing gives real vendors two
 MAX_STEPS = 512  # certificates looked at as the end of a partial path: bounds what remembered signatures make cheap
-MAX_ROOT_FILE_BYTES = 8 * 1024 * 1024
+MAX_ROOT_FILE_BYTES = 8 * 1024 * 1024  # all TPM vendors' roots together are under one
 
 _HANDLED = frozenset((BASIC_CONSTRAINTS, KEY_USAGE, NAME_CONSTRAINTS, CERTIFICATE_POLICIES, EXTENDED_KEY_USAGE))
 

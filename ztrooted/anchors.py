@@ -13,7 +13,6 @@ TOML, strict::
     0 = "…"
 """
 
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -25,6 +24,7 @@ from tpm.endorsement import EkPolicy, EkRoots
 from tpm.errors import TpmError
 from tpm.pcr import PcrSelection
 from tpm.public import parse_public
+from ztrooted import strict_toml
 from ztrooted.appraisal_policy import explain_validation
 from ztrooted.errors import EnvironmentProblem, ProofError
 from ztrooted.note_keys import NoteKey, parse_vkey
@@ -87,7 +87,7 @@ class Anchors:
 def parse_anchors(data: bytes, name: str) -> Anchors:
     """Read an anchors file. EnvironmentProblem ``config.*`` naming file and key when it can't be used."""
     try:
-        document = _Document.model_validate(tomllib.loads(data.decode()))
+        document = _Document.model_validate(strict_toml.parse(data, lambda detail: _unusable(name, f"this is {detail}")))
         log_key = parse_vkey(document.log_key)
         anchors = Anchors(
             trust_domain=document.trust_domain,
@@ -100,10 +100,12 @@ def parse_anchors(data: bytes, name: str) -> Anchors:
             ek_roots=EkRoots.from_pem(document.ek_roots.encode()),
             ek_vendors=frozenset(document.ek_vendors),
         )
+        # What is derived from them later has to be possible.
         PcrSelection.of(anchors.gateway_pcrs)
+        EkPolicy(vendors=anchors.ek_vendors)
     except ValidationError as error:
         raise _unusable(name, explain_validation(error)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, TpmError, ProofError) as error:
+    except (ValueError, TpmError, ProofError) as error:
         raise _unusable(name, str(error)) from error
     if log_key.name != anchors.origin:
         raise _unusable(

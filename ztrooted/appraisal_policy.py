@@ -11,7 +11,6 @@ TOML, strict: an unknown key, a wrong type or a rule its evidence can't support 
     interval_s = 10
 """
 
-import tomllib
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tpm.eventlog import EventLogRules
 from tpm.pcr import PcrSelection
-from ztrooted import limits
+from ztrooted import limits, strict_toml
 from ztrooted.errors import PolicyError
 from ztrooted.evidence import sha256
 from ztrooted.reasons import GateReason
@@ -28,7 +27,8 @@ FORMAT = "ztrooted-appraisal/1"
 EXIT_BOOT_SERVICES_PCR = 5
 SECURE_BOOT_PCR = 7
 IMA_PCR = 10
-SECURE_BOOT_PCR = 7
+MAX_LISTED = 1000  # findings; the library makes half a kilobyte of each, and only knows all of them or none
+MAX_FINDINGS = 20  # of one document; whoever mistyped more than that fixes the first ones first
 
 PcrIndex = Annotated[int, Field(ge=0, le=23)]
 
@@ -72,10 +72,6 @@ class AppraisalClass(_Strict):
             raise ValueError("PCR 10 changes with every file IMA measures; use [class.….ima] instead of pinning it")
         if (self.ima is not None) != (IMA_PCR in self.pcrs):
             raise ValueError("IMA rules and PCR 10 in 'pcrs' go together: have both, or neither")
-        if self.event_log is not None and SECURE_BOOT_PCR not in self.pcrs and self.event_log.secure_boot:
-            raise ValueError("'event_log.secure_boot' is shown by PCR 7; add it to 'pcrs'")
-        if self.event_log is not None and set(self.pcrs) <= {IMA_PCR}:
-            raise ValueError("'event_log' explains the firmware's PCRs; add those to 'pcrs'")
         if self.event_log is not None and EXIT_BOOT_SERVICES_PCR not in self.pcrs:
             raise ValueError("an event log is judged up to ExitBootServices, which PCR 5 proves; add 5 to 'pcrs'")
         if self.event_log is not None and self.event_log.secure_boot and SECURE_BOOT_PCR not in self.pcrs:
@@ -103,7 +99,7 @@ class AppraisalClass(_Strict):
     def event_log_rules(self) -> EventLogRules:
         """The event log policy as rules of the verifier."""
         assert self.event_log is not None  # noqa: S101 -- asked for only when the policy has the section
-        return EventLogRules(secure_boot=self.event_log.secure_boot)
+        return EventLogRules(secure_boot=self.event_log.secure_boot, max_bytes=limits.EVENT_LOG)
 
 
 class _Document(_Strict):
@@ -115,10 +111,11 @@ class AppraisalPolicy:
     """A loaded policy: its classes, its exact bytes and their digest."""
 
     def __init__(self, data: bytes, name: str) -> None:
+        def refuse(detail: str) -> PolicyError:
+            return PolicyError(GateReason.POLICY_INVALID, f"{name} is {detail}")
+
         try:
-            document = _Document.model_validate(tomllib.loads(data.decode()))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise PolicyError(GateReason.POLICY_INVALID, f"{name} is not TOML: {error}") from error
+            document = _Document.model_validate(strict_toml.parse(data, refuse))
         except ValidationError as error:
             raise PolicyError(GateReason.POLICY_INVALID, f"{name}: {explain_validation(error)}") from error
         self.classes = document.classes
@@ -133,10 +130,14 @@ class AppraisalPolicy:
 
 
 def explain_validation(error: ValidationError) -> str:
-    """One line a person can act on: where, what is wrong, for each finding."""
+    """One line a person can act on: where, what is wrong, for each of the first findings."""
+    if error.error_count() > MAX_LISTED:
+        return f"{error.error_count()} values are wrong"
     findings = []
-    for item in error.errors(include_url=False):
+    for item in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_FINDINGS]:
         where = ".".join(str(part) for part in item["loc"]) or "the document"
         what = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         findings.append(f"{where}: {what}")
+    if error.error_count() > MAX_FINDINGS:
+        findings.append(f"and {error.error_count() - MAX_FINDINGS} more")
     return "; ".join(findings)

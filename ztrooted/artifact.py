@@ -38,7 +38,6 @@ __all__ = [
 
 TYP = "ztrooted-authz+jwt"
 MAX_RENEWALS = 1 << 20  # one a second for twelve days
-MAX_RUNTIME_S = 31 * 24 * 3600  # a job that runs longer needs a new authorization
 MAX_TREE = strict_json.MAX_INTEGER
 
 # Names are compared byte by byte, so they are ASCII without spaces: no second spelling looks the same.
@@ -75,7 +74,7 @@ class Act(_Claims):
 class Limits(_Claims):
     """What the job may use. ``max_runtime_s`` counts from activation."""
 
-    max_runtime_s: Annotated[int, Field(ge=1, le=MAX_RUNTIME_S)]
+    max_runtime_s: Annotated[int, Field(ge=1, le=limits.MAX_RUNTIME_S)]
 
 
 class Policies(_Claims):

@@ -27,7 +27,7 @@ from ztrooted.records import Record, parse_record
 
 FORMAT = "ztrooted-bundle/1"
 _MEMBERS = {"format", "authorization", "origin", "checkpoint", "records", "artifacts", "ima", "blobs"}
-MAX_RECORDS = 100_000
+MAX_RECORDS = 100_000  # three for each proof: four days at one proof every ten seconds
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,14 @@ def parse_bundle(data: bytes) -> Bundle:
     value = strict_json.parse(data, _refuse, maximum=limits.BUNDLE)
     if not isinstance(value, dict) or set(value) != _MEMBERS or value["format"] != FORMAT:
         raise _refuse(f"this is not a bundle of format {FORMAT}")
-    if canonical.encode(value) != data:
-        raise _refuse("the JSON is not in its canonical form")
     try:
-        return _from_value(value)
+        bundle = _from_value(value)
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         raise _refuse(str(error)) from error
+    # One bundle has one encoding: canonical JSON, and within it one way to write each list, hexadecimal and base64.
+    if bundle.encode() != data:
+        raise _refuse("the file is not as a bundle is written")
+    return bundle
 
 
 def _from_value(value: dict[str, Any]) -> Bundle:

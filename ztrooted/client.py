@@ -29,6 +29,7 @@ from ztrooted.models import (
     Grant,
     Model,
     Problem,
+    compose,
     parse_json,
 )
 from ztrooted.reasons import GateReason, Reason, parse_reason
@@ -126,7 +127,7 @@ class GatewayClient:
 
     async def capture_baseline(self, executor: str) -> BaselineView:
         """Propose an executor's present state as the baseline of its class."""
-        return await self._call("POST", "/v1/baselines", BaselineView, CaptureRequest(executor=executor))
+        return await self._call("POST", "/v1/baselines", BaselineView, compose(CaptureRequest, executor=executor))
 
     async def approve_baseline(self, baseline: str) -> BaselineView:
         """Put a proposed baseline in force."""

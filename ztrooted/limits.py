@@ -6,21 +6,22 @@ EVIDENCE_BODY = 12 << 20  # evidence is base64 in JSON: 8 MiB of IMA list is 11 
 JSON_DEPTH = 32  # our deepest message nests seven levels
 STRING = 4096  # any string no other rule bounds
 ARGV_ITEMS = 256  # a command line longer than this belongs into a script that the job names by digest
-FILES_ITEMS = 256
+FILES_ITEMS = 256  # files that a job names by digest; more belong into an image
+MAX_RUNTIME_S = 7 * 86400  # a job that runs longer asks again: what was decided a week ago is not believed
 
 # --- evidence ----------------------------------------------------------------------------------------------------
 ATTEST = 1024  # TPMS_ATTEST with every buffer full is 700
 SIGNATURE = 1024  # RSA-4096 is 518
-PUBLIC_AREA = 4096
-EK_CERTIFICATE = 16 << 10
+PUBLIC_AREA = 4096  # TPM2B_PUBLIC of an RSA-4096 key is 560
+EK_CERTIFICATE = 16 << 10  # NV indices of most TPMs end at 2 KiB
 EK_CHAIN = 8  # certificates above the leaf
 EVENT_LOG = 1 << 20  # the largest firmware log we know is 73 KB
 IMA_LIST = 8 << 20  # about 80,000 entries in one round
-NONCE = 32
+NONCE = 32  # 256 random bits: never repeated, never guessed
 
 # --- time --------------------------------------------------------------------------------------------------------
 CHALLENGE_LIFE_S = 60  # the longest a nonce may wait for its quote
-ENROLLMENT_LIFE_S = 60
+ENROLLMENT_LIFE_S = 60  # opening a credential takes a slow chip two seconds
 ARTIFACT_LIFE_S = 600  # the longest lease a policy may ask for
 CLOCK_LEEWAY_S = 5  # between gateway and executor, in both directions
 
@@ -28,5 +29,5 @@ CLOCK_LEEWAY_S = 5  # between gateway and executor, in both directions
 PENDING_ENROLLMENTS = 256  # each holds one public area, a certificate chain and a secret
 FEED_BATCH = 500  # records read at once for one subscriber
 PAGE = 200  # rows of one list answer
-BUNDLE = 64 << 20
+BUNDLE = 64 << 20  # a day of proofs every ten seconds is about 40 MB
 RECORD = 256 << 10  # a lineage record names blobs by digest instead of containing them

@@ -180,6 +180,21 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         raise _invalid(f"the inclusion proof leads to root {current.hex()}, not to {root_hash.hex()}")
 
 
+def head_at(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
+    """The root of the first ``index`` + 1 leaves, from a verified inclusion proof of the last of them.
+
+    What lies to the left of a leaf in an inclusion proof is what completes the tree that ends with it (RFC 9162 §2.1.3).
+    """
+    number, last, current = index, size - 1, leaf
+    for sibling in proof:
+        if number & 1 or number == last:
+            current = node_hash(sibling, current)
+            while number and not number & 1:
+                number, last = number >> 1, last >> 1
+        number, last = number >> 1, last >> 1
+    return current
+
+
 def verify_consistency(old_size: int, new_size: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> None:
     """Check that the tree of ``new_size`` leaves only appended to that of ``old_size`` (RFC 9162 §2.1.4.2).
 

@@ -5,7 +5,7 @@ Bytes are base64 (RFC 4648 §4, with padding) in JSON; digests and nonces are lo
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -54,6 +54,9 @@ class Model(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+M = TypeVar("M", bound=Model)
+
+
 class Job(Model):
     """What is to run, completely; its canonical bytes name it. ``env`` is the digest of the job's environment."""
 
@@ -76,7 +79,7 @@ class DispatchRequest(Model):
 
     executor: ExecutorId
     job: Job
-    max_runtime_s: Annotated[int, Field(ge=1, le=7 * 86400)] = 3600
+    max_runtime_s: Annotated[int, Field(ge=1, le=limits.MAX_RUNTIME_S)] = 3600
 
 
 class Grant(Model):
@@ -105,7 +108,7 @@ class Quote(Model):
         for bank, values in self.pcrs.items():
             pcrs[bank] = {}
             for index, value in values.items():
-                if index != str(int(index) if index.isascii() and index.isdigit() and len(index) < 3 else -1):
+                if not (index.isascii() and index.isdigit() and len(index) < 3 and index == str(int(index))):
                     raise GateError(GateReason.REQUEST_MALFORMED, f"{index[:8]!r} is not a PCR index")
                 pcrs[bank][int(index)] = bytes.fromhex(value)
         return Evidence(self.attest, self.signature, pcrs, event_log, self.ima_offset, self.ima)
@@ -351,6 +354,14 @@ def parse_json(model: TypeAdapter[Any] | type[BaseModel], data: bytes, *, maximu
         return model.model_validate_json(data)
     except ValidationError as error:
         raise GateError(GateReason.REQUEST_MALFORMED, explain_validation(error)[: limits.STRING]) from error
+
+
+def compose(model: type[M], **fields: Any) -> M:
+    """A message made of what a person or a program gave. GateError ``request.malformed`` naming what is wrong with it."""
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        raise _malformed(explain_validation(error)[: limits.STRING]) from error
 
 
 def _malformed(detail: str) -> GateError:

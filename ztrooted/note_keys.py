@@ -31,7 +31,7 @@ PublicKey: TypeAlias = Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPub
 
 MAX_NAME = 255  # bytes; what a cosigned message can hold (C2SP tlog-cosignature)
 MAX_VKEY = 4096  # an ML-DSA-44 key of 1,312 bytes is 1,752 in base64
-MAX_TIMESTAMP = (1 << 63) - 1
+MAX_TIMESTAMP = (1 << 63) - 1  # seconds, as the cosignature format has them: a signed 64-bit number
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _RSA_BITS = range(2048, 8193)  # below is forgeable, above is somebody wasting our time
 

@@ -22,19 +22,27 @@ Each check ends as pass, fail or not checked; what comes after a failure is not 
 *Verified* needs zero of the latter two.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from tpm.errors import EvidenceError
 from ztrooted.anchors import Anchors
+from ztrooted.appraisal_policy import AppraisalPolicy
 from ztrooted.bundle import Bundle, ProvenRecord, parse_bundle
 from ztrooted.checkpoint import SealPolicy, VerifiedCheckpoint, verify_checkpoint
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.merkle import leaf_hash, verify_inclusion
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record
+
+if TYPE_CHECKING:
+    from ztrooted.audit_rounds import Round
+
+_DIGEST = re.compile(r'"([0-9a-f]{64})"')
 
 
 class Status(StrEnum):
@@ -98,6 +106,8 @@ class Proof:
     data: bytes
     anchors: Anchors
     facts: dict[str, Any] = field(default_factory=dict)
+    appraisal_policies: dict[str, AppraisalPolicy] = field(default_factory=dict)
+    rounds: tuple["Round", ...] = ()
     _bundle: Bundle | None = None
     _checkpoint: VerifiedCheckpoint | None = None
 
@@ -115,9 +125,17 @@ class Proof:
             raise ProofError(GateReason.BUNDLE_INCOMPLETE, "the checkpoint was not verified")
         return self._checkpoint
 
+    @cached_property
+    def _story(self) -> list[ProvenRecord]:
+        return [one for one in self.bundle.records if one.record.authorization == self.bundle.authorization]
+
+    @cached_property
+    def _by_index(self) -> dict[int, ProvenRecord]:
+        return {one.index: one for one in self.bundle.records}
+
     def story(self) -> list[ProvenRecord]:
         """The authorization's own records, in their order."""
-        return [one for one in self.bundle.records if one.record.authorization == self.bundle.authorization]
+        return self._story
 
     def of_type(self, *types: str) -> Iterator[tuple[int, Record]]:
         """Records of the given types that belong to no authorization or to this one."""
@@ -127,15 +145,14 @@ class Proof:
 
     def at(self, index: int) -> Record:
         """The record with this index. ProofError ``bundle.incomplete`` when it is not here."""
-        for one in self.bundle.records:
-            if one.index == index:
-                return one.record
-        raise ProofError(GateReason.BUNDLE_INCOMPLETE, f"record {index} is not in the bundle")
+        if index not in self._by_index:
+            raise ProofError(GateReason.BUNDLE_INCOMPLETE, f"record {index} is not in the bundle")
+        return self._by_index[index].record
 
 
 def verify_bundle(data: bytes, anchors: Anchors) -> Report:
     """Run the plan. Never raises for what the bundle contains: every defect is a failed check."""
-    from ztrooted import audit  # noqa: PLC0415 -- the later checks are in a module of their own, which needs ``Proof``
+    from ztrooted import audit, audit_rounds, audit_story  # noqa: PLC0415 -- they need ``Proof``
 
     plan: tuple[tuple[str, Callable[[Proof], None]], ...] = (
         ("bundle", _bundle),
@@ -143,15 +160,15 @@ def verify_bundle(data: bytes, anchors: Anchors) -> Report:
         ("seal", _seal),
         ("log_key", audit.check_log_key),
         ("inclusion", _inclusion),
-        ("story", audit.check_story),
+        ("story", audit_story.check_story),
         ("executor", audit.check_executor),
         ("policies", audit.check_policies),
-        ("quotes", audit.check_quotes),
-        ("appraisals", audit.check_appraisals),
+        ("quotes", audit_rounds.check_quotes),
+        ("appraisals", audit_rounds.check_appraisals),
         ("decisions", audit.check_decisions),
         ("artifacts", audit.check_artifacts),
-        ("continuity", audit.check_continuity),
-        ("outcome", audit.check_outcome),
+        ("continuity", audit_story.check_continuity),
+        ("outcome", audit_story.check_outcome),
     )
     proof = Proof(data, anchors)
     results: list[CheckResult] = []
@@ -170,7 +187,7 @@ def _run(number: int, name: str, check: Callable[[Proof], None], proof: Proof) -
         raise
     except (GateError, EvidenceError) as error:
         return CheckResult(number, name, Status.FAIL, parse_reason(error.reason), error.detail)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         # A record whose body lacks what its type promises: the bytes are the gateway's own, and still not believed.
         detail = f"a record does not contain what it should: {type(error).__name__}: {error}"
         return CheckResult(number, name, Status.FAIL, GateReason.LINEAGE_RECORD_MALFORMED, detail)
@@ -179,7 +196,11 @@ def _run(number: int, name: str, check: Callable[[Proof], None], proof: Proof) -
 
 # 1. The file is a bundle, and every blob has the digest it is filed under.
 def _bundle(proof: Proof) -> None:
-    proof._bundle = parse_bundle(proof.data)  # noqa: SLF001 -- this check is what sets it
+    bundle = parse_bundle(proof.data)
+    named = {digest for one in bundle.records for digest in _DIGEST.findall(one.data.decode())}
+    if unnamed := bundle.blobs.keys() - named - {*bundle.artifacts, *bundle.ima}:
+        raise ProofError(GateReason.BUNDLE_MISMATCH, f"nothing in the bundle names the bytes {min(unnamed)}")
+    proof._bundle = bundle  # noqa: SLF001 -- this check is what sets it
 
 
 # 2. Its checkpoint is of the anchored lineage, signed by the anchored log key.

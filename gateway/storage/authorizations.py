@@ -53,7 +53,11 @@ class Authorization:
 
 
 def create(tx: Transaction, authorization: Authorization, body: dict[str, Any]) -> Authorization:
-    """Store a new authorization with its ``dispatch.requested``."""
+    """Store a new authorization with its ``dispatch.requested``. ``lifecycle.transition`` where its id is taken."""
+    if tx.execute("SELECT 1 FROM authorizations WHERE id = ?", (authorization.id,)).fetchone() is not None:
+        raise GateError(
+            GateReason.LIFECYCLE_TRANSITION, f"the authorization {authorization.id} exists, and can't begin again"
+        )
     record = Record("dispatch.requested", authorization.requested_at, body, authorization.id)
     return _store(tx, authorization, tx.append(record))
 

@@ -15,11 +15,13 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from sqlite_utils import Database as SqliteUtils
+from sqlite_utils.db import NoTable
 
 from gateway.storage import lineage
 from gateway.storage.migrations import MIGRATIONS
@@ -33,6 +35,20 @@ T = TypeVar("T")
 FULL = 2
 GROUP = 128  # functions in one commit: more gains nothing measurable and delays the first of them
 BUSY_MS = 2000  # only `gateway backup` and an operator's sqlite3 shell compete with us
+
+# What SQLite says of the machine. Everything else it says while opening is about the file's content.
+_OF_THE_MACHINE = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
 
 
 class Transaction:
@@ -67,18 +83,20 @@ class Database:
     """The gateway's state. Open it once; ``close`` waits for what was accepted."""
 
     def __init__(self, path: Path, *, on_failure: Callable[[], None]) -> None:
-        self._path = path
         self._on_failure = on_failure
-        self._lock = _lock(path)
-        self._writing = _connect(path)
-        try:
-            _prepare(self._writing)
-            lineage.check(self._writing)
-            self._log = lineage.Lineage(self._writing)
-        except sqlite3.DatabaseError as error:
-            raise _corrupt(path, error) from error
-        self.reading = _connect(path)
-        self.reading.execute("PRAGMA query_only = ON")
+        with ExitStack() as opened:  # a file that is refused is let go of at once, so that it can be mended
+            opened.enter_context(_lock(path))
+            try:
+                self._writing = opened.enter_context(closing(_connect(path)))
+                _prepare(self._writing)
+                lineage.check(self._writing)
+                self._log = lineage.Lineage(self._writing)
+                self.reading = opened.enter_context(closing(_connect(path)))
+                self.reading.execute("PRAGMA query_only = ON")
+            # UnicodeDecodeError: SQLite quotes a damaged schema in its message, and Python can't read that either.
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                raise _unusable(path, error) from error
+            self._opened = opened.pop_all()
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._commits = asyncio.Condition()
         self._loop = asyncio.get_running_loop()
@@ -113,21 +131,31 @@ class Database:
         self._stopped = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
-        self.reading.close()
-        self._writing.close()
-        self._lock.close()
+        self._opened.close()
 
     # --- the writer's thread -------------------------------------------------------------------------------------
     def _serve(self) -> None:
-        clean = False
+        batch: list[_Work] | None = []
         try:
             while (batch := self._next_batch()) is not None:
                 self._commit(batch)
-            clean = True
         finally:
-            if not clean:  # a defect of ours: say so, and let the process end rather than answer without a writer
+            if (
+                batch is not None
+            ):  # a defect of ours: say so, and let the process end rather than answer without a writer
                 self._stopped = True
-                self._loop.call_soon_threadsafe(self._on_failure)
+                self._loop.call_soon_threadsafe(self._give_up, batch)
+
+    def _give_up(self, batch: list[_Work]) -> None:
+        """On the loop's thread, where nothing can be accepted meanwhile: nobody may wait for an answer for ever."""
+        while not self._queue.empty():
+            work = self._queue.get()
+            if work is not None:
+                batch.append(work)
+        for work in batch:
+            if not work.done.done():
+                work.done.set_exception(GateError(GateReason.DATABASE_UNAVAILABLE, "the database's writer died"))
+        self._on_failure()
 
     def _next_batch(self) -> list[_Work] | None:
         first = self._queue.get()
@@ -153,9 +181,8 @@ class Database:
             self._log.restore(before)
             if self._writing.in_transaction:
                 self._writing.execute("ROLLBACK")
-            refused = GateError(GateReason.DATABASE_UNAVAILABLE, f"the database refused to store this: {error}")
             for work in batch:
-                work.done.set_exception(refused)
+                work.done.set_exception(_refused(error))
             return
         for work, result, refusal in outcomes:
             if refusal is None:
@@ -169,11 +196,11 @@ class Database:
         self._writing.execute("SAVEPOINT work")
         try:
             result = work.run(Transaction(self._writing, self._log))
-        except GateError as refusal:
+        except (GateError, sqlite3.IntegrityError) as error:  # a constraint concerns only whoever ran into it
             self._writing.execute("ROLLBACK TO work")
             self._writing.execute("RELEASE work")
             self._log.restore(before)
-            return None, refusal
+            return None, error if isinstance(error, GateError) else _refused(error)
         self._writing.execute("RELEASE work")
         return result, None
 
@@ -185,8 +212,13 @@ class Database:
         self._announcing = asyncio.ensure_future(notify())
 
 
-def _lock(path: Path) -> Any:
-    lock = path.with_suffix(".lock").open("w")
+def _lock(path: Path) -> IO[str]:
+    try:
+        lock = path.resolve().with_suffix(".lock").open("w")  # resolved: a link is no second database
+    except OSError as error:
+        raise EnvironmentProblem(
+            GateReason.DATABASE_UNAVAILABLE, f"{path} can't be locked: {error}", "check the folder and its permissions"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -200,38 +232,52 @@ def _lock(path: Path) -> Any:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    try:
+    with ExitStack() as opened:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        opened.callback(connection.close)
         connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         (level,) = connection.execute("PRAGMA synchronous").fetchone()
-    except sqlite3.OperationalError as error:
-        raise EnvironmentProblem(
-            GateReason.DATABASE_UNAVAILABLE, f"{path} can't be opened: {error}", "check the path and its permissions"
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise _corrupt(path, error) from error
-    if level != FULL:
-        raise EnvironmentProblem(
-            GateReason.DATABASE_UNAVAILABLE,
-            f"SQLite keeps synchronous at {level} although FULL was asked for",
-            "use an SQLite build that honours PRAGMA synchronous",
-        )
+        if level != FULL:
+            raise EnvironmentProblem(
+                GateReason.DATABASE_UNAVAILABLE,
+                f"SQLite keeps synchronous at {level} although FULL was asked for",
+                "use an SQLite build that honours PRAGMA synchronous",
+            )
+        opened.pop_all()
     return connection
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
-    MIGRATIONS.apply(SqliteUtils(connection))
+        raise sqlite3.DatabaseError(" ".join(verdict.split()))  # it has lines
+    try:
+        MIGRATIONS.apply(SqliteUtils(connection))
+    except (NoTable, KeyError) as error:  # a table is a view, or the list of migrations lacks a column
+        raise sqlite3.DatabaseError(f"its schema is not ours: {error}") from error
+    # A file that can only be read opens well and takes BEGIN IMMEDIATE: better to be refused now than at the first record.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("PRAGMA user_version = 1")
+    connection.execute("ROLLBACK")
 
 
-def _corrupt(path: Path, error: sqlite3.DatabaseError) -> EnvironmentProblem:
+def _unusable(path: Path, error: sqlite3.DatabaseError | UnicodeDecodeError) -> EnvironmentProblem:
+    # Errors that Python's module finds itself (text that isn't UTF-8, say) have no code, and are about the content.
+    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _OF_THE_MACHINE:
+        return EnvironmentProblem(
+            GateReason.DATABASE_UNAVAILABLE,
+            f"{path} can't be opened: {error}",
+            "check the path, its permissions and the space left on its disk",
+        )
     return EnvironmentProblem(
         GateReason.DATABASE_CORRUPT,
         f"{path} is damaged or not a database of ours: {error}",
         "restore a backup, and keep this file as evidence",
     )
+
+
+def _refused(error: sqlite3.Error) -> GateError:
+    return GateError(GateReason.DATABASE_UNAVAILABLE, f"the database refused to store this: {error}")

@@ -102,32 +102,88 @@ def size(connection: sqlite3.Connection) -> int:
 
 
 def check(connection: sqlite3.Connection) -> merkle.Frontier:
-    """Re-derive the tree from the stored bytes of every record. EnvironmentProblem names the first one that is wrong."""
-    tree = merkle.Tree()
+    """Re-derive everything from the stored bytes of every record. EnvironmentProblem names the first thing that is wrong.
 
-    def broken(detail: str) -> EnvironmentProblem:
-        return EnvironmentProblem(
-            GateReason.LINEAGE_CHAIN_BROKEN,
-            detail,
-            "the database was altered or damaged; restore a backup, and keep this file as evidence",
-        )
-
-    for seq, leaf, data in connection.execute("SELECT seq, leaf, bytes FROM records ORDER BY seq"):
+    1. Records are numbered without a gap, and each has its leaf hash. The columns that queries use say what it says.
+    2. Each tile follows from the records, and there are no others.
+    3. Each checkpoint is over the records before it.
+    """
+    tree, tiles = merkle.Tree(), _Tiles(connection)
+    sealed = {int(size): bytes(root) for size, root in connection.execute("SELECT size, root FROM checkpoints")}
+    for seq, leaf, data, indexed in connection.execute(_RECORDS):
+        # 3.
+        _check_seal(tree, sealed.pop(tree.size, None))
+        # 1.
         if seq != tree.size:
-            raise broken(f"record {tree.size} of the lineage is missing")
+            raise _broken(f"record {tree.size} of the lineage is missing")
         if merkle.leaf_hash(bytes(data)) != bytes(leaf):
-            raise broken(f"record {seq} of the lineage is not what was appended")
-        for node in tree.append(bytes(leaf)):
-            if node.level and node.level % TILE_HEIGHT == 0:
-                key = (node.level // TILE_HEIGHT - 1, node.index)
-                row = connection.execute("SELECT root FROM tiles WHERE level = ? AND idx = ?", key).fetchone()
-                if row is None or bytes(row[0]) != node.hash:
-                    raise broken(f"tile {key} of the lineage does not follow from its records")
-    row = connection.execute("SELECT size, root FROM checkpoints ORDER BY size DESC LIMIT 1").fetchone()
-    if row is not None:
-        sealed, root = int(row[0]), bytes(row[1])
-        if sealed > tree.size:
-            raise broken(f"the lineage has {tree.size} records, and its last checkpoint covers {sealed}")
-        if merkle.frontier(sealed, Reader(connection).read).root() != root:
-            raise broken(f"the first {sealed} records are not the ones the last checkpoint covers")
+            raise _broken(f"record {seq} of the lineage is not what was appended")
+        if not indexed:
+            raise _broken(
+                f"record {seq} of the lineage is filed under another type, time or authorization than its own"
+            )
+        # 2.
+        tiles.check(tree.append(bytes(leaf)))
+    # 2.
+    tiles.check_count()
+    # 3.
+    _check_seal(tree, sealed.pop(tree.size, None))
+    if sealed:
+        raise _broken(
+            f"the lineage has {tree.size} records, and a checkpoint covers {max(sealed)}", GateReason.LINEAGE_TRUNCATED
+        )
     return tree.snapshot()
+
+
+# The columns beside the bytes are no part of any leaf hash, so they are compared with the bytes.
+_RECORDS = """
+    SELECT seq, leaf, bytes,
+        CASE WHEN json_valid(CAST(bytes AS TEXT)) THEN
+            type IS json_extract(CAST(bytes AS TEXT), '$.type')
+            AND at IS json_extract(CAST(bytes AS TEXT), '$.at')
+            AND authorization IS json_extract(CAST(bytes AS TEXT), '$.authorization')
+        ELSE FALSE END
+    FROM records ORDER BY seq
+"""
+
+
+class _Tiles:
+    """Follows the tree of ``check`` and compares each tile that becomes complete with the stored one."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._pending: dict[int, list[bytes]] = {}
+        self._complete = 0
+
+    def check(self, nodes: list[merkle.Node]) -> None:
+        """Take the nodes that one record completed, from its leaf upwards."""
+        for node in nodes:
+            above, inside = divmod(node.level, TILE_HEIGHT)
+            if inside:
+                continue
+            if above:
+                key = (above - 1, node.index)
+                hashes = b"".join(self._pending.pop(above - 1))
+                row = self._connection.execute(
+                    "SELECT hashes, root FROM tiles WHERE level = ? AND idx = ?", key
+                ).fetchone()
+                if row is None or (bytes(row[0]), bytes(row[1])) != (hashes, node.hash):
+                    raise _broken(f"tile {key} of the lineage does not follow from its records")
+                self._complete += 1
+            self._pending.setdefault(above, []).append(node.hash)
+
+    def check_count(self) -> None:
+        """Nothing but those tiles is stored."""
+        (stored,) = self._connection.execute("SELECT COUNT(*) FROM tiles").fetchone()
+        if stored != self._complete:
+            raise _broken(f"{stored} tiles are stored, and the records complete {self._complete}")
+
+
+def _check_seal(tree: merkle.Tree, sealed: bytes | None) -> None:
+    if sealed is not None and sealed != tree.root():
+        raise _broken(f"the first {tree.size} records are not the ones their checkpoint covers")
+
+
+def _broken(detail: str, reason: GateReason = GateReason.LINEAGE_CHAIN_BROKEN) -> EnvironmentProblem:
+    remedy = "the database was altered or damaged; restore a backup, and keep this file as evidence"
+    return EnvironmentProblem(reason, detail, remedy)

@@ -19,6 +19,7 @@ from tests.support.attestation import (
     rsa_public,
     sign,
 )
+from tests.support.judged import check_attack
 from tpm.algorithms import Alg
 from tpm.attest import AttestType, CertifyInfo, CreationInfo, QuoteInfo
 from tpm.attestation_key import accept_attestation_key, accept_signing_key
@@ -374,11 +375,7 @@ def test_B15_a_creation_is_verified_like_a_certification() -> None:
 @pytest.mark.parametrize("entry", corpus.entries("attacks", "ak_public"))
 def test_corpus_ak_public(entry: corpus.Entry) -> None:
     """Each published public area gets its verdict, with its reason or one of the alternatives."""
-    data = corpus.read("attacks", entry["file"])
+    check_attack(entry)
     if entry["expect"] == "accept":
-        public = parse_public(data)
-        assert accept_attestation_key(public).public.marshal() == data
-    else:
-        with pytest.raises(EvidenceError) as caught:
-            accept_attestation_key(parse_public(data))
-        assert caught.value.reason in (entry["reason"], *entry.get("reason_alternatives", []))
+        data = corpus.read("attacks", entry["file"])
+        assert parse_public(data).marshal() == data

@@ -45,7 +45,7 @@ class Finding:
 
     kind: str
     detail: str
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 @dataclass(slots=True)

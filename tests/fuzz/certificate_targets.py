@@ -179,6 +179,7 @@ def _nested(depth: int) -> bytes:
     return data
 
 
+@cache
 def certificate_bombs() -> Mapping[str, bytes]:
     """What fills the maximum of a certificate with as many elements as fit, and what is beyond it."""
     leaf = leaves()[0]
@@ -200,6 +201,7 @@ def certificate_bombs() -> Mapping[str, bytes]:
     }
 
 
+@cache
 def crl_bombs() -> Mapping[str, bytes]:
     """Lists of a mebibyte: many entries, many empty fields, deep ones."""
     issuer = vendor().issuer
@@ -218,6 +220,7 @@ def crl_bombs() -> Mapping[str, bytes]:
     }
 
 
+@cache
 def pem_bombs() -> Mapping[str, bytes]:
     """PEM that never ends, ends without beginning, or holds many small blocks."""
     begin, end = b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n"

@@ -69,7 +69,7 @@ def attests() -> tuple[bytes, ...]:
         AttestType.NV: NvCertifyInfo(name, 0, bytes(8)),
         AttestType.NV_DIGEST: NvDigestInfo(name, bytes(32)),
         AttestType.TIME: TimeInfo(1, clock, 1 << 60),
-        AttestType.SESSION_AUDIT: SessionAuditInfo(exclusive=True, digest=bytes(32)),
+        AttestType.SESSION_AUDIT: SessionAuditInfo(exclusive=True, session_digest=bytes(32)),
         AttestType.COMMAND_AUDIT: CommandAuditInfo(3, Alg.SHA256, bytes(32), bytes(32)),
     }
     made = [ak.attest(body, kind).marshal() for kind, body in bodies.items()]
@@ -128,6 +128,7 @@ def run_signature(data: bytes) -> None:
     assert parse_signature(data).marshal() == data
 
 
+@cache
 def signatures() -> Sequence[bytes]:
     return [*(ak.sign(b"message") for ak in keys()), *structures("quote", "sig")]
 
@@ -140,6 +141,7 @@ def run_selection(data: bytes) -> None:
     assert selection.marshal() == data
 
 
+@cache
 def selections() -> Sequence[bytes]:
     some = [{"sha256": [0]}, {"sha1": range(24), "sha256": [0, 10, 23]}, {bank: [] for bank in BANKS.values()}, {}]
     return [PcrSelection.of(banks).marshal() for banks in some]
@@ -150,6 +152,7 @@ def run_id_object(data: bytes) -> None:
     assert parse_id_object(data).marshal() == data
 
 
+@cache
 def id_objects() -> Sequence[bytes]:
     return [IdObject(bytes(size), bytes(length)).marshal() for size in (20, 32, 64) for length in (18, 34, 66)]
 
@@ -175,6 +178,7 @@ def _accepted() -> tuple[object, ...]:
     return tuple(ak.key for ak in keys())
 
 
+@cache
 def quotes() -> Sequence[bytes]:
     made = [join_quote(number, *ak.quote()) for number, ak in enumerate(keys())]
     return [*made, *(join_quote(0, attest, signatures()[0]) for attest in structures("quote", "attest"))]

@@ -130,6 +130,7 @@ def run_spec_id(data: bytes) -> None:
     parse_spec_id(data, quirks=frozenset(Quirk))
 
 
+@cache
 def log_bombs() -> Mapping[str, bytes]:
     """Logs of at most a mebibyte with as much of one thing as fits."""
     tags = struct.pack("<II", 0x40000000, 8 * 4000) + struct.pack("<II", 0x40000000, 0) * 4000
@@ -267,6 +268,7 @@ def mutate_binary_fields(random: Random, _data: bytes, _pool: Sequence[bytes]) -
     return _written(random, binary=True)
 
 
+@cache
 def ascii_bombs() -> Mapping[str, bytes]:
     """The shortest lines, the longest ones, and nothing but separators."""
     shortest = b"10 " + b"0" * 40 + b" ima-ng md5:" + b"0" * 32 + b" /\n"

@@ -183,11 +183,11 @@ def mutate_value(random: Random, value: Any, pool: Sequence[Any] = ()) -> Any:
                 nodes.append((item, key))
                 todo.append(item[key])
     if not nodes:
-        return random.choice(_VALUES)
+        return _copy(random.choice(_VALUES))
     parent, key = random.choice(nodes)
     match int(random.random() * 6):
         case 0 | 1:
-            parent[key] = random.choice(_VALUES)
+            parent[key] = _copy(random.choice(_VALUES))
         case 2:
             parent[key] = _changed_leaf(random, parent[key])
         case 3:

@@ -1,7 +1,6 @@
 import random
 import subprocess
 import sys
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +25,7 @@ from tests.support.endorsement import (
     tpm_name,
     vendor,
 )
+from tests.support.judged import check_attack, check_evidence
 from tpm.ek_template import parse_ek_public
 from tpm.endorsement import (
     EkMechanism,
@@ -49,48 +49,12 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("entry", corpus.entries("attacks", "ek_cert"))
 def test_corpus_verdict_and_reason(entry: Entry) -> None:
-    files = {role: corpus.read("attacks", path) for role, path in entry["files"].items()}
-    told = dict(entry["context"]["policy"])
-    verdict, reason = "accept", "ok"
-    try:
-        verify_ek_certificate(
-            files["leaf"],
-            split_pem(files["chain"]),
-            EkRoots.from_pem(files["roots"]),
-            at=datetime.fromisoformat(entry["context"]["now"]),
-            ek_public=parse_ek_public(files["ek_public"]),
-            policy=EkPolicy(vendors=frozenset(told.pop("vendors")), **told),
-            crls=split_pem(files["crls"], "X509 CRL") if "crls" in files else (),
-        )
-    except EvidenceError as error:
-        verdict, reason = "reject", str(error.reason)
-    assert verdict == entry["expect"]
-    assert reason in [entry["reason"], *entry.get("reason_alternatives", [])]
+    check_attack(entry)
 
 
 @pytest.mark.parametrize("entry", corpus.entries("evidence", "certificate"))
 def test_corpus_certificates_are_read_and_chains_that_hold_are_verified(entry: Entry) -> None:
-    data = corpus.read("evidence", entry["file"])
-    ders = [data] if data[:1] == b"\x30" else split_pem(data)
-    certificates = [parse_certificate(der) for der in ders]
-    expected = entry["expected"] or {}
-    if not expected.get("chain_ok"):
-        return
-    verified = verify_ek_certificate(
-        ders[0],
-        [corpus.read("evidence", expected["intermediate"])],
-        EkRoots.load([corpus.ROOT / "evidence" / expected["root"]]),
-        at=certificates[0].not_before,
-        ek_public=None,
-        policy=EkPolicy(vendors=frozenset({"id:474F4F47"}), quirks=frozenset({EkQuirk.GOOGLE_VTPM})),
-    )
-    told, instance = expected["gce_instance_info"], verified.google_instance
-    assert instance is not None
-    assert (instance.zone, instance.project_id) == (told["zone"], told["project_id"])
-    assert instance.project_number == told["project_number"]
-    assert instance.instance_id
-    assert verified.virtual
-    assert verified.quirks_used == {EkQuirk.GOOGLE_VTPM}
+    check_evidence(entry)
 
 
 def verify(leaf: bytes, *intermediates: bytes, **context: object) -> object:

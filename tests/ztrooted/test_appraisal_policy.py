@@ -13,8 +13,8 @@ format = "ztrooted-appraisal/1"
 
 [class.default]
 bank = "sha256"
-pcrs = [0, 7, 10]
-pinned = [0, 7]
+pcrs = [0, 5, 7, 10]
+pinned = [0, 5, 7]
 interval_s = 10
 idle_interval_s = 60
 response_deadline_s = 5
@@ -35,7 +35,7 @@ def load(text: str) -> AppraisalPolicy:
 def test_a_good_policy_says_what_it_says() -> None:
     policy = load(GOOD)
     rules = policy.for_class("default")
-    assert (rules.bank, rules.pcrs, rules.pinned) == ("sha256", [0, 7, 10], [0, 7])
+    assert (rules.bank, rules.pcrs, rules.pinned) == ("sha256", [0, 5, 7, 10], [0, 5, 7])
     assert rules.verdict_life_ms == 65_000
     assert rules.event_log_rules.secure_boot is True
     assert policy.digest == sha256(GOOD.encode())
@@ -61,25 +61,25 @@ CHANGES = {
     "J3 unknown key of the event log": ("secure_boot = true", "sekure_boot = true", "event_log.sekure_boot"),
     "J3 unknown key of ima": ('allow_list = "baseline"', 'deny_list = "baseline"', "ima.deny_list: unknown key"),
     "J3 unknown table": ("[class.default.ima]", "[class.default.imma]", "class.default.imma: unknown key"),
-    "J3 unknown key of the document": ("[class.default]", 'version = 1\n\n[class.default]', "version: unknown key"),
+    "J3 unknown key of the document": ("[class.default]", "version = 1\n\n[class.default]", "version: unknown key"),
     "J4 unknown format": ("appraisal/1", "appraisal/2", "format"),
     "J4 unknown bank": ('bank = "sha256"', 'bank = "sha1"', "class.default.bank"),
     "J4 unknown allow-list": ('allow_list = "baseline"', 'allow_list = "any"', "ima.allow_list"),
     "J7 bank is a list": ('bank = "sha256"', 'bank = ["sha256"]', "class.default.bank"),
-    "J7 PCR as text": ("pcrs = [0, 7, 10]", 'pcrs = ["0", 7, 10]', "class.default.pcrs.0"),
-    "J7 PCR is true": ("pcrs = [0, 7, 10]", "pcrs = [0, true, 10]", "class.default.pcrs.1"),
-    "J7 PCR is a fraction": ("pinned = [0, 7]", "pinned = [0, 7.0]", "class.default.pinned.1"),
-    "J7 pcrs is a number": ("pcrs = [0, 7, 10]", "pcrs = 7", "class.default.pcrs"),
-    "J7 pcrs is a wildcard": ("pcrs = [0, 7, 10]", 'pcrs = "*"', "class.default.pcrs"),
+    "J7 PCR as text": ("pcrs = [0, 5, 7, 10]", 'pcrs = ["0", 5, 7, 10]', "class.default.pcrs.0"),
+    "J7 PCR is true": ("pcrs = [0, 5, 7, 10]", "pcrs = [0, 5, true]", "class.default.pcrs.2"),
+    "J7 PCR is a fraction": ("pinned = [0, 5, 7]", "pinned = [0, 5, 7.0]", "class.default.pinned.2"),
+    "J7 pcrs is a number": ("pcrs = [0, 5, 7, 10]", "pcrs = 7", "class.default.pcrs"),
+    "J7 pcrs is a wildcard": ("pcrs = [0, 5, 7, 10]", 'pcrs = "*"', "class.default.pcrs"),
     "J7 secure_boot as text": ("secure_boot = true", 'secure_boot = "true"', "event_log.secure_boot"),
     "J7 secure_boot is 1": ("secure_boot = true", "secure_boot = 1", "event_log.secure_boot"),
     "J7 lease as text": ("lease_s = 30", 'lease_s = "30"', "class.default.lease_s"),
     "J7 lease is true": ("lease_s = 30", "lease_s = true", "class.default.lease_s"),
     "J7 ima is true": ('[class.default.ima]\nallow_list = "baseline"', "", "IMA rules and PCR 10"),
-    "J10 PCR 24": ("pcrs = [0, 7, 10]", "pcrs = [0, 7, 24]", "class.default.pcrs.2"),
-    "J10 PCR -1": ("pinned = [0, 7]", "pinned = [-1, 7]", "class.default.pinned.0"),
-    "J10 repeated PCR": ("pcrs = [0, 7, 10]", "pcrs = [0, 7, 7, 10]", "'pcrs' and 'pinned'"),
-    "J10 descending PCRs": ("pinned = [0, 7]", "pinned = [7, 0]", "'pcrs' and 'pinned'"),
+    "J10 PCR 24": ("pcrs = [0, 5, 7, 10]", "pcrs = [0, 5, 7, 24]", "class.default.pcrs.3"),
+    "J10 PCR -1": ("pinned = [0, 5, 7]", "pinned = [-1, 5, 7]", "class.default.pinned.0"),
+    "J10 repeated PCR": ("pcrs = [0, 5, 7, 10]", "pcrs = [0, 5, 7, 7, 10]", "'pcrs' and 'pinned'"),
+    "J10 descending PCRs": ("pinned = [0, 5, 7]", "pinned = [7, 5, 0]", "'pcrs' and 'pinned'"),
     "lease is not a number": ("lease_s = 30", "lease_s = nan", "class.default.lease_s"),
     "lease for ever": ("lease_s = 30", "lease_s = inf", "class.default.lease_s"),
     "lease over the limit": ("lease_s = 30", f"lease_s = {limits.ARTIFACT_LIFE_S + 1}", "class.default.lease_s"),
@@ -94,21 +94,21 @@ CHANGES = {
         f"response_deadline_s = {limits.CHALLENGE_LIFE_S + 1}",
         "class.default.response_deadline_s",
     ),
-    "IMA rules without PCR 10": ("pcrs = [0, 7, 10]", "pcrs = [0, 7]", "IMA rules and PCR 10"),
-    "pinned and not quoted": ("pinned = [0, 7]", "pinned = [0, 4, 7]", "'pinned' names PCRs that are not quoted"),
-    "PCR 10 pinned": ("pinned = [0, 7]", "pinned = [0, 7, 10]", "PCR 10 changes"),
+    "IMA rules without PCR 10": ("pcrs = [0, 5, 7, 10]", "pcrs = [0, 5, 7]", "IMA rules and PCR 10"),
+    "pinned and not quoted": ("pinned = [0, 5, 7]", "pinned = [0, 4, 5, 7]", "'pinned' names PCRs that are not quoted"),
+    "PCR 10 pinned": ("pinned = [0, 5, 7]", "pinned = [0, 5, 7, 10]", "PCR 10 changes"),
     "Secure Boot without PCR 7": (
-        "pcrs = [0, 7, 10]\npinned = [0, 7]",
-        "pcrs = [0, 10]\npinned = [0]",
-        "'event_log.secure_boot' is shown by PCR 7",
+        "pcrs = [0, 5, 7, 10]\npinned = [0, 5, 7]",
+        "pcrs = [0, 5, 10]\npinned = [0, 5]",
+        "add 7 to 'pcrs'",
     ),
-    "event log without a firmware PCR": (
+    "event log without the PCR of its end": (
+        "pcrs = [0, 5, 7, 10]\npinned = [0, 5, 7]",
         "pcrs = [0, 7, 10]\npinned = [0, 7]",
-        "pcrs = [10]\npinned = []",
-        "'event_log",
+        "add 5 to 'pcrs'",
     ),
-    "quoted PCRs missing": ("pcrs = [0, 7, 10]\n", "", "class.default.pcrs: Field required"),
-    "pinned PCRs missing": ("pinned = [0, 7]\n", "", "class.default.pinned: Field required"),
+    "quoted PCRs missing": ("pcrs = [0, 5, 7, 10]\n", "", "class.default.pcrs: Field required"),
+    "pinned PCRs missing": ("pinned = [0, 5, 7]\n", "", "class.default.pinned: Field required"),
     "no class": (GOOD, 'format = "ztrooted-appraisal/1"\n', "class: Field required"),
     "J2 empty table of classes": (GOOD, 'format = "ztrooted-appraisal/1"\n[class]\n', "class"),
     "J2 empty class": (GOOD, 'format = "ztrooted-appraisal/1"\n[class.default]\n', "class.default.pcrs"),
@@ -119,7 +119,7 @@ CHANGES = {
     ),
     "J2 quoted and never compared": (
         GOOD,
-        'format = "ztrooted-appraisal/1"\n[class.default]\npcrs = [0, 7]\npinned = []\n',
+        'format = "ztrooted-appraisal/1"\n[class.default]\npcrs = [0, 5, 7]\npinned = []\n',
         "nothing is required of the evidence",
     ),
     "J2 an empty file": (GOOD, "", "format: Field required"),
@@ -157,5 +157,5 @@ def test_the_shortest_lease_that_healthy_machines_survive_is_accepted() -> None:
 
 
 def test_secure_boot_may_be_left_to_the_pinned_values() -> None:
-    text = GOOD.replace("secure_boot = true", "secure_boot = false").replace("[0, 7", "[0, 4")
+    text = GOOD.replace("secure_boot = true", "secure_boot = false").replace("[0, 5, 7", "[0, 5")
     assert load(text).for_class("default").event_log_rules.secure_boot is False

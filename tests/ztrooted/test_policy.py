@@ -111,7 +111,8 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "\n", "// permit (principal, action, resource);", "permit (principal == ?principal, action, resource);"]
+    "text",
+    ["", "\n", "// permit (principal, action, resource);", "permit (principal == ?principal, action, resource);"],
 )
 def test_J2_a_policy_without_a_rule_is_refused(text: str) -> None:
     with pytest.raises(PolicyError) as refusal:

@@ -35,10 +35,12 @@ def connect(gateway: str, ca: Path, token_file: Path) -> "GatewayClient":
                 f"if nobody has read it: chmod 600 {token_file}; otherwise ask for a new token",
             )
         token = token_file.read_text().strip()
-    except OSError as error:
+        if not token.isascii() or not token.isprintable():
+            raise ValueError("it does not hold a token")
+    except (OSError, ValueError) as error:  # text that isn't UTF-8 is a ValueError
         raise EnvironmentProblem(
             GateReason.ENVIRONMENT_KEY_FILE,
-            f"the token file {token_file} can't be read: {error.strerror}",
+            f"the token file {token_file} can't be read: {getattr(error, 'strerror', None) or error}",
             "the gateway's operator makes tokens with 'ztrooted gateway token'",
         ) from error
     from ztrooted.client import GatewayClient  # noqa: PLC0415 -- an auditor's machine has no aiohttp

@@ -16,6 +16,9 @@ from ztrooted.cli.output import JsonFlag, fail, show
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.reasons import GateReason
 
+# Of what a bundle proves, this is told; the rest is in --json and in `ztrooted audit verify`.
+TOLD = ("checks", "outcome", "good_quotes", "largest_gap_ms", "allowed_gap_ms", "exposure_at_most_ms", "exit_status")
+
 
 def demo(
     data: Annotated[
@@ -79,7 +82,7 @@ def _folder(data: Path | None) -> Path:
 
 def _short(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {item}" for name, item in value.items() if not isinstance(item, list))
+        return ", ".join(f"{name.replace('_', ' ')} {value[name]}" for name in TOLD if name in value)
     return str(value)
 
 
@@ -89,5 +92,5 @@ def _epilogue(folder: Path, seconds: float, *, kept: bool) -> str:
         return f"{done} Run with --data DIR to keep the bundles and look at them."
     return (
         f"{done}\nVerify a bundle yourself:\n"
-        f"  ztrooted audit verify {folder}/bundle-train.json --anchors {folder}/anchors.toml"
+        f"  {sys.argv[0]} audit verify {folder}/bundle-train.json --anchors {folder}/anchors.toml"
     )

@@ -7,7 +7,7 @@ with its reason code.
 import json as jsonlib
 from collections.abc import Callable
 from datetime import UTC, datetime
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -41,20 +41,24 @@ from ztrooted.inspect.pcr_values import parse_hex, parse_pcr10, parse_pcr_values
 from ztrooted.inspect.quote import QuoteChallenge
 from ztrooted.reasons import GateReason
 
-app = typer.Typer(no_args_is_help=True, help="Read and verify evidence: event logs, IMA lists, quotes, keys, EK chains.")
+app = typer.Typer(
+    no_args_is_help=True, help="Read and verify evidence: event logs, IMA lists, quotes, keys, EK chains."
+)
 
 T = TypeVar("T")
 
 Evidence = Annotated[Path, typer.Argument(metavar="FILE", help="What to inspect.")]
 PcrsOption = Annotated[
     str | None,
-    typer.Option(help='Expected PCR values: a JSON file or JSON itself, {"sha256": {"0": "<hex>"}}.', metavar="FILE|JSON"),
+    typer.Option(
+        help='Expected PCR values: a JSON file or JSON itself, {"sha256": {"0": "<hex>"}}.', metavar="FILE|JSON"
+    ),
 ]
 BankOption = Annotated[str | None, typer.Option(help="Only this bank; of values that name none, their bank.")]
 SIZES = {"chain": 1 << 20, "allow-list": 64 << 20}
 
 
-class ListFormat(str, Enum):
+class ListFormat(StrEnum):
     """The two forms in which a kernel shows its measurement list."""
 
     ASCII = "ascii"
@@ -107,14 +111,19 @@ def eventlog(
 def ima(
     file: Evidence,
     pcr10: Annotated[
-        str | None, typer.Option(help="Quoted value of PCR 10: hexadecimal, JSON, or a JSON file.", metavar="HEX|FILE|JSON")
+        str | None,
+        typer.Option(help="Quoted value of PCR 10: hexadecimal, JSON, or a JSON file.", metavar="HEX|FILE|JSON"),
     ] = None,
     bank: BankOption = None,
     allow: Annotated[
         list[Path] | None,
-        typer.Option(help="What may have been measured: JSON of paths and digests, or sha256sum's output.", metavar="FILE"),
+        typer.Option(
+            help="What may have been measured: JSON of paths and digests, or sha256sum's output.", metavar="FILE"
+        ),
     ] = None,
-    key: Annotated[list[Path] | None, typer.Option(help="Key or certificate that may sign files.", metavar="PEM")] = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Key or certificate that may sign files.", metavar="PEM")
+    ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Paths that need not be listed.", metavar="PATTERN")] = None,
     allow_violations: Annotated[bool, typer.Option("--allow-violations", help="Accept violations.")] = False,
     pcrs: PcrsOption = None,
@@ -132,7 +141,7 @@ def ima(
     """Read an IMA measurement list and replay it; with --pcr10 verify it, with --allow, --key or --exclude judge it."""
     quoted = None
     if pcr10 is not None:
-        values = _told("--pcr10", lambda: parse_pcr10(_text(pcr10), bank))
+        values = _told("--pcr10", lambda: parse_pcr10(_words(pcr10), bank))
         if bank is not None:
             values = _told("--pcr10", lambda: {bank: values[bank]})
         before = _told("--state", lambda: ImaState.from_dict(jsonlib.loads(_text(state)))) if state else None
@@ -175,7 +184,7 @@ def quote(
     values = _told("--pcrs", lambda: parse_pcr_values(_text(pcrs)))
     challenge = QuoteChallenge(
         nonce=_told("--nonce", lambda: parse_hex(nonce, "the nonce")),
-        selection=_told("--selection", lambda: parse_selection(_text(selection or jsonlib.dumps(_listed(values))))),
+        selection=_told("--selection", lambda: parse_selection(_words(selection or jsonlib.dumps(_listed(values))))),
         pcr_values=values,
         previous=_told("--previous", lambda: Clock.from_dict(jsonlib.loads(_text(previous)))) if previous else None,
         allowed_signatures=_named("--allow-signature", allow_signature, DEFAULT_SIGNATURES, DEFAULT_SIGNATURES),
@@ -205,7 +214,9 @@ def akpub(
 def ekcert(
     leaf: Annotated[Path, typer.Argument(metavar="LEAF", help="The EK certificate, DER.")],
     chain: Annotated[list[Path] | None, typer.Option(help="Intermediates, PEM or DER.", metavar="FILE")] = None,
-    roots: Annotated[list[Path] | None, typer.Option(help="Trusted roots, PEM or DER, or a folder.", metavar="PATH")] = None,
+    roots: Annotated[
+        list[Path] | None, typer.Option(help="Trusted roots, PEM or DER, or a folder.", metavar="PATH")
+    ] = None,
     at: Annotated[str | None, typer.Option(help="Judge at this time; by default now.", metavar="TIME")] = None,
     ek_public: Annotated[Path | None, typer.Option(help="The EK's TPM2B_PUBLIC.", metavar="FILE")] = None,
     vendor: Annotated[list[str] | None, typer.Option(help="Accept only this maker.", metavar="id:HEX")] = None,
@@ -278,13 +289,23 @@ def _unreadable(path: Path, error: OSError) -> EnvironmentProblem:
 
 
 def _text(value: str) -> str:
-    """JSON or words as they are, or those in the file of that name."""
-    if value.lstrip().startswith("{") or not Path(value).is_file():
+    """JSON as it is, or that in the file of this name."""
+    if value.lstrip().startswith("{"):
         return value
     try:
         return _read(Path(value), limits.BODY).decode()
     except UnicodeDecodeError:
         raise ValueError(f"{value} is not text") from None
+
+
+def _words(value: str) -> str:
+    """Words as they are, or JSON in the file of this name."""
+    if value.lstrip().startswith("{"):
+        return value
+    try:
+        return _text(value) if Path(value).is_file() else value
+    except OSError:  # too long for a name
+        return value
 
 
 def _told(option: str, parse: Callable[[], T]) -> T:

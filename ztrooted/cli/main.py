@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 import typer
 
 from tpm.errors import TpmError
-from ztrooted.cli import audit, executor, operate, orchestrate
+from ztrooted.cli import audit, executor, inspect, operate, orchestrate
 from ztrooted.cli.demo import demo
 from ztrooted.cli.output import fail
 from ztrooted.errors import GateError
@@ -26,6 +26,7 @@ app.command("revoke")(operate.revoke)
 app.add_typer(executor.app, name="executor")
 app.add_typer(operate.app, name="baseline")
 app.add_typer(audit.app, name="audit")
+app.add_typer(inspect.app, name="inspect")
 
 
 def main() -> None:

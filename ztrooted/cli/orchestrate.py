@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from ztrooted import canonical
+from ztrooted.appraisal_policy import explain_validation
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.executor import DEFAULT_SOCKET, Socket
 from ztrooted.cli.output import JsonFlag, errors, show
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.models import DispatchRequest, ExecRequest, ExecStarted, Job
+from ztrooted.models import DispatchRequest, ExecRequest, ExecStarted, Job, compose
 from ztrooted.reasons import GateReason
 
 Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="The command line of the job.")]
@@ -51,7 +53,7 @@ def authorize(
 ) -> None:
     """Ask whether a job may run on an executor, now. Prints the artifact; exit code 1 when the answer is no."""
     job = _job(command, workflow, run, step, attempt, env, cwd, file)
-    request = DispatchRequest(executor=executor, job=job, max_runtime_s=max_runtime)
+    request = compose(DispatchRequest, executor=executor, job=job, max_runtime_s=max_runtime)
 
     async def ask() -> dict[str, object]:
         async with connect(gateway, ca, token_file) as client:
@@ -89,7 +91,7 @@ def execute(
     from ztrooted.executor.control import run_through_agent  # noqa: PLC0415 -- belongs to the executor extra
 
     job = _job(command, workflow, run, step, attempt, env, cwd, file)
-    request = ExecRequest(artifact=_read_artifact(artifact), job=job, env=_environment(env))
+    request = compose(ExecRequest, artifact=_read_artifact(artifact), job=job, env=_environment(env))
 
     def started(event: ExecStarted) -> None:
         if json:
@@ -158,8 +160,8 @@ def _job(
             cwd=cwd,
             files=named,
         )
-    except ValueError as error:
-        raise GateError(GateReason.JOB_MALFORMED, str(error)) from error
+    except ValidationError as error:
+        raise GateError(GateReason.JOB_MALFORMED, explain_validation(error)) from error
 
 
 def _environment(env: list[str] | None) -> dict[str, str]:

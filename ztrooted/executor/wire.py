@@ -19,12 +19,14 @@ import json
 import os
 import time
 
+from ztrooted import limits
+
 MAX_LINE = 4096  # PIPE_BUF: a longer one could arrive in pieces, between which another writer's could stand
 MAX_PLAN = (
     16 << 20
 )  # the kernel takes about 2 MiB of arguments and environment; JSON escapes are at most six times that
 MAX_AHEAD_S = 605  # the longest life of an artifact (600) and the clock leeway (5): no lease ends later than this
-MAX_RUNTIME_S = 30 * 86_400  # a job that wants more than a month asks for a new authorization
+MAX_RUNTIME_S = limits.MAX_RUNTIME_S  # the same for everybody
 MAX_GRACE_S = 600  # longer than any lease would have let it live
 
 LEASE_EXPIRED = "lease.expired"

@@ -10,7 +10,6 @@ from tpm.eventlog import (
     Event,
     EventLog,
     EventLogRules,
-    Finding,
     Quirk,
     SignatureDatabase,
     VariableEvent,
@@ -21,24 +20,19 @@ from tpm.eventlog import (
 )
 from tpm.eventlog_uefi import guid_text
 from tpm.pcr import PcrValues
-from tpm.reasons import EvidenceReason
 from ztrooted.inspect.plain import Report, plain
 
 ALL_QUIRKS = frozenset(Quirk)
+# What other verifiers accept: machines without Secure Boot, logs that end early, logs of the SHA-1 form.
+LENIENT = EventLogRules(secure_boot=False, exit_boot_services=False, separators=False, legacy_format=True)
 
 
 def read_event_log(data: bytes) -> EventLog:
-    """Parse a log as its profile says, or else with every quirk of real firmware; the log names those it needed.
+    """Parse a log with every quirk of real firmware allowed; the log and what verifies it name those that were needed.
 
     For reading alone: a log that is to be believed is parsed with the quirks its policy allows.
     """
-    try:
-        return parse_event_log(data)
-    except MalformedError as strict:
-        try:
-            return parse_event_log(data, quirks=ALL_QUIRKS)
-        except EvidenceError:
-            raise strict from None
+    return parse_event_log(data, quirks=ALL_QUIRKS)
 
 
 def inspect_event_log(
@@ -60,29 +54,25 @@ def inspect_event_log(
     refused.
     """
     # 1. Parsing
-    if quirks is None and pcrs is None:
-        log = read_event_log(data)
-    else:
-        log = parse_event_log(data, quirks=quirks or frozenset())
+    reading = quirks is None and pcrs is None
+    log = read_event_log(data) if reading else parse_event_log(data, quirks=ALL_QUIRKS)
     # 2. Replay
-    findings: list[Report] = [
-        {"reason": f"log.quirk.{quirk}", "event": None, "detail": "tolerated"} for quirk in sorted(log.quirks_used)
-    ]
+    findings: list[Report] = []
     replayed = _replay(log, findings)
     # 3. Verification
     rules = rules or EventLogRules()
-    verified = []
-    for bank, values in (replayed if pcrs is None else pcrs).items():
-        try:
-            verified.append(verify_event_log(log, bank=bank, pcrs=values, rules=rules))
-        except EvidenceError as error:
-            if pcrs is not None:
-                raise
-            _add(findings, str(error.reason), None, error.detail)
+    if pcrs is None:
+        verified = [found for bank in replayed if (found := _look(log, bank, replayed[bank], rules, findings))]
+    else:
+        verified = [verify_event_log(log, bank=bank, pcrs=values, rules=rules) for bank, values in pcrs.items()]
+    used = log.quirks_used.union(*(result.quirks_used for result in verified))
+    for quirk in sorted(used):
+        _add(findings, f"log.quirk_{quirk}", None, "tolerated in this log")
     for result in verified:
         for finding in result.findings:
-            _add(findings, *_described(finding))
-    return _report(log, replayed, verified, findings) | {"verified": pcrs is not None}
+            _add(findings, f"log.{finding.code}", finding.event, finding.detail)
+    report = _report(log, replayed, verified, findings)
+    return report | {"quirks_used": plain(used), "verified": pcrs is not None}
 
 
 def _replay(log: EventLog, findings: list[Report]) -> dict[str, dict[int, bytes]]:
@@ -103,6 +93,18 @@ def _replay(log: EventLog, findings: list[Report]) -> dict[str, dict[int, bytes]
     return replayed
 
 
+def _look(
+    log: EventLog, bank: str, values: dict[int, bytes], rules: EventLogRules, findings: list[Report]
+) -> VerifiedEventLog | None:
+    """The log against its own replay: under ``rules``, or else under lenient ones, so that its claims can be shown."""
+    for chosen in (rules, LENIENT):
+        try:
+            return verify_event_log(log, bank=bank, pcrs=values, rules=chosen)
+        except EvidenceError as error:
+            _add(findings, str(error.reason), None, error.detail)
+    return None
+
+
 def _report(
     log: EventLog, replayed: dict[str, dict[int, bytes]], verified: list[VerifiedEventLog], findings: list[Report]
 ) -> Report:
@@ -112,7 +114,6 @@ def _report(
         "size": log.size,
         "banks": list(log.banks),
         "spec_id": plain(log.spec_id),
-        "quirks_used": plain(log.quirks_used),
         "pcrs": {bank: {str(pcr): values[pcr].hex() for pcr in sorted(values)} for bank, values in replayed.items()},
         "verified_banks": [result.bank for result in verified],
         "startup_locality": first.startup_locality if first else None,
@@ -165,16 +166,8 @@ def _claims(claims: Claims) -> Report:
     return shown
 
 
-def _described(finding: Finding) -> tuple[str, int | None, str]:
-    return f"log.{finding.code}", finding.event, finding.detail
-
-
 def _add(findings: list[Report], reason: str, event: int | None, detail: str) -> None:
     """Banks tell the same story; what was found in one is not told again for the next."""
     found = {"reason": reason, "event": event, "detail": detail}
     if found not in findings:
         findings.append(found)
-
-
-# The codes of findings that are refusals where there is something to verify.
-REFUSALS = frozenset(str(reason) for reason in EvidenceReason)

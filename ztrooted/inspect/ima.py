@@ -133,7 +133,9 @@ def _replay_quoted(parsed: ImaList, quoted: ImaQuoted) -> tuple[VerifiedImaEntri
     reach = {result.matched for result in results.values()}
     if len(reach) > 1:
         found = ", ".join(f"{bank} {result.matched}" for bank, result in results.items())
-        raise RejectedError(EvidenceReason.IMA_REPLAY_MISMATCH, f"the banks cover different numbers of entries: {found}")
+        raise RejectedError(
+            EvidenceReason.IMA_REPLAY_MISMATCH, f"the banks cover different numbers of entries: {found}"
+        )
     first = next(iter(results.values()))
     report = {
         "pcrs": {bank: {"10": value.hex()} for bank, value in quoted.pcr10.items()},

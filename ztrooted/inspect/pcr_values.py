@@ -96,11 +96,6 @@ def _range(text: str) -> range:
     return range(_index(first), _index(last or first) + 1)
 
 
-def selection_of(values: PcrTable) -> PcrSelection:
-    """The selection that has exactly these values."""
-    return PcrSelection.of(values)
-
-
 def parse_hex(text: Any, what: str) -> bytes:
     """Hexadecimal, with or without ``0x``, as bytes. ValueError naming ``what``."""
     if isinstance(text, str) and re.fullmatch(r"(0[xX])?([0-9a-fA-F]{2})*", text):
@@ -120,5 +115,5 @@ def _object(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError("a JSON object was expected")  # noqa: TRY004 -- a caller's text, like every other fault here
+        raise ValueError("a JSON object was expected")
     return value

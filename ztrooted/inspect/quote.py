@@ -1,5 +1,7 @@
 """A quote with everything its verification takes."""
 
+from dataclasses import dataclass
+
 from tpm.pcr import PcrSelection, PcrValues
 from tpm.quote import DEFAULT_BANKS, Clock, check_clock, parse_quote, verify_quote
 from tpm.signature import DEFAULT_SIGNATURES
@@ -8,18 +10,19 @@ from ztrooted.inspect.attest import describe_attest
 from ztrooted.inspect.plain import Report, plain
 
 
-def inspect_quote(
-    attest: bytes,
-    signature: bytes,
-    ak: bytes,
-    *,
-    nonce: bytes,
-    selection: PcrSelection,
-    pcr_values: PcrValues,
-    previous: Clock | None = None,
-    allowed_signatures: frozenset[str] = DEFAULT_SIGNATURES,
-    allowed_banks: frozenset[str] = DEFAULT_BANKS,
-) -> Report:
+@dataclass(frozen=True, slots=True)
+class QuoteChallenge:
+    """What was asked for, the values claimed, and the clock of the round before where it is known."""
+
+    nonce: bytes
+    selection: PcrSelection
+    pcr_values: PcrValues
+    previous: Clock | None = None
+    allowed_signatures: frozenset[str] = DEFAULT_SIGNATURES
+    allowed_banks: frozenset[str] = DEFAULT_BANKS
+
+
+def inspect_quote(attest: bytes, signature: bytes, ak: bytes, challenge: QuoteChallenge) -> Report:
     """Verify a quote and, where the clock of the round before is given, that the machine was not reset since.
 
     ``attest`` is a ``TPMS_ATTEST``, ``signature`` a ``TPMT_SIGNATURE``, ``ak`` a public area or PEM. Raises
@@ -30,19 +33,19 @@ def inspect_quote(
     verified = verify_quote(
         parsed,
         key,
-        nonce=nonce,
-        selection=selection,
-        pcr_values=pcr_values,
-        allowed_signatures=allowed_signatures,
-        allowed_banks=allowed_banks,
+        nonce=challenge.nonce,
+        selection=challenge.selection,
+        pcr_values=challenge.pcr_values,
+        allowed_signatures=challenge.allowed_signatures,
+        allowed_banks=challenge.allowed_banks,
     )
-    if previous is not None:
-        check_clock(previous, verified.clock)
+    if challenge.previous is not None:
+        check_clock(challenge.previous, verified.clock)
     return {
         "verified": True,
         "signature": parsed.signature.scheme_name,
         "key": describe_key(key),
-        "clock_compared": previous is not None,
+        "clock_compared": challenge.previous is not None,
         "clock": verified.clock.to_dict(),
         "pcrs": plain(verified.pcr_values),
         "attest": describe_attest(parsed.attest),

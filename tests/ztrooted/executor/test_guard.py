@@ -101,6 +101,16 @@ class TestEnforcement:
         assert (await asyncio.wait_for(running.wait(), PATIENCE_S)).outcome == "killed"
         await until_async(lambda: not marked.alive(), "the tree is dead")
 
+    async def test_weakly_supervised_jobs_die_with_their_init_by_the_kernel(
+        self, no_namespaces: None, marked: Marked, streams: Streams
+    ) -> None:
+        """With the guard stopped nobody sweeps: at least the job itself has to end."""
+        running = await start(marked.job("sleep", "600"), streams, allow_weak=True)
+        os.kill(running.guard_pid, signal.SIGSTOP)
+        os.kill(running.init_pid, signal.SIGKILL)
+        await until_async(lambda: not marked.alive(), "the job is dead")
+        assert (await asyncio.wait_for(running.wait(), PATIENCE_S)).outcome == "killed"
+
     async def test_weak_grace_signals_the_job_and_nobody_else(
         self, no_namespaces: None, marked: Marked, streams: Streams
     ) -> None:

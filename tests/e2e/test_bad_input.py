@@ -1,0 +1,522 @@
+"""What people get wrong: each gives one clear message with reason and remedy, the right exit code, and leaves no trace.
+
+0 yes, 1 no, 2 wrong usage, 3 the environment is not what it should be; the same for people and with ``--json``.
+"""
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.commands import run
+from tests.support.gate import Blueprint, Gate, Gates, processes_naming
+from tpm.software import SoftwareTpm, ca_certificates, provision
+
+NO, USAGE, ENVIRONMENT = 1, 2, 3
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a failed command said."""
+
+    code: int
+    reason: str
+    detail: str
+    remedy: str
+
+
+def refuse(*arguments: str, code: int, reason: str) -> Said:
+    """Run a command for people and again with ``--json``: the same exit code, reason and remedy, no traceback."""
+    for_people = run(*arguments)
+    assert for_people.returncode == code, (for_people.stdout, for_people.stderr)
+    assert "Traceback" not in for_people.stderr + for_people.stdout
+    assert for_people.stdout == ""
+    lines = for_people.stderr.strip().splitlines()
+    assert len(lines) == 2, lines  # one message, one remedy
+    assert lines[0].startswith("No: " if code == NO else "Error: ")
+    assert lines[0].endswith(f"({reason})")
+    assert lines[1].startswith("What to do: ")
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for_scripts = run(*arguments[:end], "--json", *arguments[end:])
+    assert for_scripts.returncode == code
+    error = json.loads(for_scripts.stdout)["error"]
+    assert error["reason"] == reason
+    assert error["detail"] in lines[0]
+    assert error["remedy"]
+    assert for_scripts.stderr == ""
+    return Said(code, error["reason"], error["detail"], error["remedy"])
+
+
+def refuse_to_serve(gateway: Path, *options: str, reason: str) -> str:
+    """``gateway serve`` has no ``--json``: one message, exit code 3, soon, and nothing of it runs on."""
+    done = run("gateway", "serve", str(gateway), *options)
+    assert done.returncode == ENVIRONMENT, (done.stdout, done.stderr)
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 2, lines
+    assert f"({reason})" in lines[0]
+    assert lines[1].startswith("What to do: ")
+    assert not processes_naming(str(gateway.parent))
+    return said
+
+
+@pytest.fixture
+def folder(blueprint: Blueprint, tmp_path: Path) -> Path:
+    """A gateway's data folder beside the TPM it belongs to; nothing runs."""
+    blueprint.copy(tmp_path / "e", {})
+    return tmp_path / "e" / "gateway"
+
+
+def edit(path: Path, change: Callable[[str], str]) -> None:
+    """Change a file's text."""
+    path.write_text(change(path.read_text()))
+
+
+# --- gateway init ------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def spare(tmp_path_factory: pytest.TempPathFactory, blueprint: Blueprint) -> Path:
+    """A software TPM without a gateway, and roots."""
+    folder = tmp_path_factory.mktemp("spare")
+    provision(folder / "tpm", ca=folder / "ca", certificates=False)
+    shutil.copy(blueprint.folder / "ek-roots.pem", folder / "roots.pem")
+    return folder
+
+
+@pytest.fixture
+def virgin(tmp_path: Path, spare: Path) -> Path:
+    """A copy of that for one test."""
+    shutil.copytree(spare, tmp_path / "v")
+    return tmp_path / "v"
+
+
+def init(virgin: Path, *, data: str = "gateway", **changes: str) -> list[str]:
+    """The command line of an initialisation that would succeed, with one thing changed."""
+    options = {
+        "tpm": f"swtpm:{virgin / 'tpm'}",
+        "trust-domain": "bad.test",
+        "ek-roots": str(virgin / "roots.pem"),
+        **{name.replace("_", "-"): value for name, value in changes.items()},
+    }
+    given = [part for name, value in options.items() for part in (f"--{name}", value)]
+    return ["gateway", "init", str(virgin / data), *given]
+
+
+def nothing_made(virgin: Path) -> None:
+    """Neither a folder nor half of one, and no process."""
+    assert sorted(path.name for path in virgin.iterdir() if path.name not in {"ca", "tpm", "roots.pem"}) == []
+    assert not processes_naming(str(virgin))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ek_roots": "{virgin}/absent.pem"}, "config.invalid"),
+        ({"ek_roots": "{virgin}/ca/certserial"}, "config.invalid"),
+        ({"ek_roots": "/dev/null"}, "config.invalid"),
+        ({"ek_roots": "{virgin}/tpm"}, "config.invalid"),
+        ({"tpm": "device:/dev/no-such-tpm"}, "environment.tpm"),
+        ({"tpm": "device:/dev/null"}, "environment.tpm"),
+        ({"tpm": "socket:{virgin}/no-socket"}, "environment.tpm"),
+        ({"tpm": "swtpm:/proc/nowhere"}, "environment.tpm"),
+        ({"tpm": "swtpm:relative"}, "environment.tpm"),
+        ({"tpm": "/dev/tpmrm0"}, "environment.tpm"),
+        ({"trust_domain": 'x"\n[evil]'}, "config.invalid"),
+        ({"trust_domain": "Not A Domain"}, "config.invalid"),
+        ({"ek_vendor": 'id:"]\nlisten_port = 1'}, "config.invalid"),
+        ({"trust_domain": "x" * 64}, "config.invalid"),
+        ({"ek_vendor": "id:12"}, "config.invalid"),
+        ({"host": "::1\nlisten_port = 1"}, "config.invalid"),
+        ({"name": "ü.test"}, "config.invalid"),
+    ],
+    ids=str,
+)
+def test_init_refuses_and_leaves_nothing(virgin: Path, changes: dict[str, str], reason: str) -> None:
+    filled = {name: value.replace("{virgin}", str(virgin)) for name, value in changes.items()}
+    refuse(*init(virgin, **filled), code=ENVIRONMENT, reason=reason)
+    nothing_made(virgin)
+
+
+def test_init_without_roots_is_wrong_usage(virgin: Path) -> None:
+    done = run("gateway", "init", str(virgin / "gateway"), "--tpm", "device:/dev/tpmrm0", "--trust-domain", "bad.test")
+    assert done.returncode == USAGE
+    assert "--ek-roots" in done.stderr
+    assert "Traceback" not in done.stderr
+    nothing_made(virgin)
+
+
+def test_init_never_overwrites(folder: Path, virgin: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    arguments = init(virgin)
+    arguments[2] = str(folder)
+    refuse(*arguments, code=ENVIRONMENT, reason="environment.data_folder")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_init_where_nothing_may_be_written(virgin: Path) -> None:
+    arguments = init(virgin)
+    arguments[2] = "/proc/gateway"
+    refuse(*arguments, code=ENVIRONMENT, reason="environment.data_folder")
+
+
+def test_init_needs_its_tpm_for_itself(virgin: Path) -> None:
+    with SoftwareTpm(virgin / "tpm"):
+        refuse(*init(virgin), code=ENVIRONMENT, reason="environment.tpm")
+    shutil.rmtree(virgin / "tpm" / "run")
+    nothing_made(virgin)
+
+
+# --- gateway serve -----------------------------------------------------------------------------------------------
+def test_no_such_data_folder(tmp_path: Path) -> None:
+    refuse_to_serve(tmp_path / "absent" / "gateway", reason="config.missing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_half_written_data_folder(folder: Path) -> None:
+    """Whatever is missing is named; nothing is made up in its place."""
+    needed = ["gateway.toml", "identity.json", "executor-ca/cert.pem", "tls/cert.pem", "policy/appraisal.toml"]
+    needed.append("policy/dispatch.cedar")
+    for name in needed:
+        path = folder / name
+        data = path.read_bytes()
+        path.unlink()
+        said = refuse_to_serve(folder, reason="config.missing")
+        assert name.rpartition("/")[2] in said
+        assert not path.exists()
+        path.write_bytes(data[: len(data) // 2])
+        done = run("gateway", "serve", str(folder))
+        assert done.returncode in {NO, ENVIRONMENT}, (name, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 2, done.stderr
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["executor-ca/key.pem", "tls/key.pem"])
+def test_a_missing_open_or_damaged_key_file(folder: Path, name: str) -> None:
+    key = folder / name
+    key.chmod(0o644)
+    assert "chmod 600" in refuse_to_serve(folder, reason="environment.key_file")
+    key.chmod(0o600)
+    data = key.read_bytes()
+    key.write_bytes(data[:100])
+    done = run("gateway", "serve", str(folder))
+    assert done.returncode == ENVIRONMENT, done.stderr
+    assert "Traceback" not in done.stderr
+    key.unlink()
+    refuse_to_serve(folder, reason="environment.key_file")
+
+
+def test_no_roots_configured(folder: Path) -> None:
+    (folder / "ek-roots" / "roots.pem").unlink()
+    refuse_to_serve(folder, reason="config.invalid")
+    (folder / "ek-roots").rmdir()
+    refuse_to_serve(folder, reason="config.invalid")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("relax_enforcement = true", "config.unknown_key"),
+        ('listen_hosst = "::1"', "config.unknown_key"),
+        ("session_life_s = 1", "config.invalid"),
+        ('checkpoint_interval_s = "soon"', "config.invalid"),
+        ("this is not TOML", "config.invalid"),
+        ("ek_vendors = []", "config.invalid"),
+    ],
+)
+def test_unknown_and_wrong_configuration(folder: Path, line: str, reason: str) -> None:
+    edit(folder / "gateway.toml", lambda text: f"{text}{line}\n")
+    said = refuse_to_serve(folder, reason=reason)
+    assert "gateway.toml" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "reason"),
+    [
+        ("appraisal.toml", "lease_s", "leese_s", None),
+        ("appraisal.toml", "interval_s = ", "interval_s = -", None),
+        ("appraisal.toml", "pinned", "pinnned", None),
+        ("dispatch.cedar", "permit", "perrmit", None),
+    ],
+)
+def test_unusable_policies(folder: Path, file: str, before: str, after: str, reason: str | None) -> None:
+    edit(folder / "policy" / file, lambda text: text.replace(before, after))
+    done = run("gateway", "serve", str(folder))
+    assert done.returncode in {NO, ENVIRONMENT}
+    assert "Traceback" not in done.stderr
+    assert file in done.stderr
+    assert "What to do: " in done.stderr
+    assert not processes_naming(str(folder.parent))
+
+
+def test_a_port_in_use_leaves_no_trace(folder: Path) -> None:
+    records = _count(folder)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refuse_to_serve(folder, "--port", port, reason="environment.address_in_use")
+    assert _count(folder) == records
+    refuse_to_serve(folder, "--host", "203.0.113.7", reason="environment.address_in_use")
+
+
+def test_no_tpm_and_another_tpm(folder: Path, virgin: Path) -> None:
+    own = f"swtpm:{folder.parent / 'tpm' / 'gateway'}"
+    for address in ("device:/dev/no-such-tpm", f"socket:{folder}/nothing", f"swtpm:{virgin / 'tpm'}"):
+        edit(folder / "gateway.toml", lambda text, address=address: text.replace(own, address))  # type: ignore[misc]
+        refuse_to_serve(folder, reason="environment.tpm")
+        edit(folder / "gateway.toml", lambda text, address=address: text.replace(address, own))  # type: ignore[misc]
+    shutil.rmtree(virgin / "tpm" / "run", ignore_errors=True)
+
+
+def test_a_corrupt_database(folder: Path) -> None:
+    database = folder / "gateway.db"
+    good = database.read_bytes()
+    for bad in (b"not a database" * 1000, good[: len(good) // 2], good[:8192] + os.urandom(4096) + good[12288:]):
+        database.write_bytes(bad)
+        refuse_to_serve(folder, reason="database.corrupt")
+        assert database.read_bytes() == bad  # evidence, not to be touched
+
+
+def test_a_lineage_that_was_tampered_with(folder: Path) -> None:
+    """A valid database whose records are not those that were sealed."""
+    with closing(sqlite3.connect(folder / "gateway.db")) as connection:
+        triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for (name,) in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute(
+            "UPDATE records SET bytes = CAST(replace(CAST(bytes AS TEXT), '1', '2') AS BLOB) WHERE seq = 3"
+        )
+        connection.commit()
+    done = run("gateway", "serve", str(folder))
+    assert done.returncode == ENVIRONMENT, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "(lineage." in done.stderr
+
+
+def test_two_gateways_on_one_folder(gates: Gates) -> None:
+    gate = gates(agent=False)
+    refuse(
+        "gateway",
+        "token",
+        str(gate.gateway),
+        "--role",
+        "auditor",
+        "--name",
+        "x",
+        code=ENVIRONMENT,
+        reason="database.in_use",
+    )
+    done = run("gateway", "serve", str(gate.gateway), "--port", "0")
+    assert done.returncode == ENVIRONMENT
+    assert "in use" in done.stderr
+    assert gate.views() is not None  # the first is unharmed
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "code", "reason"),
+    [
+        ("emperor", "x", ENVIRONMENT, "config.invalid"),
+        ("executor", "x", ENVIRONMENT, "config.invalid"),
+        ("auditor", "two words", NO, "id.invalid"),
+        ("auditor", "", NO, "id.invalid"),
+        ("auditor", "é", NO, "id.invalid"),
+    ],
+)
+def test_wrong_tokens(folder: Path, role: str, name: str, code: int, reason: str) -> None:
+    records = _count(folder)
+    refuse("gateway", "token", str(folder), "--role", role, "--name", name, code=code, reason=reason)
+    assert _count(folder) == records
+
+
+def test_anchors_of_nothing(tmp_path: Path) -> None:
+    done = run("gateway", "anchors", str(tmp_path))
+    assert done.returncode == ENVIRONMENT
+    assert done.stdout == ""
+    assert "(config.missing)" in done.stderr
+
+
+def _count(folder: Path) -> int:
+    with closing(sqlite3.connect(f"file:{folder / 'gateway.db'}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT COUNT(*) FROM records").fetchone()[0])
+
+
+# --- clients -----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def gate(shared_gates: Gates) -> Iterator[Gate]:
+    """A running gateway with a trusted executor."""
+    return shared_gates()
+
+
+def test_an_endorsement_key_of_an_unknown_ca(gate: Gate, tmp_path: Path) -> None:
+    """A TPM whose maker's root is not configured: refused for good, and nothing of it is recorded as an executor."""
+    provision(tmp_path / "tpm", ca=tmp_path / "ca")
+    assert ca_certificates(tmp_path / "ca") != (gate.data / "ek-roots.pem").read_bytes()
+    with SoftwareTpm(tmp_path / "tpm") as tpm:
+        options = [*gate.executor.options(), "--gateway", gate.url, "--ca", str(gate.ca)]
+        options[options.index("--tpm") + 1] = tpm.address
+        refuse("executor", "enroll", *options, code=NO, reason="ek.chain")
+        done = run("executor", "run", *options, "--socket", str(tmp_path / "agent.sock"))
+        assert done.returncode == NO
+        assert "Traceback" not in done.stderr
+        assert "(ek.chain)" in done.stderr
+    assert len(gate.views()) == 1
+    assert not (tmp_path / "agent.sock").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"--tpm": "device:/dev/no-such-tpm"}, "environment.tpm"),
+        ({"--tpm": "nonsense"}, "environment.tpm"),
+        ({"--event-log": "/no/such/log"}, "environment.tpm"),
+        ({"--ima": "/no/such/list"}, "environment.tpm"),
+        ({"--gateway": "https://127.0.0.1:1"}, "environment.gateway_unreachable"),
+        ({"--gateway": "nonsense"}, "environment.gateway_unreachable"),
+        ({"--ca": "/no/such/ca.pem"}, "environment.tls"),
+        ({"--ca": "/etc/passwd"}, "environment.tls"),
+        ({"--ca": "{data}/ek-roots.pem"}, "environment.tls"),
+    ],
+    ids=str,
+)
+def test_an_executor_in_a_wrong_environment(gate: Gate, changes: dict[str, str], reason: str) -> None:
+    options = [*gate.executor.options(), "--gateway", gate.url, "--ca", str(gate.ca)]
+    for name, value in changes.items():
+        options[options.index(name) + 1] = value.replace("{data}", str(gate.data))
+    refuse("executor", "enroll", *options, code=ENVIRONMENT, reason=reason)
+
+
+def test_an_agent_whose_socket_can_not_be_made(gate: Gate) -> None:
+    options = [*gate.executor.options(), "--gateway", gate.url, "--ca", str(gate.ca)]
+    for path in ("/no/such/folder/agent.sock", "/tmp/" + "x" * 120):
+        done = run("executor", "run", *options, "--socket", path)
+        assert done.returncode == ENVIRONMENT, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "What to do: " in done.stderr
+
+
+UNKNOWN = "0" * 32
+
+
+@pytest.mark.parametrize(
+    ("role", "arguments", "code", "reason"),
+    [
+        ("auditor", ["audit", "export", UNKNOWN, "-o", "{tmp}/bundle"], NO, "artifact.unknown"),
+        ("operator", ["revoke", UNKNOWN], NO, "artifact.unknown"),
+        ("operator", ["revoke", "../../etc/passwd"], NO, None),
+        ("operator", ["baseline", "approve", "0" * 64], NO, None),
+        ("operator", ["baseline", "approve", "nonsense"], NO, None),
+        ("operator", ["baseline", "capture", "ex-" + UNKNOWN], NO, "dispatch.executor_unknown"),
+        ("operator", ["baseline", "capture", "nonsense"], NO, None),
+        ("orchestrator", ["baseline", "capture", "ex-" + UNKNOWN], NO, "auth.role"),
+        ("orchestrator", ["revoke", UNKNOWN], NO, "auth.role"),
+        ("orchestrator", ["authorize", "--executor", "nonsense", "--", "/bin/true"], NO, None),
+        ("orchestrator", ["authorize", "--executor", "{executor}", "--workflow", "a b", "--", "/bin/true"], NO, None),
+        ("orchestrator", ["authorize", "--executor", "{executor}", "--file", "x=y", "--", "/bin/true"], NO, None),
+        (
+            "orchestrator",
+            ["authorize", "--executor", "{executor}", "--max-runtime", "99999999", "--", "/bin/true"],
+            NO,
+            None,
+        ),
+        ("auditor", ["authorize", "--executor", "{executor}", "--", "/bin/true"], NO, "auth.role"),
+    ],
+)
+def test_wrong_requests(
+    gate: Gate, tmp_path: Path, role: str, arguments: list[str], code: int, reason: str | None
+) -> None:
+    filled = [part.replace("{executor}", gate.executor.id).replace("{tmp}", str(tmp_path)) for part in arguments]
+    end = filled.index("--") if "--" in filled else len(filled)
+    command = [*filled[:end], *gate.connection(role), *filled[end:]]
+    if reason is not None:
+        refuse(*command, code=code, reason=reason)
+    else:
+        done = run(*command)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 2, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", ["absent", "open", "wrong", "empty", "binary", "lines"])
+def test_wrong_token_files(gate: Gate, tmp_path: Path, bad: str) -> None:
+    token = tmp_path / "token"
+    if bad != "absent":
+        content = {"wrong": b"zt-" + b"A" * 43, "empty": b"", "binary": b"\xff\xfe\n\n\x00", "lines": b"zt-\nX: y"}
+        token.write_bytes(content.get(bad, (gate.data / "operator.token").read_bytes()))
+        token.chmod(0o644 if bad == "open" else 0o600)
+    options = [*gate.connection("operator")[:-1], str(token)]
+    if bad in {"absent", "open"}:
+        refuse("executors", *options, code=ENVIRONMENT, reason="environment.key_file")
+    else:
+        done = run("executors", *options)
+        assert done.returncode in {NO, ENVIRONMENT}, done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 2, done.stderr
+
+
+def test_a_gateway_that_is_not_there(gate: Gate) -> None:
+    for url in ("https://127.0.0.1:1", "http://127.0.0.1:1", "nonsense", "https://no-such-host.invalid:1"):
+        options = gate.connection("operator")
+        options[1] = url
+        refuse("executors", *options, code=ENVIRONMENT, reason="environment.gateway_unreachable")
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        options = gate.connection("operator")
+        options[1] = f"https://127.0.0.1:{deaf.getsockname()[1]}"
+        deaf.close()
+        done = run("watch", *options)
+        assert done.returncode == ENVIRONMENT
+        assert "Traceback" not in done.stderr
+
+
+def test_exec_without_agent_or_artifact(tmp_path: Path) -> None:
+    artifact = tmp_path / "artifact"
+    command = ["exec", "--artifact", str(artifact), "--socket", str(tmp_path / "agent.sock"), "--", "/bin/true"]
+    refuse(*command, code=ENVIRONMENT, reason="config.missing")
+    artifact.write_text("x")
+    refuse(*command, code=ENVIRONMENT, reason="execution.agent_lost")
+
+
+def test_verify_of_wrong_files(tmp_path: Path, blueprint: Blueprint) -> None:
+    bundle, anchors = tmp_path / "bundle", blueprint.folder / "anchors.toml"
+    verify = ["audit", "verify", str(bundle), "--anchors"]
+    refuse(*verify, str(anchors), code=ENVIRONMENT, reason="config.missing")
+    for data in (b"", b"{}", b"[" * 100_000, b"\xff\xfe", b'{"format": NaN}'):
+        bundle.write_bytes(data)
+        done = run(*verify, str(anchors), "--json")
+        assert done.returncode == NO
+        report = json.loads(done.stdout)
+        assert report["verified"] is False
+        assert report["checks"][0]["status"] == "fail"
+    refuse(*verify, str(tmp_path / "absent.toml"), code=ENVIRONMENT, reason="config.missing")
+    for text in ("", "format = 1", "nonsense", anchors.read_text().replace("log_key", "log_kex")):
+        (tmp_path / "anchors.toml").write_text(text)
+        done = run(*verify, str(tmp_path / "anchors.toml"))
+        assert done.returncode in {NO, ENVIRONMENT}, done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 2, done.stderr
+
+
+def test_demo_in_a_folder_that_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    refuse("demo", "--data", str(tmp_path), code=ENVIRONMENT, reason="environment.data_folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["no-such-command"], ["gateway"], ["authorize"], ["executors", "--no-such-option"], ["gateway", "serve"]],
+    ids=str,
+)
+def test_wrong_usage(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == USAGE
+    assert "Usage" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr

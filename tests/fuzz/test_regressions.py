@@ -1,0 +1,75 @@
+"""What the fuzzer found once, each with the smallest input that shows it."""
+
+import json
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from tests.fuzz.bundle_targets import story
+from tests.fuzz.gate_targets import anchors_text
+from tests.fuzz.mutation import canonical_json
+from tests.support.endorsement import crl, vendor
+from tpm.endorsement_crl import parse_crl
+from tpm.endorsement_der import MAX_CHILDREN, SEQUENCE, encode, read_children, read_only_element
+from tpm.errors import MalformedError
+from ztrooted.anchors import parse_anchors
+from ztrooted.appraisal_policy import MAX_FINDINGS, MAX_LISTED, explain_validation
+from ztrooted.bundle import parse_bundle
+from ztrooted.errors import EnvironmentProblem, ProofError
+
+
+def test_an_element_holds_no_more_than_its_maximum() -> None:
+    """A revocation list of a mebibyte of empty elements took 70 MiB."""
+    full = encode(SEQUENCE, b"\x05\x00" * MAX_CHILDREN)
+    assert len(read_children(full, read_only_element(full, SEQUENCE, "it"))) == MAX_CHILDREN
+    over = encode(SEQUENCE, b"\x05\x00" * (MAX_CHILDREN + 1))
+    with pytest.raises(MalformedError, match="more than 256 elements"):
+        read_children(over, read_only_element(over, SEQUENCE, "it"))
+
+
+def test_the_entries_of_a_revocation_list_are_not_bounded_by_that() -> None:
+    assert len(parse_crl(crl(vendor().issuer, range(1, 4 * MAX_CHILDREN))).entries) == 4 * MAX_CHILDREN - 1
+
+
+@pytest.mark.parametrize("vendors", ['["il:494E5443"]', '["id:494E544"]', '["id:494E5443", ""]'])
+def test_anchors_whose_vendors_are_no_vendors_are_refused_when_read(vendors: str) -> None:
+    """They were read, and failed when first used."""
+    text = anchors_text().decode().replace('["id:494E5443"]', vendors)
+    with pytest.raises(EnvironmentProblem, match="is not a TPM vendor id"):
+        parse_anchors(text.encode(), "the anchors")
+
+
+@pytest.mark.parametrize("member", ["artifacts", "ima"])
+def test_a_list_of_a_bundle_written_as_text_is_refused(member: str) -> None:
+    """It was read as a list of its characters."""
+    value = json.loads(story())
+    value[member] = "ab"
+    with pytest.raises(ProofError):
+        parse_bundle(canonical_json(value))
+
+
+def test_a_bundle_has_one_way_to_write_a_hash_and_a_blob() -> None:
+    value = json.loads(story())
+    assert parse_bundle(canonical_json(value)).encode() == canonical_json(value)
+    (spaced := json.loads(story()))["records"][0]["proof"] = [" 00" * 32]
+    (upper := json.loads(story()))["records"][0]["proof"] = ["AB" * 32]
+    for other in (spaced, upper):
+        with pytest.raises(ProofError, match="is written"):
+            parse_bundle(canonical_json(other))
+    digest = next(name for name, text in value["blobs"].items() if text.endswith("="))
+    text = value["blobs"][digest].rstrip("=")
+    # The last character has bits that no byte uses: another one decodes to the same.
+    value["blobs"][digest] = text[:-1] + chr(ord(text[-1]) + 1) + "=" * (-len(text) % 4)
+    with pytest.raises(ProofError):
+        parse_bundle(canonical_json(value))
+
+
+def test_a_document_with_very_many_faults_is_explained_in_few_words() -> None:
+    """Ninety thousand unknown keys took 80 MiB to explain."""
+    for count in (MAX_FINDINGS, MAX_FINDINGS + 1, MAX_LISTED + 1):
+        with pytest.raises(ValidationError) as caught:
+            TypeAdapter(list[int]).validate_python(["x"] * count, strict=True)
+        said = explain_validation(caught.value)
+        assert said.count("valid integer") == (0 if count > MAX_LISTED else MAX_FINDINGS)
+        assert ("and 1 more" in said) is (count == MAX_FINDINGS + 1)
+        assert (said == f"{count} values are wrong") is (count > MAX_LISTED)

@@ -1,0 +1,203 @@
+"""The real gateway inside a test: its own software TPM, TLS on a free port, SQLite on a real file; up in a few dozen ms.
+
+    async def test_something(gate):
+        async with gate.client("operator") as client: ...
+        status, problem = await gate.call("POST", "/v1/dispatches", token=await gate.token("orchestrator"), body=b"{}")
+
+The gateway runs in the test's event loop, so a test can look at ``gate.gateway`` and move its clock. For several real
+processes see ``tests.support.gate``.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from gateway.anchors import anchors_file
+from gateway.app import Gateway
+from gateway.auth import TOKEN_LIFE_MS, Role, create_token
+from gateway.config import load_config
+from gateway.setup import create_data_folder
+from tests.support.tpm import SoftwareTpms
+from tpm.software import SoftwareTpm
+from ztrooted.anchors import Anchors, parse_anchors
+from ztrooted.client import GatewayClient, tls_context
+from ztrooted.clock import SystemClock
+
+TRUST_DOMAIN = "gate.test"
+SWTPM_VENDOR = "id:00001014"
+HOST = "127.0.0.1"
+# Challenges come when a test asks for them, so the schedule is slow and the leases are long.
+PACE = {"interval_s": 60, "idle_interval_s": 120, "response_deadline_s": 2, "lease_s": 90}
+
+
+class MovedClock(SystemClock):
+    """The machine's clocks, moved on: both together as time passes, or wall time alone as an administrator sets it."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+        self.set_s = 0.0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + round((self.passed_s + self.set_s) * 1000)
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed_s
+
+
+class GatewayInProcess:
+    """One gateway, served."""
+
+    def __init__(self, folder: Path, tpm: SoftwareTpm, ek_ca: bytes, pace: dict[str, float]) -> None:
+        self.data = folder / "gateway"
+        self.tpm = tpm
+        self.clock = MovedClock()
+        self.ca = self.data / "tls" / "ca.pem"
+        roots = folder / "roots.pem"
+        roots.write_bytes(ek_ca)
+        create_data_folder(
+            self.data,
+            tpm=tpm.address,
+            trust_domain=TRUST_DOMAIN,
+            ek_roots=[roots],
+            ek_vendors=[SWTPM_VENDOR],
+            host=HOST,
+            port=0,
+            names=[HOST],
+        )
+        self.set_pace(**{**PACE, **pace})
+        self._runner: web.AppRunner | None = None
+        self._gateway: Gateway | None = None
+        self.port = 0
+
+    @property
+    def gateway(self) -> Gateway:
+        """The running gateway."""
+        assert self._gateway is not None
+        return self._gateway
+
+    @property
+    def url(self) -> str:
+        return f"https://{HOST}:{self.port}"
+
+    def set_pace(self, **seconds: float) -> None:
+        """Change times in the appraisal policy; they count from the next start."""
+        policy = self.data / "policy" / "appraisal.toml"
+        text = policy.read_text()
+        for name, value in seconds.items():
+            text, replaced = re.subn(rf"(?m)^{name} = .*$", f"{name} = {float(value)}", text)
+            assert replaced == 1
+        policy.write_text(text)
+
+    def set_dispatch_policy(self, text: str) -> None:
+        """Replace the dispatch policy; it counts from the next start."""
+        (self.data / "policy" / "dispatch.cedar").write_text(text)
+
+    async def start(self) -> None:
+        self._gateway = Gateway(load_config(self.data), clock=self.clock)
+        await self.gateway.start()
+        self._runner = web.AppRunner(self.gateway.application(), access_log=None, shutdown_timeout=0.2)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, HOST, 0, ssl_context=self.gateway.tls)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            self.gateway.stopping.set()
+            await self.gateway.channels.close()
+            await self._runner.cleanup()
+            self._runner = None
+        if self._gateway is not None:
+            await asyncio.sleep(0)  # so that every task has begun before it is cancelled
+            await self.gateway.close()
+            self._gateway = None
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    async def token(self, role: str, name: str | None = None, *, life_ms: int = TOKEN_LIFE_MS) -> str:
+        """A bearer token."""
+        now_ms = self.gateway.clock.now_ms()
+        named = name or f"test-{role}"
+        return await self.gateway.database.write(lambda tx: create_token(tx, Role(role), named, now_ms, life_ms))
+
+    async def client(self, role: str, name: str | None = None) -> GatewayClient:
+        """The product's own client, with a token of ``role``; use it as an async context manager."""
+        return GatewayClient(self.url, ca=self.ca, token=await self.token(role, name))
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = None,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        certificate: tuple[str, str] | None = None,
+    ) -> "Answer":
+        """Any request at all, and what came of it."""
+        sent = {} if body is None else {"Content-Type": "application/json"}
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        connector = aiohttp.TCPConnector(ssl=tls_context(self.ca, certificate))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, self.url + path, data=body, headers={**sent, **(headers or {})}) as response,
+        ):
+            return Answer(response.status, await response.read(), dict(response.headers))
+
+    def anchors(self) -> Anchors:
+        """What an auditor of this gateway is told to trust."""
+        return parse_anchors(anchors_file(self.gateway.config).encode(), "anchors")
+
+    def records(self, *types: str) -> list[dict[str, Any]]:
+        """The bodies of the lineage's records of some types, in order."""
+        import json  # noqa: PLC0415
+
+        rows = self.gateway.database.reading.execute("SELECT type, bytes FROM records ORDER BY seq").fetchall()
+        return [json.loads(data) for kind, data in rows if kind in types or not types]
+
+
+class Answer:
+    """One HTTP answer."""
+
+    def __init__(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        self.status = status
+        self.data = data
+        self.headers = headers
+
+    @property
+    def json(self) -> Any:
+        import json  # noqa: PLC0415
+
+        return json.loads(self.data)
+
+    @property
+    def code(self) -> str:
+        """The reason code of a problem document."""
+        assert self.headers["Content-Type"].startswith("application/problem+json"), self.data
+        return str(self.json["code"])
+
+    def __repr__(self) -> str:
+        return f"<{self.status} {self.data[:300]!r}>"
+
+
+GateFactory = Callable[..., Any]
+
+
+@pytest.fixture
+async def gate(tmp_path: Path, software_tpms: SoftwareTpms, ek_ca: bytes) -> AsyncIterator[GatewayInProcess]:
+    """A gateway that serves, with nobody enrolled."""
+    made = GatewayInProcess(tmp_path, software_tpms(fresh=True), ek_ca, {})
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.stop()

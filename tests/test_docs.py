@@ -1,0 +1,204 @@
+"""The documentation is about this code: what it names exists, its commands are commands, and its lists are complete."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import gateway.cli
+import ztrooted.cli.main
+from ztrooted.reasons import all_reasons
+from ztrooted.records import TYPES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+HANDWRITTEN = [page for page in PAGES if page.name != "reasons.md"]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+each_handwritten = pytest.mark.parametrize("page", HANDWRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]+)`")
+BLOCK = re.compile(r"^(?: {4}|\t)(\S.*)$", re.MULTILINE)
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+# A path in the tree, or a test in it. "ztrooted/quote/v1" and the like are names in formats.
+IN_THE_TREE = re.compile(r"(?:tpm|ztrooted|gateway|tests|scripts|docs)/(?![\w-]+/v\d$)[\w./*-]*(?:::\w+)?")
+
+
+def code_of(page: Path) -> list[str]:
+    """Everything that a page shows as code: spans, and lines of indented blocks."""
+    text = FENCE.sub("", page.read_text())
+    return CODE.findall(text) + BLOCK.findall(text)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The fragments that headings of a page can be reached by."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        if re.match(r"https?:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        if fragment:
+            assert fragment in anchors_of(found), target
+
+
+@each_page
+def test_paths_and_tests_that_are_named_exist(page: Path) -> None:
+    for code in code_of(page):
+        for named in IN_THE_TREE.findall(code) if IN_THE_TREE.match(code) else ():
+            path, _, test = named.rstrip(".").partition("::")
+            assert list(ROOT.glob(path)) if "*" in path else (ROOT / path).exists(), named
+            if test:
+                assert test in functions_of(ROOT / path), named
+
+
+@cache
+def functions_of(path: Path) -> frozenset[str]:
+    """The functions of a module."""
+    walked = ast.walk(ast.parse(path.read_text()))
+    return frozenset(node.name for node in walked if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+@cache
+def command_line() -> Any:
+    """``ztrooted`` with the commands that the gateway adds; a group has ``commands``, every command ``params``."""
+    app = typer.Typer()
+    app.registered_commands = list(ztrooted.cli.main.app.registered_commands)
+    app.registered_groups = list(ztrooted.cli.main.app.registered_groups)
+    app.add_typer(gateway.cli.app, name="gateway")
+    return typer.main.get_command(app)
+
+
+def commands_of(page: Path) -> Iterator[list[str]]:
+    """The words behind ``ztrooted`` of each command that a page shows."""
+    for code in code_of(page):
+        if (found := re.match(r"(?:\.venv/bin/)?ztrooted (?!\d)(.+)", code)) is not None:
+            yield shlex.split(found[1], comments=True)
+
+
+def check_command(words: list[str]) -> None:
+    """Each subcommand exists ("a|b" and "…" as in prose), and so does each option up to "--"."""
+    command = command_line()
+    words = words[: words.index("--")] if "--" in words else words
+    while hasattr(command, "commands") and words and words[0] != "…":
+        names = words.pop(0).split("|")
+        for name in names:
+            assert name in command.commands, name
+        command = command.commands[names[0]]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    for word in words:
+        if word.startswith("-"):
+            assert word.partition("=")[0] in known | {"--help"}, word
+
+
+@each_page
+def test_commands_that_are_shown_are_commands(page: Path) -> None:
+    for words in commands_of(page):
+        check_command(words)
+
+
+def test_a_wrong_command_would_be_noticed() -> None:
+    for wrong in ("gateway start DATA", "audit verify BUNDLE --trust ANCHORS", "approve"):
+        with pytest.raises(AssertionError):
+            check_command(wrong.split())
+
+
+def test_the_readme_shows_commands_of_every_role() -> None:
+    shown = {words[0] for words in commands_of(ROOT / "README.md")}
+    assert {"gateway", "baseline", "executor", "authorize", "exec", "watch", "audit"} <= shown
+
+
+def test_scripts_that_the_readme_names_can_be_run() -> None:
+    named = set(re.findall(r"scripts/(\w+)", (ROOT / "README.md").read_text())) - {"DIR"}
+    assert {"demo", "test"} <= named
+    for name in named:
+        assert (ROOT / "scripts" / name).stat().st_mode & 0o111, name
+
+
+def test_the_index_of_decisions_is_complete() -> None:
+    index = (ROOT / "docs" / "adr" / "README.md").read_text()
+    pages = sorted(path.name for path in (ROOT / "docs" / "adr").glob("[0-9]*.md"))
+    assert re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", index) == pages
+    assert [page[:4] for page in pages] == [f"{number:04}" for number in range(1, len(pages) + 1)]
+    for page in pages:
+        title = (ROOT / "docs" / "adr" / page).read_text().splitlines()[0]
+        assert title == f"# {page[:4]}. {index_title(index, page)}"
+
+
+def index_title(index: str, page: str) -> str:
+    """What the index calls a page."""
+    found = re.search(rf"\[{page[:4]}\]\({re.escape(page)}\) \| (.+) \|", index)
+    assert found is not None, page
+    return found[1]
+
+
+def test_the_checks_of_a_bundle_are_told_as_they_are() -> None:
+    """Number and name of each check: in the module's text, in its plan, and in the page for other implementers."""
+    source = (ROOT / "ztrooted" / "verify.py").read_text()
+    told = re.findall(r"^ ?(\d+)\. ``(\w+)``:", source, re.MULTILINE)
+    planned = re.findall(r'^        \("(\w+)", [\w.]+\),$', source, re.MULTILINE)
+    paged = re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "docs" / "bundle-format.md").read_text(), re.MULTILINE)
+    assert told == paged == [(str(number), name) for number, name in enumerate(planned, 1)]
+
+
+def test_the_table_of_limits_is_what_the_script_writes() -> None:
+    """Run scripts/docs after a change of a maximum."""
+    written = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "docs", "--stdout-limits"], check=True, capture_output=True, timeout=30
+    ).stdout.decode()
+    assert written in (ROOT / "docs" / "limits.md").read_text()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
+@each_handwritten
+def test_reason_codes_that_are_named_exist(page: Path) -> None:
+    codes = {str(reason) for reason in all_reasons()}
+    families = {code.partition(".")[0] for code in codes}
+    for code in CODE.findall(FENCE.sub("", page.read_text())):
+        family, _, detail = code.partition(".")
+        if family in families and re.fullmatch(r"[a-z_]+", detail) and detail != "py":
+            assert code in codes | TYPES, code
+
+
+# What belongs to whoever works on the project and where, and to nobody who reads it.
+PRIVATE = {
+    "a folder of one machine": r"(?<![\w.\"'])/(?:work|workspace|Users)/\w",
+    "a package index": r"--(?:extra-)?index-url|--trusted-host|--find-links[ =]|https?://\S+/simple\b",
+    "a ticket": r"(?i)\b(?:issue|ticket|task) ?(?:no\. ?)?#?\d+\b",
+}
+
+
+@pytest.mark.parametrize("what", PRIVATE)
+def test_nothing_private_is_in_the_tree(what: str) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    pattern = re.compile(PRIVATE[what])
+    for name in listed.stdout.decode().split("\0"):
+        path = ROOT / name
+        if path.is_file() and path != Path(__file__):
+            found = pattern.search(path.read_text(errors="replace"))
+            assert found is None, f"{name}: {found and found[0]}"

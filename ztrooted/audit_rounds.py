@@ -1,0 +1,263 @@
+"""The checks of ``ztrooted.verify`` that are about rounds of proof: what each quote was made for, and what it is worth.
+
+A round is stored with everything its appraisal depended on, so each is appraised again from the bytes. What one round took
+over from the one before is checked against the rounds in the bundle: the TPM's counters may only have gone on, and the
+measurement list may only have grown.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from tpm.attestation_key import AttestationKey, accept_attestation_key
+from tpm.ima import parse_ima_list
+from tpm.ima_appraisal import appraise_ima
+from tpm.ima_entry import ImaEntries
+from tpm.ima_replay import VerifiedImaEntries, extend
+from tpm.ima_rules import ImaRules
+from tpm.public import parse_public
+from tpm.quote import check_clock
+from ztrooted import limits
+from ztrooted.appraisal import Appraisal, Progress, Question, appraise, ima_rules
+from ztrooted.appraisal_policy import AppraisalClass, AppraisalPolicy
+from ztrooted.errors import ProofError
+from ztrooted.evidence import Evidence, Purpose, live_set_digest, qualifying_data
+from ztrooted.reasons import GateReason
+from ztrooted.reference import Baseline, parse_baseline
+
+if TYPE_CHECKING:
+    from ztrooted.verify import Proof
+
+REFUSALS = frozenset({"attestation.failed", "attestation.overdue"})
+KINDS = frozenset({"policy.evaluated", "attestation.passed"}) | REFUSALS
+
+
+def mismatch(detail: str) -> ProofError:
+    """Two things that have to agree do not."""
+    return ProofError(GateReason.BUNDLE_MISMATCH, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round of proof as a record tells it; ``enrollment`` is the index of the one that the executor proved itself under."""
+
+    index: int
+    kind: str
+    enrollment: int
+    body: dict[str, Any]
+
+    @property
+    def trusted(self) -> bool:
+        """The recorded verdict in one word."""
+        return self.body["verdict"]["trusted"] is True
+
+    @property
+    def now_ms(self) -> int:
+        """The instant it was judged at."""
+        return int(self.body["now"])
+
+    def evidence(self, proof: "Proof") -> Evidence | None:
+        """The evidence from its parts, or None where none came."""
+        manifest = self.body["manifest"]
+        if manifest is None:
+            return None
+        return Evidence(
+            attest=proof.bundle.blob(manifest["attest"]),
+            signature=proof.bundle.blob(manifest["signature"]),
+            pcrs={
+                bank: {int(index): bytes.fromhex(value) for index, value in values.items()}
+                for bank, values in manifest["pcrs"].items()
+            },
+            event_log=proof.bundle.blob(manifest["event_log"]),
+            ima_offset=manifest["ima"]["offset"],
+            ima=proof.bundle.blob(manifest["ima"]["entries"]),
+        )
+
+
+def read_rounds(proof: "Proof") -> tuple[Round, ...]:
+    """The rounds of the story, in order. Each record that stands for a round must contain one.
+
+    The one exception is a lease that ended: a deadline that passed, without any challenge.
+    """
+    found = []
+    for one in proof.story():
+        kind, body = one.record.type, one.record.body
+        if kind not in KINDS or (kind == "attestation.overdue" and body["verdict"] is None):
+            continue
+        body = body["round"] if kind == "policy.evaluated" else body
+        judged = Round(one.index, kind, body["enrollment"], body)
+        if type(judged.enrollment) is not int or judged.now_ms != one.record.at:
+            raise mismatch(f"record {one.index} does not say when and of whom its round was")
+        if kind != "policy.evaluated" and judged.trusted is not (kind == "attestation.passed"):
+            raise mismatch(f"record {one.index} of type {kind} has another verdict")
+        found.append(judged)
+    return tuple(found)
+
+
+# 9. Each piece of evidence was made for this purpose, this job and this authorization.
+def check_quotes(proof: "Proof") -> None:
+    """What a quote must be bound to is computed here, never read; nonces are never used twice."""
+    story = proof.story()
+    follows = {one.index: after.record.type for one, after in pairwise(story)}
+    seen: set[bytes] = set()
+    for one in proof.rounds:
+        body = one.body
+        bindings = [bytes.fromhex(binding) for binding in body["bindings"]]
+        nonce = bytes.fromhex(body["nonce"])
+        if nonce in seen or len(nonce) != limits.NONCE:
+            raise ProofError(GateReason.CHALLENGE_USED, f"the nonce of record {one.index} is not fresh")
+        seen.add(nonce)
+        if one.kind not in REFUSALS and _binding(proof, one, follows.get(one.index, "")) != bindings:
+            # A refusal needs no binding to this job: drift seen by any round counts.
+            raise mismatch(f"the quote of record {one.index} was not made for this authorization")
+        check_evidence_name(proof, one)
+
+
+def _binding(proof: "Proof", one: Round, follows: str) -> list[bytes] | None:
+    """What the quote of a round had to be bound to, by what it led to; None where its purpose is another."""
+    purpose, authorization = Purpose(one.body["purpose"]), proof.bundle.authorization
+    job = bytes.fromhex(proof.story()[0].record.body["job_digest"])
+    if one.kind == "policy.evaluated":
+        return [job] if purpose is Purpose.DISPATCH else None
+    if follows == "authorization.activated":
+        return [authorization.encode(), job] if purpose is Purpose.START else None
+    live = frozenset(one.body["live"])
+    return [live_set_digest(live)] if purpose is Purpose.RUNTIME and authorization in live else None
+
+
+def check_evidence_name(proof: "Proof", one: Round) -> None:
+    """The evidence is the one that the record names. ProofError ``bundle.mismatch``."""
+    evidence = one.evidence(proof)
+    if one.body["evidence"] != (None if evidence is None else evidence.digest()):
+        raise mismatch(f"record {one.index} names other evidence than its manifest")
+
+
+# 10. Appraising the evidence again gives the recorded verdicts.
+def check_appraisals(proof: "Proof") -> None:
+    """From the enrollment on, in the order in which it happened."""
+    history = _History(proof)
+    for one in proof.rounds:
+        history.follow(one)
+    history.check_whole_list()
+
+
+class _History:
+    """One executor's rounds, followed through the bundle."""
+
+    def __init__(self, proof: "Proof") -> None:
+        self.proof = proof
+        self.entries = _whole_list(proof)
+        self.needed = 0
+        self.clocks: dict[int, Progress] = {}
+        self.judged: dict[str, int] = {}
+        self.replayed: dict[str, tuple[int, bytes]] = {}
+        self.baselines: dict[str, tuple[Baseline, ImaRules]] = {}
+
+    def follow(self, one: Round) -> None:
+        """Appraise one round again."""
+        if one.enrollment not in self.clocks:
+            self._enrollment(one.enrollment)
+        if one.body["manifest"] is None:
+            if one.trusted:
+                raise mismatch(f"record {one.index} trusts an executor that gave no evidence")
+            return
+        previous = Progress.decode(one.body["previous"])
+        self._plausible(one, previous)
+        again, evidence = self._appraise(one, previous)
+        if again.progress is not None:
+            self.clocks[one.enrollment] = again.progress
+        earlier = self.entries[: previous.ima.entries]
+        digest = one.body["baseline"]
+        listed = class_rules(self.proof, one).ima is not None
+        if again.verdict.trusted and listed and len(earlier) > self.judged.get(digest, 0):
+            appraise_ima(VerifiedImaEntries(0, earlier), self._baseline(digest)[1], pcrs=evidence.pcrs)
+            self.judged[digest] = len(earlier)
+
+    def _appraise(self, one: Round, previous: Progress) -> tuple[Appraisal, Evidence]:
+        evidence = one.evidence(self.proof)
+        if evidence is None:
+            raise mismatch(f"record {one.index} has no evidence")
+        digest = one.body["baseline"]
+        baseline, allowed = (None, None) if digest is None else self._baseline(digest)
+        question = Question(
+            key=_attestation_key(self.proof, one.enrollment),
+            qualifying_data=qualifying_data(
+                Purpose(one.body["purpose"]),
+                bytes.fromhex(one.body["nonce"]),
+                *[bytes.fromhex(binding) for binding in one.body["bindings"]],
+            ),
+            policy=class_rules(self.proof, one),
+            baseline=baseline,
+            baseline_rules=allowed,
+            previous=previous,
+            now_ms=one.now_ms,
+        )
+        again = appraise(evidence, question)
+        if again.verdict.encode() != one.body["verdict"]:
+            raise mismatch(f"appraising the evidence of record {one.index} again gives another verdict")
+        return again, evidence
+
+    def _baseline(self, digest: str) -> tuple[Baseline, ImaRules]:
+        if digest not in self.baselines:
+            baseline = parse_baseline(self.proof.bundle.blob(digest))
+            self.baselines[digest] = baseline, ima_rules(baseline)
+        return self.baselines[digest]
+
+    def _enrollment(self, index: int) -> None:
+        """The first round of all: nothing came before it, and its evidence was genuine, whatever it showed."""
+        one = Round(index, "executor.enrolled", index, self.proof.at(index).body["round"])
+        if Progress.decode(one.body["previous"]) != Progress():
+            raise mismatch(f"the enrollment in record {index} continues something")
+        again, _ = self._appraise(one, Progress())
+        if not again.authentic or again.progress is None:
+            raise mismatch(f"the evidence of the enrollment in record {index} is not genuine")
+        self.clocks[index] = again.progress
+
+    def _plausible(self, one: Round, previous: Progress) -> None:
+        """What a round took over must follow from what is here: counters go on, and the list is the list."""
+        last = self.clocks[one.enrollment].clock
+        if previous.clock is None or last is None:
+            raise mismatch(f"record {one.index} does not continue the rounds before it")
+        if previous.clock != last:
+            check_clock(last, previous.clock)
+        count = previous.ima.entries
+        self.needed = max(self.needed, count)
+        for bank, value in previous.ima.pcrs.items():
+            if len(self.entries) < count or self._replay(bank, count, len(value)) != value:
+                raise mismatch(
+                    f"the measurement list in the bundle is not the one that record {one.index} went on from"
+                )
+
+    def _replay(self, bank: str, count: int, size: int) -> bytes:
+        """PCR 10 after the first ``count`` entries, going on from what was replayed before."""
+        done, value = self.replayed.get(bank, (0, bytes(size)))
+        if done > count:
+            done, value = 0, bytes(size)
+        if count > done:
+            value = extend(value, self.entries[:count], bank, skip=done)[1]
+        self.replayed[bank] = count, value
+        return value
+
+    def check_whole_list(self) -> None:
+        """No entry is here that no round went on from: nobody would have verified it."""
+        if len(self.entries) != self.needed:
+            raise mismatch(
+                f"the measurement list has {len(self.entries)} entries, and the rounds rest on {self.needed}"
+            )
+
+
+def class_rules(proof: "Proof", one: Round) -> AppraisalClass:
+    """The appraisal rules that a round was judged by, read once."""
+    digest = one.body["appraisal_policy"]
+    if digest not in proof.appraisal_policies:
+        proof.appraisal_policies[digest] = AppraisalPolicy(proof.bundle.blob(digest), "the recorded appraisal policy")
+    return proof.appraisal_policies[digest].for_class(one.body["class"])
+
+
+def _attestation_key(proof: "Proof", enrollment: int) -> AttestationKey:
+    return accept_attestation_key(parse_public(proof.bundle.blob(proof.at(enrollment).body["ak_public"])))
+
+
+def _whole_list(proof: "Proof") -> ImaEntries:
+    data = b"".join(proof.bundle.blob(digest) for digest in proof.bundle.ima)
+    return parse_ima_list(data, format="ascii").entries if data else ImaEntries([], "sha1")
