@@ -20,11 +20,13 @@ from gateway.config import GatewayConfig, read_file, read_policies
 from gateway.deadlines import Deadlines
 from gateway.endings import Endings
 from gateway.enrollments import Enrollments
+from gateway.leases import Leases
 from gateway.middleware import problems
 from gateway.references import References
 from gateway.rounds import Rounds
 from gateway.routes import Api, add_routes
 from gateway.signer import Signer
+from gateway.storage import authorizations
 from gateway.storage.database import Database, Transaction
 from gateway.tasks import Tasks
 from tpm.endorsement import EkRoots
@@ -41,8 +43,6 @@ DATABASE = "gateway.db"
 ADDRESS_FILE = "address"
 # The deadline task looks at its heap at least once a second; several seconds without a look mean it is stuck.
 SWEEP_LATE_S = 5.0
-# After this many intervals without a checkpoint nothing more is issued: what can't be sealed can't be proved.
-STALE_CHECKPOINTS = 3
 EPOCH_CHECK_S = 30.0
 
 
@@ -61,6 +61,7 @@ class Gateway:
         self.signer = Signer(config)
         try:
             self.database = Database(config.data / DATABASE, on_failure=self._fail)
+            authorizations.check(self.database.reading)
         except EnvironmentProblem:
             self.signer.close()
             raise
@@ -80,19 +81,20 @@ class Gateway:
             self.signer,
         )
         self.endings = Endings(self.database, self.clock, self.channels, self.deadlines)
+        self.checkpointer = Checkpointer(config, self.database, self.clock, self.signer)
         self.authorizer = Authorizer(
             config,
             self.database,
             self.clock,
             lambda: self.policies,
             self.rounds,
+            Leases(config, self.signer, self.clock, self.checkpointer),
             self.signer,
             self.channels,
             self.deadlines,
             self.endings,
             self.enrollments.session_certificate,
         )
-        self.checkpointer = Checkpointer(config, self.database, self.clock, self.signer)
         self.bundles = Bundles(config, self.database, self.checkpointer)
 
     async def start(self) -> None:
@@ -156,15 +158,13 @@ class Gateway:
     def not_ready(self) -> list[str]:
         """Why an authorization could not be given correctly now; empty when it could."""
         late = self.clock.monotonic() - self.deadlines.beat
-        sealed_ago_s = (self.clock.monotonic() - self.checkpointer.sealed_at) if self.checkpointer.sealed_at else None
-        limit_s = max(STALE_CHECKPOINTS * self.config.checkpoint_interval_s, 30.0)
         return [
             reason
             for reason, failing in (
                 (str(GateReason.SERVICE_STOPPING), self.stopping.is_set()),
                 (str(GateReason.DATABASE_UNAVAILABLE), not self.database.alive),
                 (str(GateReason.CLOCK_UNTRUSTED), self.clock.jumped()),
-                (str(GateReason.CHECKPOINT_STALE), sealed_ago_s is None or sealed_ago_s > limit_s),
+                (str(GateReason.CHECKPOINT_STALE), self.checkpointer.stale),
                 (str(GateReason.JWS_KEY_EXPIRED), self.signer.worn_out(self.clock.now_ms() // 1000)),
                 (str(GateReason.SERVICE_NOT_READY), self.tasks.failed or late > SWEEP_LATE_S),
             )

@@ -74,6 +74,7 @@ class Authorizer:
         clock: WatchedClock,
         policies: Callable[[], Policies],
         rounds: Rounds,
+        leases: Leases,
         signer: Signer,
         channels: Channels,
         deadlines: Deadlines,
@@ -86,7 +87,7 @@ class Authorizer:
         self._policies = policies
         self._rounds = rounds
         self._signer = signer
-        self._leases = Leases(config, signer, clock)
+        self._leases = leases
         self._channels = channels
         self._deadlines = deadlines
         self._endings = endings
@@ -223,6 +224,8 @@ class Authorizer:
             revoked = self._rounds.settle(tx, done)
             if not done.trusted:
                 return None, revoked
+            if _lapsed(authorizations.get(tx.connection, authorization.id), done):
+                raise GateError(GateReason.LEASE_EXPIRED, "the quote came after the artifact had ended")
             self._rounds.keep(tx, done)
             noted, _ = authorizations.note(tx, authorization, "attestation.passed", done.now_ms, done.body())
             noted, _ = authorizations.note(
@@ -296,6 +299,11 @@ class Authorizer:
                 current = authorizations.get(tx.connection, authorization.id)
                 if not current.live:
                     continue  # revoked meanwhile, and a revocation is never overwritten
+                if _lapsed(current, done):  # on the executor it is over, and nothing here may say otherwise
+                    detail = "the quote came after the lease had ended"
+                    ended = authorizations.revoke(tx, current, done.now_ms, GateReason.LEASE_EXPIRED, detail)
+                    revoked += [ended] if ended is not None else []
+                    continue
                 self._rounds.keep(tx, done)
                 request, decision = decided[authorization.id]
                 body = done.body() | _decision_body(policies, request, decision) | {"live": live_ids}
@@ -331,6 +339,11 @@ class Authorizer:
     def _activated(self, executor: str) -> list[Authorization]:
         unfinished = authorizations.unfinished(self._database.reading, executor)
         return [one for one in unfinished if one.state in {State.ACTIVATED, State.RUNNING}]
+
+
+def _lapsed(authorization: Authorization, done: Round) -> bool:
+    """Whether the lease had ended when a round was judged: a gateway that was stopped for a while finds this."""
+    return (authorization.lease_expires or 0) < done.now_ms
 
 
 def _lease_message(lease: Lease) -> LeaseMessage:

@@ -1,8 +1,10 @@
 """Collects what proves one authorization from the database into a bundle."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from gateway.checkpointer import Checkpointer
@@ -33,15 +35,19 @@ class Bundles:
         connection = self._database.reading
         authorizations.get(connection, authorization)
         size, note = await self._checkpointer.seal()
+        # On a thread: a job of a day has thousands of records, and other executors wait for their answers meanwhile.
+        return await asyncio.to_thread(self._collect, connection, authorization, size, note)
+
+    def _collect(self, connection: sqlite3.Connection, authorization: str, size: int, note: bytes) -> bytes:
         story = _story(connection, authorization, size)
         own = [parse_record(data) for _, data in story]
         enrollments = sorted({index for record in own for index in _enrollments(record.body)})
         context = [_at(connection, index) for index in enrollments]
         context += _context(connection, story)
         records = dict(sorted([*story, *context]))
-        reader = lineage.Reader(connection)
+        read = cache(lineage.Reader(connection).read)  # neighbours share most of their way to the root
         proven = tuple(
-            ProvenRecord(index, data, tuple(merkle.inclusion_proof(size, index, reader.read)))
+            ProvenRecord(index, data, tuple(merkle.inclusion_proof(size, index, read)))
             for index, data in sorted(records.items())
         )
         named = sorted({name for data in records.values() for name in _named(json.loads(data))})

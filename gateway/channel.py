@@ -27,12 +27,14 @@ from ztrooted.models import (
     StartedMessage,
     parse_json,
 )
-from ztrooted.reasons import GateReason
+from ztrooted.reasons import GateReason, Reason
 
 log = structlog.get_logger()
 
 # One message holds one quote with its measurement list; anything above is an attack.
 MESSAGE = limits.EVIDENCE_BODY
+# Challenges of one executor whose end is remembered; a round takes longer than it takes to look one up.
+REMEMBERED = 64
 # Between a round's answer and the next question nothing more than this can be waiting to be sent.
 SEND_S = 5.0
 
@@ -49,6 +51,7 @@ class Session:
         self.proving = asyncio.Lock()
         self._socket = socket
         self._waiting: dict[str, asyncio.Future[Quote]] = {}
+        self._over: dict[str, GateReason] = {}
 
     @property
     def open(self) -> bool:
@@ -89,6 +92,7 @@ class Session:
                 )
                 return await answer
         except TimeoutError:
+            self._remember(challenge, GateReason.CHALLENGE_EXPIRED)
             raise GateError(
                 GateReason.ATTESTATION_OVERDUE, f"the executor did not answer a challenge within {deadline_s:g} s"
             ) from None
@@ -103,13 +107,26 @@ class Session:
         except (ConnectionError, TimeoutError, RuntimeError) as error:
             raise GateError(GateReason.CHANNEL_CLOSED, f"the executor's channel is closed: {error}") from error
 
-    def answered(self, message: EvidenceMessage) -> None:
-        """Hand evidence to whoever asked. An answer to a challenge nobody waits for is dropped: it is too late."""
+    def answered(self, message: EvidenceMessage) -> Reason | None:
+        """Hand evidence to whoever asked. An answer to a challenge nobody waits for is dropped; why, is returned.
+
+        ``challenge.used`` for one that was answered, ``challenge.expired`` for one that comes too late, and
+        ``challenge.unknown`` for one that this executor was never asked, somebody else's for instance.
+        """
         waiting = self._waiting.get(message.challenge)
         if waiting is None or waiting.done():
-            log.warning("evidence for no open challenge", executor=self.executor, code=GateReason.CHALLENGE_UNKNOWN)
-        else:
-            waiting.set_result(message.quote)
+            reason = self._over.get(message.challenge, GateReason.CHALLENGE_UNKNOWN)
+            log.warning("evidence for no open challenge", executor=self.executor, code=reason)
+            return reason
+        self._remember(message.challenge, GateReason.CHALLENGE_USED)
+        waiting.set_result(message.quote)
+        return None
+
+    def _remember(self, challenge: str, reason: GateReason) -> None:
+        """Keep how the latest challenges ended, for whoever asks about a late or repeated answer."""
+        self._over[challenge] = reason
+        while len(self._over) > REMEMBERED:
+            del self._over[next(iter(self._over))]
 
     def log_refusal(self, what: str, error: GateError) -> None:
         """Note that something the executor said was refused."""
@@ -164,6 +181,12 @@ class Channels:
         self._sessions[session.executor] = session
         if previous is not None:
             await previous.close(GateReason.CHANNEL_SUPERSEDED)
+
+    async def end(self, executor: str, reason: GateReason) -> None:
+        """Hang up on an executor whose session is no longer the one that counts."""
+        session = self._sessions.pop(executor, None)
+        if session is not None:
+            await session.close(reason)
 
     async def remove(self, session: Session) -> None:
         """Forget a session that has ended."""

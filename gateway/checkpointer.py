@@ -20,6 +20,11 @@ from ztrooted.note_keys import ecdsa_key
 log = structlog.get_logger()
 
 
+# After this many intervals without a checkpoint nothing more is issued: what can't be sealed can't be proved.
+STALE_INTERVALS = 3
+STALE_S = 30.0  # and never before this, so that one slow answer of a chip is no outage
+
+
 class Checkpointer:
     """Makes checkpoints; one at a time, never while an append waits for it."""
 
@@ -32,6 +37,12 @@ class Checkpointer:
         self._log_key = ecdsa_key(config.origin, signer.identity.log_key())
         self._ak_name = accept_attestation_key(parse_public(signer.identity.ak_public)).name
         self.sealed_at = 0.0
+
+    @property
+    def stale(self) -> bool:
+        """Whether the last checkpoint is too old for anything to be issued; also when there is none of this run."""
+        limit_s = max(STALE_INTERVALS * self._config.checkpoint_interval_s, STALE_S)
+        return not self.sealed_at or self._clock.monotonic() - self.sealed_at > limit_s
 
     async def run(self) -> None:
         """Seal whatever was appended, at the configured interval, for ever.

@@ -22,6 +22,16 @@ log = structlog.get_logger()
 FENCED_AFTER_S = 1.0
 # What a supervisor calls an end that it brought about itself.
 _SUPERVISOR_REASONS = {"max_runtime": GateReason.EXECUTION_MAX_RUNTIME}
+# Why an executor may end a job by itself. Every other reason is for us to find, and not for it to claim.
+_EXECUTORS_REASONS = frozenset(
+    {
+        GateReason.CHANNEL_SUPERSEDED,
+        GateReason.EXECUTION_ABANDONED,
+        GateReason.EXECUTION_AGENT_LOST,
+        GateReason.EXECUTION_MAX_RUNTIME,
+        GateReason.LEASE_EXPIRED,
+    }
+)
 
 
 class Endings:
@@ -66,7 +76,10 @@ class Endings:
             current = authorizations.get(tx.connection, message.authorization)
             if current.executor != session.executor:
                 raise GateError(GateReason.ARTIFACT_UNKNOWN, "that authorization belongs to another executor")
-            if current.live and message.outcome != "exited":
+            if current.live and (current.lease_expires or 0) < now_ms:
+                detail = "its end was reported after its lease had ended"
+                current = authorizations.revoke(tx, current, now_ms, GateReason.LEASE_EXPIRED, detail) or current
+            elif current.live and message.outcome != "exited":
                 reason = _reason_of(message)
                 noted = authorizations.revoke(tx, current, now_ms, reason, "its executor ended it")
                 current = noted or current
@@ -135,6 +148,7 @@ def _reason_of(message: EndedMessage) -> Reason:
     if message.outcome == "not_started":
         return GateReason.EXECUTION_START_FAILED
     try:
-        return _SUPERVISOR_REASONS.get(message.reason) or parse_reason(message.reason)
+        reason = _SUPERVISOR_REASONS.get(message.reason) or parse_reason(message.reason)
     except KeyError:
         return GateReason.EXECUTION_AGENT_LOST
+    return reason if reason in _EXECUTORS_REASONS else GateReason.EXECUTION_AGENT_LOST

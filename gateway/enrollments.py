@@ -107,6 +107,7 @@ class Enrollments:
         """Steps 1 to 3. EvidenceError or GateError when the machine is refused."""
         self._make_room()
         pending, challenge = await asyncio.to_thread(self._examine, request)
+        self._make_room()  # others came meanwhile
         self._pending[pending.id] = pending
         return challenge
 
@@ -157,9 +158,8 @@ class Enrollments:
 
     async def activate(self, enrollment: str, request: ActivationRequest) -> Admitted:
         """Steps 4 and 5. Whatever the answer is worth, the credential is spent."""
-        pending = self._pending.pop(enrollment, None)
-        if pending is None:
-            raise GateError(GateReason.ENROLL_CHALLENGE_USED, "there is no such enrollment, or it was answered already")
+        self.require_pending(enrollment)
+        pending = self._pending.pop(enrollment)
         if pending.ends < self._clock.monotonic():
             raise GateError(GateReason.ENROLL_CHALLENGE_EXPIRED, "the enrollment was not finished in time; start over")
         # 4. Both keys live in one TPM, and it heard the same conversation as we did.
@@ -172,14 +172,19 @@ class Enrollments:
             )
         # 5. What it booted and loaded explains its quote.
         done = await asyncio.to_thread(self._appraise, pending, request)
-        if not done.appraisal.authentic:
-            verdict = done.appraisal.verdict
-            reason = verdict.reason or GateReason.ENROLL_ACTIVATION_FAILED
-            await self._note_refusal(pending, reason, verdict.detail)
-            raise GateError(reason, verdict.detail)
+        try:
+            done.appraisal.require_authentic()
+        except GateError as error:
+            await self._note_refusal(pending, error.reason, error.detail)
+            raise
         certificate = self.session_certificate(pending.executor, pending.session_key)
         executor, revoked = await self._database.write(lambda tx: self._admit(tx, pending, done))
         return Admitted(executor, certificate, tuple(revoked))
+
+    def require_pending(self, enrollment: str) -> None:
+        """GateError ``enroll.challenge_used`` unless this enrollment waits for its second half."""
+        if enrollment not in self._pending:
+            raise GateError(GateReason.ENROLL_CHALLENGE_USED, "there is no such enrollment, or it was answered already")
 
     def session_certificate(self, executor: str, key: ec.EllipticCurvePublicKey) -> str:
         """A fresh session certificate, PEM."""

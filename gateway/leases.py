@@ -7,6 +7,7 @@ anybody sees either.
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.checkpointer import Checkpointer
 from gateway.config import GatewayConfig
 from gateway.rounds import Round
 from gateway.signer import Signer
@@ -39,10 +40,11 @@ class Lease:
 class Leases:
     """Issues and renews artifacts."""
 
-    def __init__(self, config: GatewayConfig, signer: Signer, clock: WatchedClock) -> None:
+    def __init__(self, config: GatewayConfig, signer: Signer, clock: WatchedClock, checkpointer: Checkpointer) -> None:
         self._config = config
         self._signer = signer
         self._clock = clock
+        self._checkpointer = checkpointer
 
     def issue(self, tx: Transaction, authorization: Authorization, done: Round, policies: tuple[str, str]) -> Lease:
         """The first artifact of an authorization whose policy was just evaluated and permitted it."""
@@ -57,6 +59,8 @@ class Leases:
     ) -> Lease:
         if self._clock.jumped():
             raise GateError(GateReason.CLOCK_UNTRUSTED, "the gateway's clock was set while it ran; nothing is issued")
+        if self._checkpointer.stale:
+            raise GateError(GateReason.CHECKPOINT_STALE, "the lineage is not sealed any more; nothing is issued")
         epoch = self._signer.epoch
         current = authorizations.get(tx.connection, authorization.id)
         end_ms = lease_end(current, done)

@@ -38,7 +38,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as error:
         reason = _BY_STATUS.get(error.status, GateReason.REQUEST_MALFORMED)
         log.info("refused", instance=instance, path=request.path, code=reason)
-        return problem(reason, error.reason, instance, status=error.status)
+        answer = problem(reason, error.reason, instance, status=error.status)
+        if "Allow" in error.headers:  # RFC 9110 §15.5.6
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
     except Exception:  # one of the two places: whatever went wrong, the answer is no
         log.exception("internal error", instance=instance, path=request.path)
         return problem(GateReason.INTERNAL_ERROR, "this is a defect of the gateway; its log has more", instance)
@@ -65,9 +68,12 @@ def problem(
         remedy=remedy or known.remedy,
         authorization=authorization,
     )
+    headers = {"Cache-Control": "no-store"}
+    if body.status == 401:  # RFC 9110 §11.6.1
+        headers["WWW-Authenticate"] = 'Bearer realm="ztrooted"'
     return web.Response(
         text=json.dumps(body.model_dump(exclude_none=True)),
         status=body.status,
         content_type="application/problem+json",
-        headers={"Cache-Control": "no-store"},
+        headers=headers,
     )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -102,10 +103,14 @@ class Api:
     async def activate(self, request: web.Request, _caller: Caller) -> web.Response:
         """Second half."""
         self._gateway.require_ready()
+        enrollment = request.match_info["enrollment"]
+        self._gateway.enrollments.require_pending(enrollment)  # before megabytes are read from anybody at all
         body = await _read(request, ActivationRequest, limits.EVIDENCE_BODY)
-        admitted = await self._gateway.enrollments.activate(request.match_info["enrollment"], body)
+        admitted = await self._gateway.enrollments.activate(enrollment, body)
         await self._gateway.endings.announce(list(admitted.revoked))
         executor = admitted.executor
+        # The channel of the session before; beside, since a half-open one takes a second to close.
+        self._gateway.tasks.start(self._gateway.channels.end(executor.id, GateReason.CHANNEL_SUPERSEDED))
         verdict = executor.verdict
         identity = self._gateway.signer.identity
         enrolled = Enrolled(
@@ -138,6 +143,8 @@ class Api:
                 await session.send(IssuerMessage(issuer=issuer))
             self._gateway.authorizer.schedule(caller.name)
             await listen(session, socket, self._said)
+        except GateError as error:  # it hung up already; there is nobody left to tell
+            session.log_refusal("channel", error)
         finally:
             await self._gateway.channels.remove(session)
         return socket
@@ -227,8 +234,9 @@ class Api:
             raise GateError(GateReason.REQUEST_MALFORMED, "'from' is the number of a record")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
-        async for chunk in self._feed(int(start), caller):
-            await response.write(chunk)
+        with suppress(ConnectionError):  # a subscriber that leaves is no error of ours
+            async for chunk in self._feed(int(start), caller):
+                await response.write(chunk)
         return response
 
     async def _feed(self, cursor: int, caller: Caller) -> AsyncIterator[bytes]:
@@ -261,9 +269,7 @@ class Api:
             raise GateError(GateReason.DISPATCH_EXECUTOR_UNREACHABLE, f"executor {wanted} is not connected")
         async with session.proving:
             done = await gateway.rounds.prove(session, Purpose.RUNTIME, from_start=True)
-        if not done.appraisal.authentic:
-            verdict = done.appraisal.verdict
-            raise GateError(verdict.reason or GateReason.ATTESTATION_OVERDUE, verdict.detail)
+        done.appraisal.require_authentic()
         baseline = capture(
             bank=done.policy.bank,
             pcrs=done.appraisal.pcrs,
@@ -310,10 +316,14 @@ async def _read(request: web.Request, model: type[M], maximum: int = limits.BODY
     if request.headers.get("Content-Encoding") or request.content_type != "application/json":
         raise GateError(GateReason.REQUEST_CONTENT_TYPE, "send plain application/json")
     data = bytearray()
-    async for chunk in request.content.iter_chunked(1 << 16):
-        data += chunk
-        if len(data) > maximum:
-            raise GateError(GateReason.REQUEST_TOO_LARGE, f"the body is over {maximum} bytes")
+    try:
+        async with asyncio.timeout(limits.REQUEST_S):
+            async for chunk in request.content.iter_chunked(1 << 16):
+                data += chunk
+                if len(data) > maximum:
+                    raise GateError(GateReason.REQUEST_TOO_LARGE, f"the body is over {maximum} bytes")
+    except TimeoutError:
+        raise GateError(GateReason.REQUEST_TIMEOUT, f"the body did not arrive within {limits.REQUEST_S} s") from None
     try:
         parsed: M = parse_json(model, bytes(data), maximum=maximum)
     except EvidenceError as error:

@@ -87,7 +87,9 @@ class Anchors:
 def parse_anchors(data: bytes, name: str) -> Anchors:
     """Read an anchors file. EnvironmentProblem ``config.*`` naming file and key when it can't be used."""
     try:
-        document = _Document.model_validate(strict_toml.parse(data, lambda detail: _unusable(name, f"this is {detail}")))
+        document = _Document.model_validate(
+            strict_toml.parse(data, lambda detail: _unusable(name, f"this is {detail}"))
+        )
         log_key = parse_vkey(document.log_key)
         anchors = Anchors(
             trust_domain=document.trust_domain,

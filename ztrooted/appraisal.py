@@ -153,6 +153,14 @@ class Appraisal:
     entries: ImaEntries = _NO_ENTRIES
     event_log: VerifiedEventLog | None = None
 
+    def require_authentic(self) -> None:
+        """GateError with the reason why the evidence is not genuine, which is not always the verdict's first reason."""
+        if self.authentic:
+            return
+        found = (check for check in self.verdict.checks if check.name in _GENUINE and check.status is not Status.PASS)
+        check = next(found, self.verdict.checks[0])
+        raise GateError(check.reason or GateReason.ATTESTATION_POLICY, check.detail)
+
 
 def required_checks(policy: AppraisalClass) -> tuple[str, ...]:
     """The checks a verdict under ``policy`` rests on, in their order."""

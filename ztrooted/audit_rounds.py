@@ -39,7 +39,7 @@ def mismatch(detail: str) -> ProofError:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round of proof as a record tells it; ``enrollment`` is the index of the one that the executor proved itself under."""
+    """A round of proof as a record tells it; ``enrollment`` is the index of the record its executor enrolled with."""
 
     index: int
     kind: str

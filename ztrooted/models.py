@@ -44,6 +44,8 @@ Hex = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})*$", max_length=2
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$")]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 ExecutorId = Annotated[str, StringConstraints(pattern=r"^ex-[0-9a-f]{32}$")]
+# A file that a job names: absolute, printable ASCII, as the names of members in canonical JSON are.
+FilePath = Annotated[str, StringConstraints(pattern=r"^/[ -~]*$", max_length=limits.STRING)]
 Text = Annotated[str, StringConstraints(max_length=limits.STRING)]
 Token = Annotated[str, StringConstraints(max_length=16 << 10)]
 
@@ -67,7 +69,7 @@ class Job(Model):
     argv: Annotated[list[Text], Field(min_length=1, max_length=limits.ARGV_ITEMS)]
     env: Hex32
     cwd: Text = "/"
-    files: Annotated[dict[Text, Hex32], Field(max_length=limits.FILES_ITEMS)] = {}
+    files: Annotated[dict[FilePath, Hex32], Field(max_length=limits.FILES_ITEMS)] = {}
 
     def digest(self) -> str:
         """SHA-256 of the canonical bytes, hexadecimal."""

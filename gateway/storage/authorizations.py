@@ -6,8 +6,8 @@ from typing import Any
 
 from gateway.storage.database import Transaction
 from gateway.storage.lineage import Appended
-from ztrooted.errors import GateError
-from ztrooted.lifecycle import LIVE, RECORD_EVENTS, State, advance
+from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.lifecycle import LIVE, RECORD_EVENTS, TRANSITIONS, State, advance
 from ztrooted.models import Job
 from ztrooted.reasons import GateReason, Reason
 from ztrooted.records import Link, Record
@@ -50,6 +50,30 @@ class Authorization:
         if self.last_seq is None or self.last_leaf is None:
             return None
         return Link(self.last_seq, self.last_leaf)
+
+
+def check(connection: sqlite3.Connection) -> None:
+    """The stored state of each authorization must be what its records lead to. EnvironmentProblem for the first that is not.
+
+    The lineage proves its records; a state that somebody edited beside them would otherwise be acted upon.
+    """
+    states: dict[str, State] = {}
+    rows = connection.execute("SELECT authorization, type FROM records WHERE authorization IS NOT NULL ORDER BY seq")
+    for authorization, kind in rows:
+        event = RECORD_EVENTS.get(kind)
+        if kind == "dispatch.requested":
+            states[authorization] = State.REQUESTED
+        elif event is not None and authorization in states:
+            states[authorization] = TRANSITIONS.get((states[authorization], event), State.DENIED)
+    stored = dict(connection.execute("SELECT id, state FROM authorizations").fetchall())
+    for authorization in sorted(states.keys() | stored.keys()):
+        said, led_to = stored.get(authorization, "missing"), states.get(authorization, "missing")
+        if said != led_to:
+            raise EnvironmentProblem(
+                GateReason.LINEAGE_CHAIN_BROKEN,
+                f"authorization {authorization!r:.60} is stored as {said!r:.20}, and its records say {led_to}",
+                "the database was altered or damaged; restore a backup, and keep this file as evidence",
+            )
 
 
 def create(tx: Transaction, authorization: Authorization, body: dict[str, Any]) -> Authorization:

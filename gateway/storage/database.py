@@ -254,7 +254,11 @@ def _prepare(connection: sqlite3.Connection) -> None:
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise sqlite3.DatabaseError(" ".join(verdict.split()))  # it has lines
+    ours = {migration.name for migration in MIGRATIONS.pending(SqliteUtils(memory=True))}
     try:
+        newer = {migration.name for migration in MIGRATIONS.applied(SqliteUtils(connection))} - ours
+        if newer:
+            raise sqlite3.DatabaseError(f"it was written by a newer version ({', '.join(sorted(newer))})")
         MIGRATIONS.apply(SqliteUtils(connection))
     except (NoTable, KeyError) as error:  # a table is a view, or the list of migrations lacks a column
         raise sqlite3.DatabaseError(f"its schema is not ours: {error}") from error

@@ -11,6 +11,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -222,7 +223,7 @@ async def test_L20_no_member_of_a_bundle_can_be_changed_deleted_or_doubled(
         judge.try_value(mutant)
     for number, record in enumerate(value["records"]):  # inside the records, which are text
         inner = json.loads(record["record"])
-        for mutant in random.Random(number).sample(list(mutants(inner)), 20):
+        for mutant in random.Random(number).sample(list(mutants(inner)), 20):  # noqa: S311
             other = copy.deepcopy(value)
             other["records"][number]["record"] = json.dumps(mutant, separators=(",", ":"), sort_keys=True)
             judge.try_value(other)
@@ -265,6 +266,24 @@ async def test_L20_records_and_blobs_can_be_neither_reordered_nor_swapped_nor_re
     assert judge.accepted == 0
 
 
+async def test_L20_a_page_can_not_be_torn_out_of_a_story(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    """The last renewal with everything that belongs to it: what is left is a course of events that could have been."""
+    bundle = parse_bundle(await export(gate, await run_job(executor, channel)))
+    story = [one for one in bundle.records if one.record.authorization]
+    torn = {next(one.index for one in reversed(story) if one.record.type == kind) for kind in PAGE}
+    records = tuple(one for one in bundle.records if one.index not in torn)
+    named = b"".join(one.data for one in records).decode()
+    kept = {*bundle.artifacts[:-1], *bundle.ima}
+    blobs = {digest: data for digest, data in bundle.blobs.items() if digest in kept or f'"{digest}"' in named}
+    left = replace(bundle, records=records, artifacts=bundle.artifacts[:-1], blobs=blobs)
+    refused_by(verify_bundle(left.encode(), gate.anchors()), "story")
+
+
+PAGE = ("attestation.passed", "authorization.renewed")
+
+
 async def test_O9_bytes_that_nothing_names_are_refused(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
 ) -> None:
@@ -284,8 +303,8 @@ async def test_O18_random_bit_flips_are_never_believed(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
 ) -> None:
     judge = Judge(await export(gate, await run_job(executor, channel)), gate.anchors())
-    seed = random.randrange(1 << 30)
-    chosen = random.Random(seed)
+    seed = random.randrange(1 << 30)  # noqa: S311
+    chosen = random.Random(seed)  # noqa: S311
     for _ in range(FLIPS):
         data = bytearray(judge.bundle)
         for _ in range(chosen.choice((1, 1, 1, 2, 8))):
@@ -354,20 +373,40 @@ def _drop(kind: str) -> Lie:
     return lambda forger: forger.remove(*forger.all(kind))
 
 
+def _restate(forger: Forger) -> None:
+    """Let each artifact rest on the last round before it that there is."""
+    basis: Value = {}
+    for record in forger.all():
+        body = record["body"].get("round", record["body"])
+        if body.get("nonce"):
+            basis = body
+        elif record["type"] in {"authorization.issued", "authorization.renewed"} and basis:
+            seconds = basis["now"] // 1000
+            record["body"]["claims"] |= {"ev": basis["evidence"], "iat": seconds, "nbf": seconds}
+
+
 def _no_round(kind: str) -> Lie:
     """A record that only says that all was well, without the round that would show it."""
 
     def lie(forger: Forger) -> None:
         for record in forger.all(kind):
             for part in (record["body"], record["body"].get("round", {})):
-                for name in ("nonce", "manifest"):
+                for name in ("nonce", "manifest", "bindings", "evidence"):
                     part.pop(name, None)
+        _restate(forger)
 
     return lie
 
 
+def _no_renewal_quotes(forger: Forger) -> None:
+    """The start was honest; after that nobody asked again, and the leases were renewed all the same."""
+    forger.remove(*forger.all("attestation.passed")[1:])
+    _restate(forger)
+
+
 def _no_start_quote(forger: Forger) -> None:
     forger.remove(forger.first("attestation.passed"))
+    _restate(forger)
 
 
 def _silence_was_trust(forger: Forger) -> None:
@@ -579,6 +618,7 @@ LIES: dict[str, tuple[Lie, tuple[str, ...]]] = {
     "no_end": (_drop("execution.closed"), ("story",)),
     "activated_without_start_quote": (_no_start_quote, ("story",)),
     "renewed_without_quote": (_drop("attestation.passed"), ("story",)),
+    "renewed_without_asking_again": (_no_renewal_quotes, ("story",)),
     "renewed_on_an_empty_round": (_no_round("attestation.passed"), ("story", "quotes")),
     "authorized_on_an_empty_round": (_no_round("policy.evaluated"), ("story", "quotes")),
     "silence_was_trust": (_silence_was_trust, ("appraisals",)),
@@ -713,5 +753,3 @@ async def test_verifying_takes_time_in_proportion_to_the_story(
         return best
 
     assert seconds(long) < 25 * seconds(short)
-
-

@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(f"{'row':22}{'value':>12} {'unit':10}{'best':>12}{'reference':>12}{'ratio':>9}  target, met or not")
     for row in found:
-        numbers = f"{row['value']:12.6g} {row['unit']:10}{row['best']:12.6g}{row['reference_value']:12.6g}{row['ratio']:9.3f}"
-        print(f"{row['name']:22}{numbers}  {row['target']}: {'met' if row['met'] else 'MISSED'} (reference: {row['reference']})")
+        numbers = f"{row['value']:12.6g} {row['unit']:10}{row['best']:12.6g}{row['reference_value']:12.6g}"
+        verdict = "met" if row["met"] else "MISSED"
+        print(
+            f"{row['name']:22}{numbers}{row['ratio']:9.3f}  {row['target']}: {verdict} (reference: {row['reference']})"
+        )
     return 0

@@ -1,7 +1,8 @@
 """How a benchmark measures: a value and its reference in turns, many short rounds, medians.
 
-A machine that is busy with other things slows both alike for as long as a round takes, so their ratio holds where
-absolute times do not. What the machine was is part of the result.
+What is measured computes and waits for nothing, so time is this process's own: what others take from it between two
+instructions is not counted. A busy machine is slower all the same, but slows both alike for as long as a round takes, so
+their ratio holds where absolute times do not. What the machine was is part of the result.
 """
 
 import os
@@ -40,7 +41,9 @@ class Row:
 
     def encode(self) -> dict[str, Any]:
         """For ``--json``, rounded to what means something."""
-        return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in asdict(self).items()}
+        return {
+            key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in asdict(self).items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +86,10 @@ def _calls(function: Callable[[], object]) -> int:
 
 
 def _seconds(function: Callable[[], object], calls: int) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(calls):
         function()
-    return (time.perf_counter() - began) / calls
+    return (time.process_time() - began) / calls
 
 
 def machine() -> dict[str, Any]:

@@ -31,14 +31,18 @@ def test_every_row_has_every_column_with_a_finite_number(rows: list[Row]) -> Non
     for row in rows:
         encoded = json.loads(json.dumps(row.encode(), allow_nan=False))
         assert set(encoded) == COLUMNS
-        assert all(math.isfinite(encoded[name]) and encoded[name] > 0 for name in ("value", "reference_value", "ratio", "best"))
+        assert all(
+            math.isfinite(encoded[name]) and encoded[name] > 0 for name in ("value", "reference_value", "ratio", "best")
+        )
         assert isinstance(encoded["met"], bool)
         assert encoded["unit"]
         assert encoded["target"]
         assert encoded["reference"]
 
 
-def test_json_is_one_document_with_the_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_document_with_the_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     row = Row("made_up", 1.5, "ms", "nothing", 2.0, 0.75, "<= 2 ms", met=True, best=1.25)
     monkeypatch.setattr(verify, "rows", lambda: [row])
     assert command.main(["verify", "--json"]) == 0

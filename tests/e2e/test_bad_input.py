@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.commands import run
+from tests.support.commands import run
 from tests.support.gate import Blueprint, Gate, Gates, processes_naming
 from tpm.software import SoftwareTpm, ca_certificates, provision
 

@@ -43,12 +43,6 @@ def runs(gate: Gate, step: str = "good") -> None:
     assert gate.verify(grant.authorization).verified
 
 
-def approve(gate: Gate) -> None:
-    """Capture and approve what the executor is now."""
-    captured = gate.stage.json("baseline", "capture", gate.executor.id, *gate.connection("operator"))
-    gate.stage.json("baseline", "approve", captured["baseline"], *gate.connection("operator"))
-
-
 def test_drift_lasts_until_a_new_baseline_is_approved(gates: Gates) -> None:
     """Good evidence of later rounds does not resurrect: what was refused once is judged again each time."""
     gate = gates()
@@ -64,7 +58,7 @@ def test_drift_lasts_until_a_new_baseline_is_approved(gates: Gates) -> None:
     gate.start_gateway()  # nor does a gateway that starts anew
     wait_until("the connection", lambda: gate.view().connected, 15)
     denied(gate, "ima.not_allowed", "restarted")
-    approve(gate)
+    gate.approve_baseline()
     wait_until("trust", lambda: gate.view().trusted, 10)
     runs(gate, "approved")
     measure_unlisted(gate, "another")

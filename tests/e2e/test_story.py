@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.commands import run
+from tests.support.commands import run
 from tests.support.gate import Gate, Gates
 from tpm.software import provision
 from ztrooted.anchors import parse_anchors

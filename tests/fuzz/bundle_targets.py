@@ -14,8 +14,9 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from tests.fuzz.gate_targets import APPRAISAL, anchors_text, json_bombs
+from tests.fuzz.json_targets import json_bombs
 from tests.fuzz.mutation import canonical_json, mutate_bytes, mutate_json, mutate_value
+from tests.fuzz.policy_targets import APPRAISAL, anchors_text
 from tests.fuzz.target import Target
 from tests.support.attestation import VALUES, SoftwareAk
 from tests.support.endorsement import ec_key, ek_certificate, ek_public, spki, vendor
@@ -28,11 +29,12 @@ from ztrooted.bundle import Bundle, ProvenRecord, parse_bundle
 from ztrooted.checkpoint import Checkpoint, VerifiedCheckpoint
 from ztrooted.errors import GateError
 from ztrooted.evidence import sha256
-from ztrooted.policy import STARTER, DispatchPolicy, Request
+from ztrooted.policy import STARTER, Request
 from ztrooted.records import Link, Record
 from ztrooted.reference import Baseline
 
 DEMO = os.environ.get("ZTROOTED_DEMO_DATA")
+
 
 @cache
 def anchors() -> Anchors:
@@ -123,7 +125,13 @@ def bundle_bombs() -> Mapping[str, bytes]:
     asked = Record("dispatch.requested", 0, {}, base["authorization"]).encode().decode()
     many = [{"index": number, "record": empty, "proof": []} for number in range(1, 5200)]
     others = [{"index": number, "record": context, "proof": []} for number in range(6000, 10_500)]
-    nonce = {"nonce": "00" * 32, "manifest": None, "enrollment": 1, "bindings": [], "purpose": "runtime"}
+    nonce: dict[str, Any] = {
+        "nonce": "00" * 32,
+        "manifest": None,
+        "enrollment": 1,
+        "bindings": [],
+        "purpose": "runtime",
+    }
     judged = {"now": 0, "verdict": {"trusted": True}, **nonce, "appraisal_policy": "0", "baseline": None}
     round_ = Record("attestation.passed", 0, judged, base["authorization"]).encode().decode()
     rounds = [{"index": number, "record": round_, "proof": []} for number in range(1, 1900)]
@@ -134,7 +142,9 @@ def bundle_bombs() -> Mapping[str, bytes]:
         "contexts": others,
         "proofs": [{"index": 0, "record": empty, "proof": ["00" * 32] * 15_000}],
     }
-    made = {name: canonical_json({**base, "records": records, "blobs": {}, "ima": []}) for name, records in shapes.items()}
+    made = {
+        name: canonical_json({**base, "records": records, "blobs": {}, "ima": []}) for name, records in shapes.items()
+    }
     blobs = {sha256(b"%d" % number): base64.b64encode(b"%d" % number).decode() for number in range(10_000)}
     made["blobs"] = canonical_json({**base, "records": [], "blobs": blobs})
     made |= json_bombs()
@@ -149,10 +159,26 @@ def story() -> bytes:
     baseline = Baseline("sha256", dict(VALUES["sha256"]), {"/bin/a": frozenset({"sha256:" + "ab" * 32})}, "ex-1", 0)
     session = spki(ec_key(7).public_key())
     parts = [attest, signature, log.data(), Machine().measure("/bin/a").ascii(), APPRAISAL, STARTER.encode(), session]
-    parts += [ek, ek_certificate(vendor().issuer), vendor().issuer.der, ak.public.marshal(), baseline.encode(), token().encode()]
+    parts += [
+        ek,
+        ek_certificate(vendor().issuer),
+        vendor().issuer.der,
+        ak.public.marshal(),
+        baseline.encode(),
+        token().encode(),
+    ]
     blobs = {sha256(part): part for part in parts}
     named = [sha256(part) for part in parts]
-    job = {"workflow": "train", "run": "r", "step": "fit", "attempt": 1, "argv": ["x"], "env": "00" * 32, "cwd": "/", "files": {}}
+    job = {
+        "workflow": "train",
+        "run": "r",
+        "step": "fit",
+        "attempt": 1,
+        "argv": ["x"],
+        "env": "00" * 32,
+        "cwd": "/",
+        "files": {},
+    }
     manifest = {
         "attest": named[0],
         "signature": named[1],
@@ -176,11 +202,20 @@ def story() -> bytes:
     }
     context = {"trusted": True, "job": "ab" * 32, "workflow": "train", "run": "r", "step": "fit", "attempt": 1}
     request = Request("dispatch", "orchestrator", "ex-1", {"virtual": False}, context).encode()
-    enrolled = {"ek_public": named[7], "ek_chain": named[8:10], "ak_public": named[10], "ak": ak.public.name.hex()}
+    enrolled: dict[str, Any] = {
+        "ek_public": named[7],
+        "ek_chain": named[8:10],
+        "ak_public": named[10],
+        "ak": ak.public.name.hex(),
+    }
     enrolled |= {"session_key": named[6], "executor": "ex-1", "virtual": False, "round": round_}
     decided = {"round": round_, "dispatch_policy": named[5], "request": request, "decision": {"permitted": True}}
     asked = {"executor": "ex-1", "orchestrator": "orchestrator", "job": job, "job_digest": "ab" * 32}
-    identity = {"log_key_public": ak.public.marshal().hex(), "certify_attest": attest.hex(), "certify_signature": signature.hex()}
+    identity = {
+        "log_key_public": ak.public.marshal().hex(),
+        "certify_attest": attest.hex(),
+        "certify_signature": signature.hex(),
+    }
     again = {**round_, "purpose": "runtime", "live": ["au-0123456789"], "nonce": "01" * 32}
     bodies: list[tuple[str, dict[str, Any], bool]] = [
         ("gateway.started", {"identity": identity}, False),
@@ -203,7 +238,9 @@ def story() -> bytes:
     ]
     records, previous = [], None
     for index, (kind, body, own) in enumerate(bodies):
-        record = Record(kind, 1_800_000_000_000 + index, body, "au-0123456789" if own else None, previous if own else None)
+        record = Record(
+            kind, 1_800_000_000_000 + index, body, "au-0123456789" if own else None, previous if own else None
+        )
         records.append(ProvenRecord(index, record.encode(), (bytes(32),)))
         if own:
             previous = Link(index, merkle.leaf_hash(records[-1].data))
@@ -211,19 +248,7 @@ def story() -> bytes:
     return Bundle("au-0123456789", origin, b"note", tuple(records), (named[12],), (named[3],), blobs).encode()
 
 
-# --- the dispatch policy -----------------------------------------------------------------------------------------
-def run_dispatch_policy(data: bytes) -> None:
-    """What is accepted decides any request without raising, and decides it twice alike."""
-    policy = DispatchPolicy(data, "the policy")
-    for context in ({"trusted": True}, {}, {"trusted": "\u00e9", "x": [1, {}]}):
-        request = Request("dispatch", "o", "ex-1", {"virtual": True}, context)
-        assert policy.decide(request) == policy.decide(request)
-
-
-_CEDAR = (b"permit", b"forbid", b"when {", b"}", b"unless", b"context.", b"@id(", b"::", b"&&", b"if", b"like", b"*", b"has")
-
 TARGETS = (
     Target("bundle", run_bundle, bundles, (mutate_json(canonical_json), mutate_bytes(), mutate_blob), bundle_bombs),
     Target("audit", run_audit, bundles, (mutate_records, mutate_records, mutate_blob), bundle_bombs),
-    Target("dispatch_policy", run_dispatch_policy, lambda: [STARTER.encode()], (mutate_bytes(_CEDAR),)),
 )

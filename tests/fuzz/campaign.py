@@ -15,7 +15,7 @@ import time
 import traceback
 import tracemalloc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 
@@ -36,7 +36,10 @@ KEPT_BYTES = 4096
 GROWN = 0.0005
 FINDINGS = 20
 
-_VARIABLE = re.compile(r"0x[0-9a-fA-F]+|'[^']*'|[0-9]+|\b[0-9a-f]{8,}\b")
+# Refusals show what they refuse; that part is not the outcome. Where it gets through all the same, a reason has so many
+# outcomes and no more.
+_VARIABLE = re.compile(r"""0x[0-9a-fA-F]+|'[^']*'|"[^"]*"|\b[0-9a-fA-F]{6,}\b|[0-9]+|[^ -~]+""")
+OUTCOMES_OF_A_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,8 @@ def peak_memory(target: Target, data: bytes) -> int:
     try:
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
-        try:
+        with suppress(*DECLARED):
             target.run(data)
-        except DECLARED:
-            pass
         return tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
@@ -96,10 +97,8 @@ def cpu_seconds(target: Target, data: bytes, rounds: int = 3) -> float:
     best = float("inf")
     for _ in range(rounds):
         began = time.process_time()
-        try:
+        with suppress(*DECLARED):
             target.run(data)
-        except DECLARED:
-            pass
         best = min(best, time.process_time() - began)
     return best
 
@@ -116,13 +115,15 @@ class Campaign:
         self.weights = [1.0 / (200 + len(seed)) for seed in self.seeds]
         self.pool: list[bytes] = []
         self.outcomes: dict[str, int] = {}
+        self.reasons: dict[str, int] = {}
         self.failures: set[str] = set()
         self.high_water = 0
+        self.running = False
 
     def run(self, executions: int, deadline: float | None = None) -> Result:
         """Every seed as it is, then changed ones, until that many ran or ``deadline`` (of time.monotonic) is past."""
         began = time.monotonic()
-        with _hang_guard():
+        with self._hang_guard():
             for data in self.seeds:
                 self.execute(data)
             self.high_water = _resident_peak()
@@ -136,16 +137,28 @@ class Campaign:
         self.result.outcomes = len(self.outcomes)
         return self.result
 
+    @contextmanager
+    def _hang_guard(self) -> Iterator[None]:
+        def ring(_signal: int, _frame: object) -> None:
+            # A late ring, after its input came back, is nobody's fault.
+            if self.running:
+                raise HangError
+
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
     def _inputs(self, count: int) -> Iterator[bytes]:
         random, mutators = self.random, self.target.mutators
         drawn: list[bytes] = []
         for number in range(count):
             if not drawn:
                 drawn = random.choices(self.seeds, self.weights, k=64)
-            if self.pool and random.random() < 0.6:
-                seed = self.pool[int(random.random() * len(self.pool))]
-            else:
-                seed = drawn.pop()
+            kept = self.pool and random.random() < 0.6
+            seed = self.pool[int(random.random() * len(self.pool))] if kept else drawn.pop()
             mutator: Mutator = mutate_length if random.random() < GROWN else mutators[number % len(mutators)]
             yield mutator(random, seed, self.seeds)
 
@@ -153,9 +166,8 @@ class Campaign:
         """Run one input and hold it against the promises."""
         result = self.result
         result.executions += 1
-        signal.setitimer(signal.ITIMER_REAL, HANG_S)
         try:
-            outcome, accepted, took = measure(self.target, data)
+            outcome, accepted, took = self._measure(data)
         except HangError:
             self._find("slow", f"still running after {HANG_S:.0f} s", data, "hang")
             return
@@ -173,7 +185,20 @@ class Campaign:
             self._check_memory(data)
         self._keep(outcome, data)
 
+    def _measure(self, data: bytes) -> tuple[str, bool, float]:
+        signal.setitimer(signal.ITIMER_REAL, HANG_S)
+        self.running = True
+        try:
+            return measure(self.target, data)
+        finally:
+            self.running = False
+
     def _keep(self, outcome: str, data: bytes) -> None:
+        if outcome not in self.outcomes:
+            reason = outcome.partition(" ")[0]
+            count = self.reasons[reason] = self.reasons.get(reason, 0) + 1
+            if count > OUTCOMES_OF_A_REASON:
+                outcome = reason
         seen = self.outcomes.get(outcome, 0)
         # The first few of each outcome, and every now and then another: accepted inputs lead furthest.
         if (seen < 4 or self.random.random() < 0.002) and len(data) <= KEPT_BYTES:
@@ -199,7 +224,9 @@ class Campaign:
         """Keep one input, the shortest, of each kind of failure."""
         if same in self.failures:
             for number, known in enumerate(self.result.findings):
-                if known.detail.split(" at ")[-1] == detail.rsplit(" at ", maxsplit=1)[-1] and len(data) < len(known.data):
+                if known.detail.split(" at ")[-1] == detail.rsplit(" at ", maxsplit=1)[-1] and len(data) < len(
+                    known.data
+                ):
                     self.result.findings[number] = Finding(kind, detail, data)
             return
         self.failures.add(same)
@@ -209,16 +236,3 @@ class Campaign:
 def _resident_peak() -> int:
     """The most memory this process ever had resident, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
-@contextmanager
-def _hang_guard() -> Iterator[None]:
-    def ring(_signal: int, _frame: object) -> None:
-        raise HangError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

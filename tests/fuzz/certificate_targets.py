@@ -24,8 +24,16 @@ from tpm.endorsement_quirks import EkQuirk, QuirkLedger, unwrap_nv
 from tpm.errors import EvidenceError
 
 ALL = frozenset(EkQuirk)
-_mutate = mutate_bytes((b"\x30\x80", b"\x30\x84\xff\xff\xff\xff", b"\x06\x03\x55\x1d", b"\x01\x01\xff", b"\x10\x01\x00"))
-PEM_TOKENS = (b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n", b"-----BEGIN X509 CRL-----", b"=", b"\r\n")
+_mutate = mutate_bytes(
+    (b"\x30\x80", b"\x30\x84\xff\xff\xff\xff", b"\x06\x03\x55\x1d", b"\x01\x01\xff", b"\x10\x01\x00")
+)
+PEM_TOKENS = (
+    b"-----BEGIN CERTIFICATE-----\n",
+    b"-----END CERTIFICATE-----\n",
+    b"-----BEGIN X509 CRL-----",
+    b"=",
+    b"\r\n",
+)
 
 
 @cache
@@ -240,8 +248,20 @@ def pem_bombs() -> Mapping[str, bytes]:
 
 TARGETS = (
     Target("ek_certificate", run_certificate, leaves, (mutate_der, _mutate), certificate_bombs),
-    Target("ek_chain", run_chain, lambda: [ek_certificate(vendor().issuer), *leaves()[:2]], (mutate_signed,), certificate_bombs),
+    Target(
+        "ek_chain",
+        run_chain,
+        lambda: [ek_certificate(vendor().issuer), *leaves()[:2]],
+        (mutate_signed,),
+        certificate_bombs,
+    ),
     Target("ek_authority", run_authority, authorities, (mutate_der, mutate_signed, _mutate), certificate_bombs),
-    Target("ek_roots_pem", run_pem, lambda: [vendor().root.pem, vendor().root.pem * 2], (mutate_bytes(PEM_TOKENS),), pem_bombs),
+    Target(
+        "ek_roots_pem",
+        run_pem,
+        lambda: [vendor().root.pem, vendor().root.pem * 2],
+        (mutate_bytes(PEM_TOKENS),),
+        pem_bombs,
+    ),
     Target("crl", run_crl, crls, (mutate_signed_crl, mutate_der, _mutate), crl_bombs),
 )

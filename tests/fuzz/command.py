@@ -94,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     orders = [Order(name, arguments.executions, arguments.seed, arguments.seconds) for name in names]
     rows, broken = [], False
     if not arguments.json:
-        print(f"{'target':18}{'executions':>12}{'accepted':>10}{'outcomes':>10}{'per second':>12}{'slowest ms':>12}  findings")
+        print(
+            f"{'target':18}{'executions':>12}{'accepted':>10}{'outcomes':>10}{'per second':>12}{'slowest ms':>12}  findings"
+        )
     with ProcessPoolExecutor(arguments.processes, max_tasks_per_child=1) as pool:
         for result in pool.map(work, orders):
             paths = keep(folder, result)
@@ -123,5 +125,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps({"seed": arguments.seed, "targets": rows, "ok": not broken}, indent=1))
     return int(broken)
-
-

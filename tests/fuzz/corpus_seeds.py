@@ -1,7 +1,6 @@
 """Seeds from the corpus where it is present; without it, nothing, and the self-made seeds have to do."""
 
 import json
-from collections.abc import Sequence
 from functools import cache
 
 from tests.support import corpus
@@ -39,8 +38,3 @@ def files(folder: str, *suffixes: str) -> tuple[bytes, ...]:
 
 def _small(found: dict[bytes, None]) -> tuple[bytes, ...]:
     return tuple(data for data in found if len(data) <= MAX_SEED)
-
-
-def texts(seeds: Sequence[str]) -> tuple[bytes, ...]:
-    """Text seeds as bytes."""
-    return tuple(seed.encode() for seed in seeds)

@@ -1,7 +1,7 @@
 """The parsers of the ``tpm`` room that read single structures and quotes."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from random import Random
@@ -24,7 +24,7 @@ from tpm.attest import (
     TimeInfo,
     parse_attest,
 )
-from tpm.attestation_key import accept_attestation_key, accept_signing_key, accept_vouched_key
+from tpm.attestation_key import AttestationKey, accept_attestation_key, accept_signing_key, accept_vouched_key
 from tpm.codec import Reader
 from tpm.credential import IdObject, make_credential, parse_id_object
 from tpm.ek_template import check_ek_template, parse_ek_public
@@ -40,7 +40,16 @@ TOKENS = (
     *(struct.pack(">H", alg) for alg in Alg),
     *(struct.pack(">H", kind) for kind in AttestType),
     *(struct.pack(">H", curve) for curve in Curve),
-    *(b"\xffTCG", b"\x40\0\0\x0b", b"\0\x0b\x03\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x01", b"\x08\0", b"\x10\0", b"\0\x03"),
+    *(
+        b"\xffTCG",
+        b"\x40\0\0\x0b",
+        b"\0\x0b\x03\xff\xff\xff",
+        b"\0\0\0\0",
+        b"\0\0\0\x01",
+        b"\x08\0",
+        b"\x10\0",
+        b"\0\x03",
+    ),
 )
 _mutate = mutate_bytes(TOKENS)
 STRUCTURES = (_mutate,)
@@ -143,7 +152,8 @@ def run_selection(data: bytes) -> None:
 
 @cache
 def selections() -> Sequence[bytes]:
-    some = [{"sha256": [0]}, {"sha1": range(24), "sha256": [0, 10, 23]}, {bank: [] for bank in BANKS.values()}, {}]
+    none: dict[str, Iterable[int]] = {bank: [] for bank in BANKS.values()}
+    some: list[dict[str, Iterable[int]]] = [{"sha256": [0]}, {"sha1": range(24), "sha256": [0, 10, 23]}, none, {}]
     return [PcrSelection.of(banks).marshal() for banks in some]
 
 
@@ -167,14 +177,16 @@ def run_quote(data: bytes) -> None:
     number, size = data[0] if data else 0, int.from_bytes(data[1:3], "big")
     attest, signature = data[3 : 3 + size], data[3 + size :]
     quote = parse_quote(attest, signature)
-    verified = verify_quote(quote, _accepted()[number % len(keys())], nonce=NONCE, selection=SELECTION, pcr_values=VALUES)
+    verified = verify_quote(
+        quote, _accepted()[number % len(keys())], nonce=NONCE, selection=SELECTION, pcr_values=VALUES
+    )
     assert verified.quote.attest.extra_data == NONCE
     assert verified.pcr_values == VALUES
     check_clock(Clock(4_000, 7, 2, safe=True, firmware_version=verified.firmware_version), verified.clock)
 
 
 @cache
-def _accepted() -> tuple[object, ...]:
+def _accepted() -> tuple[AttestationKey, ...]:
     return tuple(ak.key for ak in keys())
 
 
@@ -211,7 +223,13 @@ def large(*heads: bytes) -> Mapping[str, bytes]:
 TARGETS = (
     Target("attest", run_attest, attests, STRUCTURES, lambda: large(attests()[0])),
     Target("public", run_public, publics, STRUCTURES, lambda: large(publics()[0], b"\xff\xff" + publics()[0][2:])),
-    Target("vouched_key", run_vouched, vouched, STRUCTURES, lambda: large(vouched()[0], b"-----BEGIN PUBLIC KEY-----\n" * 9)),
+    Target(
+        "vouched_key",
+        run_vouched,
+        vouched,
+        STRUCTURES,
+        lambda: large(vouched()[0], b"-----BEGIN PUBLIC KEY-----\n" * 9),
+    ),
     Target("signature", run_signature, signatures, STRUCTURES, lambda: large(signatures()[0])),
     Target("pcr_selection", run_selection, selections, STRUCTURES, selection_bombs),
     Target("id_object", run_id_object, id_objects, STRUCTURES, lambda: large(id_objects()[0])),

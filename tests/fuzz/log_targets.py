@@ -54,8 +54,25 @@ LENIENT = EventLogRules(
 EVENT_TOKENS = (
     *(struct.pack("<I", kind) for kind in EventType),
     *(struct.pack("<H", alg) for alg in ALGORITHMS.values()),
-    *(b"Spec ID Event03\0", b"Spec ID Event02\0", b"StartupLocality\0", b"SP800-155 Event\0", b"EFI PART", CALLING, EXIT),
-    *(GLOBAL, DATABASE, X509, SHA256, b"d\0b\0x\0", b"S\0e\0c\0u\0r\0e\0B\0o\0o\0t\0", b"grub_cmd: ", b"kernel_cmdline: "),
+    *(
+        b"Spec ID Event03\0",
+        b"Spec ID Event02\0",
+        b"StartupLocality\0",
+        b"SP800-155 Event\0",
+        b"EFI PART",
+        CALLING,
+        EXIT,
+    ),
+    *(
+        GLOBAL,
+        DATABASE,
+        X509,
+        SHA256,
+        b"d\0b\0x\0",
+        b"S\0e\0c\0u\0r\0e\0B\0o\0o\0t\0",
+        b"grub_cmd: ",
+        b"kernel_cmdline: ",
+    ),
     *(b"\x7f\xff\x04\x00", b"\x04\x04", b"\x01\0\0\0", b"\xff\xff\xff\xff", bytes(20), bytes(32)),
 )
 _mutate_log = mutate_bytes(EVENT_TOKENS)
@@ -122,7 +139,9 @@ def run_event(data: bytes) -> None:
 
 def events() -> Sequence[bytes]:
     log = Log()
-    return [b"\0" + log.encode(record) for record in log.records] + [b"\1" + Log(records=[r]).data(legacy=True) for r in log.records]
+    return [b"\0" + log.encode(record) for record in log.records] + [
+        b"\1" + Log(records=[r]).data(legacy=True) for r in log.records
+    ]
 
 
 def run_spec_id(data: bytes) -> None:
@@ -168,7 +187,17 @@ _KEY = ec.derive_private_key(20240607, ec.SECP256R1()).public_key()
 IMA_TOKENS = (
     *FROM_TEXT,
     *(b" ", b"\n", b"\0", b":", b"10", b"/", b"..", b"boot_aggregate", b"sha256:", b"verity:", b"ima:sha1:", b"md5:"),
-    *(b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x80", b"\x0a\0\0\0", b"0" * 40, b"\xc3\x28", b"sha3-512:", b"\r", b"\t"),
+    *(
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\0",
+        b"\0\0\0\x80",
+        b"\x0a\0\0\0",
+        b"0" * 40,
+        b"\xc3\x28",
+        b"sha3-512:",
+        b"\r",
+        b"\t",
+    ),
 )
 _mutate_list = mutate_bytes(IMA_TOKENS)
 
@@ -245,27 +274,29 @@ def binary_lists() -> tuple[bytes, ...]:
     return (_machine().binary(), Machine().measure("/bin/a").binary(), b"", *files("attacks/ima", ".binary"))
 
 
-def _written(random: Random, *, binary: bool) -> bytes:
-    """A list whose fields are changed and hashed again: what a kernel that was taken over could have measured."""
+def written_machine(random: Random) -> Machine:
+    """A machine with changed fields that are hashed again: what a kernel that was taken over could have measured."""
     machine = Machine(random.choice(("ima-ng", "ima-ngv2", "ima-sig", "ima-sigv2"))).measure("/bin/a")
     for _ in range(1 + int(random.random() * 3)):
         path = _mutate_list(random, b"/usr/bin/thing", ()).replace(b"\0", b"0").decode("utf-8", "surrogateescape")
         template = random.choice(("ima-ng", "ima-ngv2", "ima-sig", "ima-sigv2", "ima-buf"))
-        blob = _mutate_list(random, b"\x03\x02\x04abcd\0\x04wxyz", ()) if template not in {"ima-ng", "ima-ngv2"} else b""
+        blob = (
+            _mutate_list(random, b"\x03\x02\x04abcd\0\x04wxyz", ()) if template not in {"ima-ng", "ima-ngv2"} else b""
+        )
         alg, size = random.choice((("sha256", 32), ("sha1", 20), ("md5", 16), ("sha3-512", 64), ("sha256", 20)))
         made = ima_entry(path, random.randbytes(size), alg, template, blob=blob, violation=random.random() < 0.1)
         machine.append(made)
-    return machine.binary() if binary else machine.ascii()
+    return machine
 
 
 def mutate_ascii_fields(random: Random, _data: bytes, _pool: Sequence[bytes]) -> bytes:
-    """See ``_written``."""
-    return _written(random, binary=False)
+    """The list of a ``written_machine``."""
+    return written_machine(random).ascii()
 
 
 def mutate_binary_fields(random: Random, _data: bytes, _pool: Sequence[bytes]) -> bytes:
-    """See ``_written``."""
-    return _written(random, binary=True)
+    """The list of a ``written_machine``."""
+    return written_machine(random).binary()
 
 
 @cache
@@ -299,14 +330,29 @@ def binary_bombs() -> Mapping[str, bytes]:
     }
 
 
-_SIGNED = (b"\x03\x02\x04abcd\0\x04wxyz", b"\x03\x02\x04abcd\1\0" + bytes(256), b"\x06\x04" + bytes(32), b"\x01" + bytes(20))
+_SIGNED = (
+    b"\x03\x02\x04abcd\0\x04wxyz",
+    b"\x03\x02\x04abcd\1\0" + bytes(256),
+    b"\x06\x04" + bytes(32),
+    b"\x01" + bytes(20),
+)
 
 TARGETS = (
     Target("event_log", exercise_log, logs, (_mutate_log, mutate_event_data), log_bombs),
     Target("event", run_event, events, (_mutate_log,), lambda: {"large": events()[0] + bytes(1 << 20)}),
-    Target("spec_id", run_spec_id, lambda: [spec_id(("sha1", "sha256")), spec_id(("sha256",), vendor=b"v")], (_mutate_log,)),
+    Target(
+        "spec_id", run_spec_id, lambda: [spec_id(("sha1", "sha256")), spec_id(("sha256",), vendor=b"v")], (_mutate_log,)
+    ),
     Target("ima_ascii", run_ascii, ascii_lists, (_mutate_list, mutate_ascii_fields), ascii_bombs),
     Target("ima_binary", run_binary, binary_lists, (_mutate_list, mutate_binary_fields), binary_bombs),
-    Target("ima_line", run_line, lambda: [line for one in ascii_lists()[:4] for line in one.splitlines()], (_mutate_list,)),
-    Target("ima_signature", run_ima_signature, lambda: _SIGNED, (_mutate_list,), lambda: {"large": b"\x03\x02\x04" * 300_000}),
+    Target(
+        "ima_line", run_line, lambda: [line for one in ascii_lists()[:4] for line in one.splitlines()], (_mutate_list,)
+    ),
+    Target(
+        "ima_signature",
+        run_ima_signature,
+        lambda: _SIGNED,
+        (_mutate_list,),
+        lambda: {"large": b"\x03\x02\x04" * 300_000},
+    ),
 )

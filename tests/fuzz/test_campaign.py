@@ -49,25 +49,25 @@ def test_an_undeclared_exception_is_found_once_with_its_place() -> None:
 
 
 def test_an_input_that_takes_long_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign, "SUSPICIOUS_S", 0.002)
-    monkeypatch.setattr(campaign, "MAX_SECONDS", 0.005)
+    monkeypatch.setattr(campaign, "SUSPICIOUS_S", 0.0005)
+    monkeypatch.setattr(campaign, "MAX_SECONDS", 0.001)
 
     def run(data: bytes) -> None:
-        end = time.process_time() + 0.01
+        end = time.process_time() + 0.002
         while len(data) < len(SEED) // 2 and time.process_time() < end:
             pass
 
-    assert [finding.kind for finding in campaign_of(run).findings] == ["slow"]
+    assert "slow" in [finding.kind for finding in campaign_of(run, 200).findings]
 
 
 def test_one_that_never_ends_is_stopped_and_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign, "HANG_S", 0.05)
+    monkeypatch.setattr(campaign, "HANG_S", 0.02)
 
     def run(data: bytes) -> None:
         while not data:
             pass
 
-    (finding,) = campaign_of(run).findings
+    (finding,) = campaign_of(run, 500).findings
     assert (finding.kind, finding.data) == ("slow", b"")
 
 
@@ -79,7 +79,7 @@ def test_an_input_that_takes_much_memory_is_found() -> None:
             kept.append(bytearray(b"x") * (80 << 20))
             kept.clear()
 
-    result = campaign_of(run, 300)
+    result = campaign_of(run, 40)
     # Memory that an earlier test had is given to this one without being noticed; weighed directly it is always seen.
     assert {finding.kind for finding in result.findings} <= {"memory"}
     assert peak_memory(Target("made_up", run, lambda: [SEED]), b"") > campaign.MAX_BYTES

@@ -6,8 +6,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tests.fuzz.bundle_targets import story
-from tests.fuzz.gate_targets import anchors_text
 from tests.fuzz.mutation import canonical_json
+from tests.fuzz.policy_targets import anchors_text
 from tests.support.endorsement import crl, vendor
 from tpm.endorsement_crl import parse_crl
 from tpm.endorsement_der import MAX_CHILDREN, SEQUENCE, encode, read_children, read_only_element

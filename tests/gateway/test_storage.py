@@ -26,8 +26,8 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "gateway.db"
+def path(quick_path: Path) -> Path:
+    return quick_path / "gateway.db"
 
 
 @pytest_asyncio.fixture
@@ -105,8 +105,8 @@ async def test_O20_a_second_gateway_on_the_same_file_is_refused(path: Path) -> N
         assert lineage.size(again.reading) == 1
 
 
-async def test_O20_a_link_to_the_file_is_the_same_file(path: Path, tmp_path: Path) -> None:
-    link = tmp_path / "elsewhere.db"
+async def test_O20_a_link_to_the_file_is_the_same_file(path: Path, quick_path: Path) -> None:
+    link = quick_path / "elsewhere.db"
     async with opened(path):
         link.symlink_to(path)
         with pytest.raises(EnvironmentProblem) as refusal:
@@ -426,10 +426,10 @@ def test_K5_a_folder_or_file_that_can_only_be_read_is_reported_as_such(folder: P
 
 
 @pytest.mark.parametrize("name", ["missing/gateway.db", "folder"])
-async def test_K5_a_path_that_is_no_file_is_reported_as_such(tmp_path: Path, name: str) -> None:
-    (tmp_path / "folder").mkdir()
+async def test_K5_a_path_that_is_no_file_is_reported_as_such(quick_path: Path, name: str) -> None:
+    (quick_path / "folder").mkdir()
     with pytest.raises(EnvironmentProblem) as refusal:
-        Database(tmp_path / name, on_failure=lambda: None)
+        Database(quick_path / name, on_failure=lambda: None)
     assert refusal.value.reason is GateReason.DATABASE_UNAVAILABLE
 
 

@@ -14,8 +14,8 @@ import pytest_asyncio
 from gateway.storage import authorizations, lineage
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
-from tests.support.storage import assert_replays, opened, requested
-from ztrooted.errors import GateError
+from tests.support.storage import assert_replays, by_hand, opened, requested
+from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.lifecycle import LIVE, RECORD_EVENTS, TRANSITIONS, State
 from ztrooted.reasons import GateReason
 from ztrooted.records import parse_record
@@ -34,8 +34,8 @@ WAYS[State.CLOSED] = (*WAYS[State.INTERRUPTED], "execution.closed")
 
 
 @pytest_asyncio.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with opened(tmp_path / "gateway.db") as one:
+async def database(quick_path: Path) -> AsyncIterator[Database]:
+    async with opened(quick_path / "gateway.db") as one:
         yield one
 
 
@@ -250,12 +250,45 @@ async def test_a_state_that_does_not_exist_is_an_error_and_not_a_live_one(databa
         stored(database)
 
 
-def test_the_table_refuses_rows_that_are_not_whole(tmp_path: Path) -> None:
+def test_the_table_refuses_rows_that_are_not_whole(quick_path: Path) -> None:
     async def use() -> None:
-        async with opened(tmp_path / "gateway.db") as database:
+        async with opened(quick_path / "gateway.db") as database:
             await created(database)
             for column in ("executor", "state", "job", "job_digest", "requested_at", "renewals"):
                 with pytest.raises(sqlite3.IntegrityError):
                     database._writing.execute(f"UPDATE authorizations SET {column} = NULL")  # noqa: S608
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE authorizations SET state = 'running' WHERE id = 'a'",
+        "UPDATE authorizations SET state = 'no state' WHERE id = 'a'",
+        "DELETE FROM authorizations WHERE id = 'a'",
+    ],
+)
+async def test_a_state_edited_beside_its_records_is_found(tmp_path: Path, change: str) -> None:
+    """What a gateway would act upon at its start has to follow from the lineage."""
+    async with opened(tmp_path / "gateway.db") as database:
+        await database.write(lambda tx: authorizations.create(tx, requested("a"), {}))
+        authorizations.check(database.reading)
+    by_hand(tmp_path / "gateway.db", change)
+    async with opened(tmp_path / "gateway.db") as database:
+        with pytest.raises(EnvironmentProblem) as refusal:
+            authorizations.check(database.reading)
+        assert refusal.value.reason is GateReason.LINEAGE_CHAIN_BROKEN
+
+
+async def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """Its schema is one we don't know, so nothing in it may be touched."""
+    async with opened(tmp_path / "gateway.db"):
+        pass
+    by_hand(
+        tmp_path / "gateway.db",
+        "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('ztrooted', 'm9999_later', 'now')",
+    )
+    with pytest.raises(EnvironmentProblem, match="newer version"):
+        async with opened(tmp_path / "gateway.db"):
+            pass

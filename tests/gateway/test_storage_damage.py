@@ -67,33 +67,33 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE.keys())
-async def test_O21_a_file_that_is_no_database_is_refused(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "gateway.db"
+async def test_O21_a_file_that_is_no_database_is_refused(quick_path: Path, data: bytes) -> None:
+    path = quick_path / "gateway.db"
     path.write_bytes(data)
     assert refused(path).reason is GateReason.DATABASE_CORRUPT
 
 
 @pytest.mark.parametrize("keep", [100, 1000, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 20 * PAGE, -PAGE])
-async def test_O21_a_file_that_was_cut_is_refused(tmp_path: Path, original: bytes, keep: int) -> None:
-    path = tmp_path / "gateway.db"
+async def test_O21_a_file_that_was_cut_is_refused(quick_path: Path, original: bytes, keep: int) -> None:
+    path = quick_path / "gateway.db"
     path.write_bytes(original[:keep])
     problem = refused(path)
     assert problem.reason is GateReason.DATABASE_CORRUPT
 
 
-async def test_O21_pages_exchanged_are_refused(tmp_path: Path, original: bytes) -> None:
+async def test_O21_pages_exchanged_are_refused(quick_path: Path, original: bytes) -> None:
     pages = [original[start : start + PAGE] for start in range(0, len(original), PAGE)]
     pages[3], pages[-1] = pages[-1], pages[3]
-    path = tmp_path / "gateway.db"
+    path = quick_path / "gateway.db"
     path.write_bytes(b"".join(pages))
     assert refused(path).reason in FOUND
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_O21_flipped_bits_are_found_or_harmless(tmp_path: Path, original: bytes, seed: int) -> None:
+async def test_O21_flipped_bits_are_found_or_harmless(quick_path: Path, original: bytes, seed: int) -> None:
     """Whatever is hit: refused with a reason, or the lineage is byte for byte what it was. Never a third thing."""
     random = Random(seed)  # noqa: S311 -- repeatable
-    path, good = tmp_path / "gateway.db", tmp_path / "good.db"
+    path, good = quick_path / "gateway.db", quick_path / "good.db"
     good.write_bytes(original)
     expected = content(good)
     for _ in range(25):
@@ -115,8 +115,8 @@ async def test_O21_flipped_bits_are_found_or_harmless(tmp_path: Path, original: 
 
 
 @pytest.mark.parametrize("page", range(12))
-async def test_O21_a_page_of_noise_is_found_or_harmless(tmp_path: Path, original: bytes, page: int) -> None:
-    path, good = tmp_path / "gateway.db", tmp_path / "good.db"
+async def test_O21_a_page_of_noise_is_found_or_harmless(quick_path: Path, original: bytes, page: int) -> None:
+    path, good = quick_path / "gateway.db", quick_path / "good.db"
     good.write_bytes(original)
     start = page * len(original) // (12 * PAGE) * PAGE
     path.write_bytes(original[:start] + noise(1) + original[start + PAGE :])
@@ -130,8 +130,8 @@ async def test_O21_a_page_of_noise_is_found_or_harmless(tmp_path: Path, original
 
 
 @pytest.mark.parametrize("table", ["tokens", "authorizations", "records_by_authorization"])
-async def test_O21_damage_outside_the_lineage_is_found_too(tmp_path: Path, original: bytes, table: str) -> None:
-    path = tmp_path / "gateway.db"
+async def test_O21_damage_outside_the_lineage_is_found_too(quick_path: Path, original: bytes, table: str) -> None:
+    path = quick_path / "gateway.db"
     path.write_bytes(original)
     with closing(sqlite3.connect(path)) as connection:
         (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
@@ -139,12 +139,12 @@ async def test_O21_damage_outside_the_lineage_is_found_too(tmp_path: Path, origi
     assert refused(path).reason is GateReason.DATABASE_CORRUPT
 
 
-async def test_O21_a_write_ahead_log_of_noise_is_ignored(tmp_path: Path, original: bytes) -> None:
+async def test_O21_a_write_ahead_log_of_noise_is_ignored(quick_path: Path, original: bytes) -> None:
     """SQLite believes a frame only with its checksum: what was committed into the file itself stays."""
-    path = tmp_path / "gateway.db"
+    path = quick_path / "gateway.db"
     path.write_bytes(original)
     expected = content(path)
-    (tmp_path / "gateway.db-wal").write_bytes(noise(250))
+    (quick_path / "gateway.db-wal").write_bytes(noise(250))
     async with opened(path) as database:
         await fill(database, 1, start=300)
     assert content(path)[:300] == expected[:300]
@@ -158,8 +158,8 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("statements", OTHERS.values(), ids=OTHERS.keys())
-async def test_a_database_of_another_shape_is_refused(tmp_path: Path, statements: tuple[str, ...]) -> None:
-    path = tmp_path / "gateway.db"
+async def test_a_database_of_another_shape_is_refused(quick_path: Path, statements: tuple[str, ...]) -> None:
+    path = quick_path / "gateway.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for statement in statements:
             connection.execute(statement)
@@ -169,8 +169,8 @@ async def test_a_database_of_another_shape_is_refused(tmp_path: Path, statements
 
 
 @pytest.mark.parametrize("table", ["records", "tiles", "checkpoints"])
-async def test_a_database_without_one_of_its_tables_is_refused(tmp_path: Path, original: bytes, table: str) -> None:
-    path = tmp_path / "gateway.db"
+async def test_a_database_without_one_of_its_tables_is_refused(quick_path: Path, original: bytes, table: str) -> None:
+    path = quick_path / "gateway.db"
     path.write_bytes(original)
     by_hand(path, f"DROP TABLE {table}")
     with pytest.raises(EnvironmentProblem) as refusal:

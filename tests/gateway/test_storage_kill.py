@@ -20,8 +20,8 @@ PROJECT = Path(__file__).parents[2]
 DURABLE = re.compile(r"durable (\d+) ([0-9a-f]{64}) \S+")
 
 
-def test_O15_no_acknowledged_record_is_lost_to_kill_9(tmp_path: Path) -> None:
-    path = tmp_path / "gateway.db"
+def test_O15_no_acknowledged_record_is_lost_to_kill_9(quick_path: Path) -> None:
+    path = quick_path / "gateway.db"
     random = Random(20)  # noqa: S311 -- repeatable
     acknowledged: dict[int, str] = {}
     sizes = [0]

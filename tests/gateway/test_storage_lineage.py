@@ -233,8 +233,8 @@ DAMAGE: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def damaged(tmp_path: Path, original: bytes, *statements: str) -> EnvironmentProblem:
-    path = tmp_path / "gateway.db"
+def damaged(quick_path: Path, original: bytes, *statements: str) -> EnvironmentProblem:
+    path = quick_path / "gateway.db"
     path.write_bytes(original)
     by_hand(path, *statements)
     with pytest.raises(EnvironmentProblem) as refusal:
@@ -243,8 +243,8 @@ def damaged(tmp_path: Path, original: bytes, *statements: str) -> EnvironmentPro
     return refusal.value
 
 
-async def test_what_nobody_touched_is_served(tmp_path: Path, original: bytes) -> None:
-    path = tmp_path / "gateway.db"
+async def test_what_nobody_touched_is_served(quick_path: Path, original: bytes) -> None:
+    path = quick_path / "gateway.db"
     path.write_bytes(original)
     by_hand(path)
     async with opened(path) as database:
@@ -254,32 +254,32 @@ async def test_what_nobody_touched_is_served(tmp_path: Path, original: bytes) ->
 
 @pytest.mark.parametrize("statements", DAMAGE.values(), ids=DAMAGE.keys())
 async def test_O1_each_change_by_hand_is_found_at_start(
-    tmp_path: Path, original: bytes, statements: tuple[str, ...]
+    quick_path: Path, original: bytes, statements: tuple[str, ...]
 ) -> None:
-    assert damaged(tmp_path, original, *statements).reason is GateReason.LINEAGE_CHAIN_BROKEN
+    assert damaged(quick_path, original, *statements).reason is GateReason.LINEAGE_CHAIN_BROKEN
 
 
 @pytest.mark.parametrize("at", [0, 1, 42, 255, 256, 299, 300, 511, 512, 589, 590, 599])
-async def test_O1_the_record_that_was_edited_is_named(tmp_path: Path, original: bytes, at: int) -> None:
-    problem = damaged(tmp_path, original, f"UPDATE records SET bytes = x'7b7d' WHERE seq = {at}")  # noqa: S608
+async def test_O1_the_record_that_was_edited_is_named(quick_path: Path, original: bytes, at: int) -> None:
+    problem = damaged(quick_path, original, f"UPDATE records SET bytes = x'7b7d' WHERE seq = {at}")  # noqa: S608
     assert f"record {at} " in problem.detail
 
 
 @pytest.mark.parametrize("kept", [589, 512])
-async def test_O2_a_tail_cut_off_after_a_checkpoint_is_found(tmp_path: Path, original: bytes, kept: int) -> None:
-    problem = damaged(tmp_path, original, f"DELETE FROM records WHERE seq >= {kept}")  # noqa: S608
+async def test_O2_a_tail_cut_off_after_a_checkpoint_is_found(quick_path: Path, original: bytes, kept: int) -> None:
+    problem = damaged(quick_path, original, f"DELETE FROM records WHERE seq >= {kept}")  # noqa: S608
     assert problem.reason is GateReason.LINEAGE_TRUNCATED
     assert "590" in problem.detail
 
 
-async def test_O2_a_tail_cut_off_with_its_tile_is_found(tmp_path: Path, original: bytes) -> None:
+async def test_O2_a_tail_cut_off_with_its_tile_is_found(quick_path: Path, original: bytes) -> None:
     statements = ("DELETE FROM records WHERE seq >= 500", "DELETE FROM tiles WHERE idx = 1")
-    assert damaged(tmp_path, original, *statements).reason is GateReason.LINEAGE_TRUNCATED
+    assert damaged(quick_path, original, *statements).reason is GateReason.LINEAGE_TRUNCATED
 
 
-async def test_O3_a_tail_cut_off_before_a_checkpoint_is_not_found_here(tmp_path: Path, original: bytes) -> None:
+async def test_O3_a_tail_cut_off_before_a_checkpoint_is_not_found_here(quick_path: Path, original: bytes) -> None:
     """The bound that the documentation states: what no checkpoint covers, only a witness outside can miss."""
-    path = tmp_path / "gateway.db"
+    path = quick_path / "gateway.db"
     path.write_bytes(original)
     by_hand(path, "DELETE FROM records WHERE seq >= 590")
     async with opened(path) as database:

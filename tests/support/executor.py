@@ -180,7 +180,7 @@ class ScriptedExecutor:
         database = self.gate.gateway.database
         query = "SELECT bytes FROM records WHERE authorization = ? AND type = ?"
         async with asyncio.timeout(within_s):
-            while (row := database.reading.execute(query, (authorization, kind)).fetchone()) is None:
+            while (row := database.reading.execute(query, (authorization, kind)).fetchone()) is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         body: dict[str, Any] = canonical.decode(bytes(row[0]))["body"]
         return body
@@ -267,7 +267,7 @@ class Channel:
     async def closed(self, within_s: float = 10.0) -> None:
         """Return once the gateway has hung up."""
         async with asyncio.timeout(within_s):
-            while not self.socket.closed:
+            while not self.socket.closed:  # noqa: ASYNC110 -- aiohttp has no event for it
                 await asyncio.sleep(0.01)
 
     # --- a job, as an honest agent reports it --------------------------------------------------------------------

@@ -103,7 +103,9 @@ class Forger:
             if grant:
                 place = {"origin": origin, "index": number, "size": tree.size, "root": tree.root().hex()}
                 claims = self.claims(len(tokens), {**record["body"]["claims"], "lin": place})
-                tokens.append(artifact.issue(ArtifactClaims.model_validate(claims), signer.epoch.private, signer.epoch.kid))
+                tokens.append(
+                    artifact.issue(ArtifactClaims.model_validate(claims), signer.epoch.private, signer.epoch.kid)
+                )
         checkpoint = Checkpoint(origin, tree.size, tree.root())
         proven = tuple(
             ProvenRecord(

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +31,13 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.support.commands import run
 from tests.support.tpm import missing
 from tpm.software import SoftwareTpm, provision
 from ztrooted import canonical
 from ztrooted.anchors import Anchors, parse_anchors
 from ztrooted.client import GatewayClient
-from ztrooted.demo.stage import CLI, Stage, wait_until
+from ztrooted.demo.stage import Stage, wait_until
 from ztrooted.demo.story import Story
 from ztrooted.lifecycle import RECORD_EVENTS, State, advance
 from ztrooted.models import AuthorizationView, DispatchRequest, ExecutorView, Grant, Job
@@ -64,7 +66,7 @@ def live(name):
     beat = os.open(sys.argv[1] + "." + name, os.O_WRONLY | os.O_CREAT, 0o600)
     while True:
         os.pwrite(beat, b"%020d" % time.monotonic_ns(), 0)
-        time.sleep(0.01)
+        time.sleep(0.02)
 if os.fork() == 0:
     os.setsid()
     live("setsid")
@@ -96,6 +98,12 @@ class Life:
         """Its processes that are alive."""
         return [pid for pid, line in command_lines() if line[1:4] == ["-I", "-S", "-c"] and line[-1] == str(self.base)]
 
+    def _lives(self, pid: int) -> bool:
+        try:
+            return os.fsencode(self.base) in Path("/proc", str(pid), "cmdline").read_bytes()
+        except OSError:
+            return False
+
     def alive_at(self, moment_ns: int) -> bool:
         """Whether every process of it was alive after this moment."""
         files = [self.base.parent / f"{self.base.name}.{name}" for name in LIVES]
@@ -103,7 +111,9 @@ class Life:
 
     def outlived(self, event_ns: int, within_s: float) -> float:
         """Wait until it is dead; how many seconds after the event it was last alive. Fails where that is too long."""
-        wait_until("the death of every process of the job", lambda: not self.pids(), within_s + 5)
+        known = self.pids()  # looking through all processes all the time would cost more than the job
+        wait_until("the death of the job", lambda: not any(self._lives(pid) for pid in known), within_s + 5)
+        wait_until("the death of every process of the job", lambda: not self.pids(), 1)
         lived_s = (self.last_ns() - event_ns) / 1e9
         assert lived_s <= within_s, f"the job lived {lived_s:.2f} s beyond the event; {within_s:g} s were promised"
         return lived_s
@@ -213,8 +223,12 @@ class Gate:
         options = ["--gateway", through or self.url, "--ca", str(self.ca), *executor.options()]
         executor.agent = self.stage.start(name, "executor", "run", *options, "--socket", str(executor.socket))
 
+        log = self.data / f"{name}.log"
+
         def connected() -> str:
             self.stage.alive(name)
+            if '"channel open"' not in log.read_text():
+                return ""
             fresh = {view.executor for view in self.views() if view.connected} - (before - {executor.id})
             return next(iter(fresh), "")
 
@@ -270,6 +284,15 @@ class Gate:
         grant: Grant = self.ask("orchestrator", lambda client: client.authorize(request))
         return grant
 
+    def approve_baseline(self) -> None:
+        """Capture and approve, as the operator, what the first executor is now."""
+
+        async def both(client: GatewayClient) -> None:
+            captured = await client.capture_baseline(self.executor.id)
+            await client.approve_baseline(captured.baseline)
+
+        self.ask("operator", both)
+
     def exec_command(self, job: Job, artifact: str, executor: Executor | None = None) -> list[str]:
         """The command line that runs a job under an artifact."""
         path = self.data / f"{job.step}-{time.monotonic_ns()}.artifact"
@@ -280,15 +303,15 @@ class Gate:
 
     def execute(self, job: Job, artifact: str, executor: Executor | None = None) -> "subprocess.CompletedProcess[str]":
         """Run a job to its end."""
-        command = [*CLI, *self.exec_command(job, artifact, executor)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return run(*self.exec_command(job, artifact, executor))
 
     def start_job(self, job: Job, artifact: str, executor: Executor | None = None) -> "subprocess.Popen[bytes]":
         """Start a job beside the test; what it says goes to ``job-STEP.log``."""
         return self.stage.start(f"job-{job.step}", *self.exec_command(job, artifact, executor))
 
-    def run(self, step: str = "life", executor: Executor | None = None) -> Life:
-        """Authorize and start a job that never ends; returns once all of its processes are alive and its lease renewed."""
+    def run(self, step: str = "", executor: Executor | None = None) -> Life:
+        """Authorize and start a job that never ends; returns once all of its processes are alive."""
+        step = step or f"life-{time.monotonic_ns()}"
         job = self.job(step)
         grant = self.authorize(job, executor)
         life = Life(grant.authorization, self.data / step, self.start_job(job, grant.artifact, executor))
@@ -404,12 +427,13 @@ def _prepare(folder: Path) -> None:
     try:
         story.provision()
         story.close()  # it runs the executor's TPM, which is to be ours
-        provision(folder / "tpm" / "other", ca=folder / "tpm" / "ca")
-        story.start_gateway()
+        with ThreadPoolExecutor() as beside:
+            other = beside.submit(provision, folder / "tpm" / "other", ca=folder / "tpm" / "ca")
+            story.start_gateway()
+            other.result()
         gate = Gate(folder, stage, story.connection[1])
         executor = gate.add_executor()
-        captured = stage.json("baseline", "capture", executor.id, *gate.connection("operator"))
-        stage.json("baseline", "approve", captured["baseline"], *gate.connection("operator"))
+        gate.approve_baseline()
         wait_until("the executor's trust", lambda: gate.view().trusted, 10)
         executor.tpm.close()
     finally:

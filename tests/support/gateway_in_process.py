@@ -9,8 +9,9 @@ processes see ``tests.support.gate``.
 """
 
 import asyncio
+import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,12 @@ class GatewayInProcess:
         await self.stop()
         await self.start()
 
+    async def pass_time(self, seconds: float) -> None:
+        """Let time go on, and wait until the gateway has noticed what became due."""
+        self.clock.passed_s += seconds
+        while self.gateway.clock.monotonic() - self.gateway.deadlines.beat > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
     async def token(self, role: str, name: str | None = None, *, life_ms: int = TOKEN_LIFE_MS) -> str:
         """A bearer token."""
         now_ms = self.gateway.clock.now_ms()
@@ -159,8 +166,6 @@ class GatewayInProcess:
 
     def records(self, *types: str) -> list[dict[str, Any]]:
         """The bodies of the lineage's records of some types, in order."""
-        import json  # noqa: PLC0415
-
         rows = self.gateway.database.reading.execute("SELECT type, bytes FROM records ORDER BY seq").fetchall()
         return [json.loads(data) for kind, data in rows if kind in types or not types]
 
@@ -175,8 +180,6 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        import json  # noqa: PLC0415
-
         return json.loads(self.data)
 
     @property
@@ -187,9 +190,6 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"<{self.status} {self.data[:300]!r}>"
-
-
-GateFactory = Callable[..., Any]
 
 
 @pytest.fixture

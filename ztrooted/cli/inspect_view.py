@@ -189,7 +189,8 @@ def _table(*columns: str) -> Table:
 
 
 def _pcr_table(console: Console, pcrs: dict[str, dict[str, str]]) -> None:
-    table = _table("bank", "PCR", "value")
+    table = _table("bank", "PCR")
+    table.add_column("value", overflow="fold")
     for bank, values in pcrs.items():
         for index, value in values.items():
             table.add_row(bank, str(index), value)

@@ -29,9 +29,11 @@ def show(value: Any, text: str, *, json: bool) -> None:
 
 def fail(error: Exception, *, json: bool) -> NoReturn:
     """Print what happened, what it means and what to do; exit 1 or 3."""
+    from ztrooted.inspect.plain import printable  # noqa: PLC0415 -- needed only when something went wrong
+
     code = ENVIRONMENT if isinstance(error, (EnvironmentProblem, DeviceError)) else NO
     reason = str(getattr(error, "reason", "environment.tpm"))
-    detail = getattr(error, "detail", str(error))
+    detail = printable(getattr(error, "detail", str(error)))
     remedy = getattr(error, "remedy", "") or _known_remedy(error)
     if json:
         body = {"reason": reason, "detail": detail, "remedy": remedy}

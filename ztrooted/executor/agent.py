@@ -132,6 +132,8 @@ class Agent:
             pause = min(pause * 2, BACKOFF_S[1])
 
     async def _hold_channel(self, session: ExecutorSession) -> None:
+        if session.expired:
+            raise SessionLostError
         with session.client_certificate() as certificate:
             connection = GatewayClient(self._config.gateway, ca=self._config.ca, certificate=certificate)
         async with connection as client:

@@ -9,7 +9,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -50,6 +52,12 @@ class ExecutorSession:
         )
         self.issuers[known.kid] = IssuerKey(known.key, known.not_before, known.expires)
         return known
+
+    @property
+    def expired(self) -> bool:
+        """Whether the certificate is over: TLS would refuse it without a word, and only a new enrollment helps."""
+        ends = x509.load_pem_x509_certificate(self.certificate.encode()).not_valid_after_utc
+        return ends <= datetime.now(UTC)
 
     @contextmanager
     def client_certificate(self) -> Iterator[tuple[str, str]]:

@@ -233,6 +233,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "There is nothing at this address.",
             "Check the path, and the id in it.",
         ),
+        GateReason.REQUEST_TIMEOUT: Explanation(
+            408,
+            "The body of the request did not arrive in time.",
+            "Send it in one piece; if the connection is that slow, mend it first.",
+        ),
         GateReason.REQUEST_TOO_LARGE: Explanation(
             413,
             "The request is larger than this address takes.",

@@ -55,7 +55,7 @@ def inspect_event_log(
     """
     # 1. Parsing
     reading = quirks is None and pcrs is None
-    log = read_event_log(data) if reading else parse_event_log(data, quirks=ALL_QUIRKS)
+    log = read_event_log(data) if reading else parse_event_log(data, quirks=quirks or frozenset())
     # 2. Replay
     findings: list[Report] = []
     replayed = _replay(log, findings)
