@@ -57,17 +57,20 @@ class Checkpointer:
             await asyncio.sleep(self._config.checkpoint_interval_s)
 
     async def seal(self) -> tuple[int, bytes]:
-        """The checkpoint over everything appended so far, as (size, note); a new one if there are new records."""
+        """The checkpoint over everything appended so far, as (size, note); a new one if there are new records.
+
+        The TPM signs in any case, so that one that is gone is noticed while nothing happens, too.
+        """
         async with self._sealing:
             connection = self._database.reading
             size = lineage.size(connection)
+            root = merkle.frontier(size, lineage.Reader(connection).read).root()
+            checkpoint = Checkpoint(self._config.origin, size, root)
+            signature, quoted = await self._signer.seal(checkpoint.text)
             latest = self.latest()
             if latest is not None and latest[0] == size:
                 self.sealed_at = self._clock.monotonic()
                 return latest
-            root = merkle.frontier(size, lineage.Reader(connection).read).root()
-            checkpoint = Checkpoint(self._config.origin, size, root)
-            signature, quoted = await self._signer.seal(checkpoint.text)
             note = format_note(
                 checkpoint.text,
                 [

@@ -325,9 +325,9 @@ def test_L14_the_holder_of_another_key_is_refused() -> None:
     "presented", ["." * 1_000_000, "A" * 1_000_000, "e30." * 250_000, GOOD + "A" * 16384, "é" * 500_000]
 )
 def test_L17_oversized_tokens_cost_nothing(presented: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     refused(GateReason.JWS_TOO_LARGE, presented)
-    assert time.perf_counter() - started < 0.01
+    assert time.process_time() - started < 0.01
 
 
 @pytest.mark.parametrize("value", [bytes(64), b"\xff" * 64, bytes(32) + b"\x01" * 32, b"\x01" * 32 + bytes(32),

@@ -421,14 +421,6 @@ def _unfollowed_failure(forger: Forger) -> None:
     closed["body"] |= {"outcome": "exited", "exit_status": 0, "signal": None}
 
 
-def _untold_failure(forger: Forger) -> None:
-    _unfollowed_failure(forger)
-    forger.remove(*forger.all("attestation.failed"))
-    forger.remove(forger.first("executor.trust_changed")) if any(
-        one["type"] == "executor.trust_changed" for one in forger.records
-    ) else None
-
-
 def _verdict_turned(forger: Forger) -> None:
     record = forger.first("attestation.failed")
     record["type"] = "attestation.passed"
@@ -611,6 +603,31 @@ def _unlisted_history(forger: Forger) -> None:
     forger.ima = [forger.blob(b"".join(line + b"\n" for line in lines[:-1]))]
 
 
+def _list_reordered(forger: Forger) -> None:
+    lines = b"".join(forger.blobs[digest] for digest in forger.ima).split(b"\n")[:-1]
+    forger.ima = [forger.blob(b"".join(line + b"\n" for line in [*lines[:-2], lines[-1], lines[-2]]))]
+
+
+def _other_transcript(forger: Forger) -> None:
+    forger.first("executor.enrolled")["body"]["transcript"] = "0" * 64
+
+
+def _drift_covered_up(forger: Forger) -> None:
+    """All of it: the drifted round passed, its lease was renewed, and the job went on to its normal end."""
+    failed, revoked = forger.first("attestation.failed"), forger.first("authorization.revoked")
+    passed, renewed = forger.all("attestation.passed")[-1], forger.all("authorization.renewed")[-1]
+    kept = {name: copy.deepcopy(passed["body"][name]) for name in ("dispatch_policy", "request", "decision", "live")}
+    _verdict_turned(forger)
+    failed["body"] |= kept
+    seconds = failed["body"]["now"] // 1000
+    claims = copy.deepcopy(renewed["body"]["claims"])
+    claims |= {"ev": failed["body"]["evidence"], "iat": seconds, "nbf": seconds}
+    claims["ren"]["n"] += 1
+    revoked |= {"type": renewed["type"], "body": {"claims": claims, "kid": renewed["body"]["kid"]}}
+    forger.remove(forger.first("execution.interrupted"))
+    forger.first("execution.closed")["body"] |= {"outcome": "exited", "exit_status": 0, "signal": None}
+
+
 LIES: dict[str, tuple[Lie, tuple[str, ...]]] = {
     "no_evaluation": (_drop("policy.evaluated"), ("story",)),
     "no_intent": (_drop("dispatch.requested"), ("story",)),
@@ -655,10 +672,13 @@ LIES: dict[str, tuple[Lie, tuple[str, ...]]] = {
     "killed_without_cause": (_killed_without_cause, ("outcome",)),
     "clock_of_another_round": (_clock_restarted, ("appraisals",)),
     "clock_forgotten": (_no_clock, ("appraisals",)),
+    "measurements_reordered": (_list_reordered, ("appraisals",)),
+    "another_transcript": (_other_transcript, ("executor",)),
     "measurements_left_out": (_unlisted_history, ("appraisals",)),
 }
 LIES_ABOUT_DRIFT: dict[str, tuple[Lie, tuple[str, ...]]] = {
     "failure_without_consequence": (_unfollowed_failure, ("story",)),
+    "drift_covered_up": (_drift_covered_up, ("appraisals",)),
     "verdict_turned": (_verdict_turned, ("decisions", "quotes", "story", "appraisals")),
     "not_interrupted": (_drop("execution.interrupted"), ("outcome",)),
     "another_reason": (

@@ -499,9 +499,9 @@ def test_H14_any_signature_header_is_refused(kind: bytes) -> None:
 )
 def test_H15_signature_list_that_lies_about_sizes_is_refused(value: bytes) -> None:
     log = database(value)
-    began = time.perf_counter()
+    began = time.process_time()
     assert refused(log) == "log.siglist"
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
 
 
 def test_H16_true_bank_does_not_vouch_for_another() -> None:

@@ -428,6 +428,6 @@ def test_I20_a_listed_path_with_a_second_digest(machine: Machine) -> None:
 @pytest.mark.parametrize("pattern", ["(a+)+$", "/var/log/(a+)+$", "/var/log/(.*)*x", "/var/log/[a-z]*[a-z]*[a-z]*$"])
 def test_I22_regular_expressions_that_never_end(machine: Machine, pattern: str) -> None:
     machine.measure("/var/log/" + "a" * 4000 + "!", allow=False)
-    started = time.perf_counter()
+    started = time.process_time()
     refused(EvidenceReason.IMA_EXCLUDE_TOO_BROAD, lambda: judge(machine, excludes=[pattern]))
-    assert time.perf_counter() - started < 0.05
+    assert time.process_time() - started < 0.05

@@ -125,9 +125,9 @@ WORST = {
 def test_no_log_below_a_mebibyte_is_expensive(make: Callable[[], Log]) -> None:
     data = make().data()
     assert len(data) < 1 << 20
-    began = time.perf_counter()
+    began = time.process_time()
     exercise(data)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
     tracemalloc.start()
     try:
         exercise(data)

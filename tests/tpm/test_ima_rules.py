@@ -177,15 +177,15 @@ def test_matching_cannot_run_away() -> None:
     wild = "/var/log" + "/*a" * 100
     patterns = PathPatterns.of([f"{wild}{number}" for number in range(ima_paths.MAX_PATTERNS)])
     path = b"/var/log" + b"/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" * 100
-    started = time.perf_counter()
+    started = time.process_time()
     assert not patterns.matches(path)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_a_large_allow_list_is_parsed_once_and_looked_up_fast() -> None:
     rules = ImaRules.of({f"/usr/lib/p{number}": [f"{number:064x}"] for number in range(100_000)})
     entries = parse_ima_list(ima_entry("/usr/lib/p77", (77).to_bytes(32, "big")).ascii).entries
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(1000):
         assert entries.rows[0][2] in rules.allow.files[entries.rows[0][3]]
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
