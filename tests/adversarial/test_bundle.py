@@ -628,6 +628,14 @@ def _drift_covered_up(forger: Forger) -> None:
     forger.first("execution.closed")["body"] |= {"outcome": "exited", "exit_status": 0, "signal": None}
 
 
+def _decision_turned(forger: Forger) -> None:
+    forger.first("policy.evaluated")["body"]["decision"]["determining"] = ["another-rule"]
+
+
+def _artifact_ends_earlier(forger: Forger) -> None:
+    forger.claims = lambda _number, claims: {**claims, "exp": claims["exp"] - 1}
+
+
 LIES: dict[str, tuple[Lie, tuple[str, ...]]] = {
     "no_evaluation": (_drop("policy.evaluated"), ("story",)),
     "no_intent": (_drop("dispatch.requested"), ("story",)),
@@ -673,6 +681,8 @@ LIES: dict[str, tuple[Lie, tuple[str, ...]]] = {
     "clock_of_another_round": (_clock_restarted, ("appraisals",)),
     "clock_forgotten": (_no_clock, ("appraisals",)),
     "measurements_reordered": (_list_reordered, ("appraisals",)),
+    "decision_turned": (_decision_turned, ("decisions",)),
+    "artifact_ends_earlier": (_artifact_ends_earlier, ("artifacts",)),
     "another_transcript": (_other_transcript, ("executor",)),
     "measurements_left_out": (_unlisted_history, ("appraisals",)),
 }

@@ -100,6 +100,23 @@ async def test_D2_an_answer_is_taken_once(gate: GatewayInProcess, executor: Scri
     assert gate.records() == before
 
 
+async def test_D2_an_answer_that_comes_twice_at_once_is_taken_once(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    async def at_once(challenge: ChallengeMessage, collect: Callable[[], Evidence]) -> EvidenceMessage:
+        answer = EvidenceMessage(challenge=challenge.challenge, quote=wire(collect()))
+        for _ in range(5):
+            await channel.send(answer)
+        return answer
+
+    channel.answer = at_once  # type: ignore[assignment]
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            assert (await prove(gate, executor)).trusted
+    assert set(logged_codes(logged)) == {"challenge.used"}
+    assert not channel.socket.closed
+
+
 async def test_D2_a_quote_that_was_accepted_is_worth_nothing_for_the_next_challenge(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
 ) -> None:
