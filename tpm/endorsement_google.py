@@ -11,6 +11,7 @@ from tpm.endorsement_names import read_string
 
 INSTANCE_IDENTITY = bytes.fromhex("2b06010401d679020115")
 MANUFACTURER = "id:474F4F47"
+MAX_NUMBER = 1 << 64  # project numbers and instance ids are uint64 in the platform's interface
 MAX_TEXT = 256  # project ids, zones and instance names have 63 characters at most, a domain before some project ids
 
 
@@ -30,11 +31,14 @@ def parse_instance_identity(value: bytes) -> GoogleInstance:
     fields = read_children(value, read_only_element(value, SEQUENCE, "the instance identity"))
     if len(fields) < 5 or any(field.tag != 0xA0 for field in fields[5:]):
         raise malformed("the instance identity does not have its five fields")
+    project, instance = read_integer(value, fields[1], "the project number"), read_integer(value, fields[3], "the id")
+    if not (0 <= project < MAX_NUMBER and 0 <= instance < MAX_NUMBER):
+        raise malformed("a number of the instance identity does not fit 64 bits")
     return GoogleInstance(
         zone=_text(value, fields[0]),
-        project_number=read_integer(value, fields[1], "the project number"),
+        project_number=project,
         project_id=_text(value, fields[2]),
-        instance_id=read_integer(value, fields[3], "the instance id"),
+        instance_id=instance,
         instance_name=_text(value, fields[4]),
     )
 

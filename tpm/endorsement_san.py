@@ -16,6 +16,7 @@ from tpm.reasons import EvidenceReason
 _MANUFACTURER, _MODEL, _VERSION = (bytes.fromhex(f"67810502{n:02x}") for n in (1, 2, 3))
 _NAMES = {_MANUFACTURER: "tpmManufacturer", _MODEL: "tpmModel", _VERSION: "tpmVersion"}
 _TPM_SPECIFICATION = bytes.fromhex("6781050210")  # 2.23.133.2.16
+MAX_SPECIFICATION_BYTES = 8  # of level and revision, which count editions
 MAX_ATTRIBUTE_CHARACTERS = 64  # models are a few characters, e.g. "ST33HTPHAHD4"
 
 
@@ -158,4 +159,7 @@ def _read_specification(value: bytes) -> str:
     if len(fields) != 3:
         raise malformed(f"tpmSpecification has {len(fields)} fields, not 3")
     family, level, revision = (value[field.content : field.end] for field in fields)
+    # Of INTEGERs without bound: 0 and some hundreds in real certificates. Python refuses to print very long ones.
+    if max(len(level), len(revision)) > MAX_SPECIFICATION_BYTES:
+        raise malformed("level or revision of tpmSpecification is no number that a specification has")
     return f"{family.decode('latin-1')} {int.from_bytes(level, 'big')} {int.from_bytes(revision, 'big')}"

@@ -26,7 +26,7 @@ from tests.fuzz.target import DECLARED, Target
 MAX_INPUT = 1 << 20
 MAX_SECONDS = 1.0
 MAX_BYTES = 64 << 20
-# Far beyond what is allowed, so that a loop without end becomes a finding as well.
+# Of this process's own time; far beyond what is allowed, so that a loop without end becomes a finding as well.
 HANG_S = 20.0
 # Some of this is the machine's doing: what looks slow is measured again, in time of this process.
 SUSPICIOUS_S = 0.5
@@ -150,12 +150,12 @@ class Campaign:
             if self.running:
                 raise HangError
 
-        before = signal.signal(signal.SIGALRM, ring)
+        before = signal.signal(signal.SIGPROF, ring)
         try:
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
 
     def _inputs(self, count: int) -> Iterator[bytes]:
         random, mutators = self.random, self.target.mutators
@@ -192,7 +192,7 @@ class Campaign:
         self._keep(outcome, data)
 
     def _measure(self, data: bytes) -> tuple[str, bool, float]:
-        signal.setitimer(signal.ITIMER_REAL, HANG_S)
+        signal.setitimer(signal.ITIMER_PROF, HANG_S)
         self.running = True
         try:
             return measure(self.target, data)

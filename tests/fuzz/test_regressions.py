@@ -11,6 +11,8 @@ from tests.fuzz.policy_targets import anchors_text
 from tests.support.endorsement import crl, vendor
 from tpm.endorsement_crl import parse_crl
 from tpm.endorsement_der import MAX_CHILDREN, SEQUENCE, encode, read_children, read_only_element
+from tpm.endorsement_google import parse_instance_identity
+from tpm.endorsement_san import check_tpm_specification
 from tpm.errors import MalformedError
 from ztrooted.anchors import parse_anchors
 from ztrooted.appraisal_policy import MAX_FINDINGS, MAX_LISTED, explain_validation
@@ -29,6 +31,32 @@ def test_an_element_holds_no_more_than_its_maximum() -> None:
 
 def test_the_entries_of_a_revocation_list_are_not_bounded_by_that() -> None:
     assert len(parse_crl(crl(vendor().issuer, range(1, 4 * MAX_CHILDREN))).entries) == 4 * MAX_CHILDREN - 1
+
+
+def _integer(value: int) -> bytes:
+    return encode(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+@pytest.mark.parametrize("number", [1 << 64, 1 << 16_000, -1], ids=["65 bits", "16,001 bits", "negative"])
+def test_numbers_that_nobody_can_print_are_refused_where_they_are_read(number: int) -> None:
+    """A level of 2,000 bytes in tpmSpecification ended in a ValueError, because Python prints no such number."""
+    for numbers in ((number, 1), (1, number)):
+        family, oid = encode(0x0C, b"2.0"), encode(0x06, bytes.fromhex("6781050210"))
+        specification = encode(SEQUENCE, family + b"".join(map(_integer, numbers)))
+        value = encode(SEQUENCE, encode(SEQUENCE, oid + encode(0x31, specification)))
+        if number > 0:
+            with pytest.raises(MalformedError, match="tpmSpecification"):
+                check_tpm_specification(value)
+        text = encode(0x0C, b"a")
+        parts = (text, _integer(numbers[0]), text, _integer(numbers[1]), text)
+        with pytest.raises(MalformedError, match="64 bits"):
+            parse_instance_identity(encode(SEQUENCE, b"".join(parts)))
+
+
+def test_numbers_up_to_64_bits_are_read() -> None:
+    text, largest = encode(0x0C, b"a"), _integer((1 << 64) - 1)
+    found = parse_instance_identity(encode(SEQUENCE, text + largest + text + _integer(0) + text))
+    assert (found.project_number, found.instance_id) == ((1 << 64) - 1, 0)
 
 
 @pytest.mark.parametrize("vendors", ['["il:494E5443"]', '["id:494E544"]', '["id:494E5443", ""]'])
