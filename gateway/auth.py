@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.storage import executors
 from gateway.storage.database import Database, Transaction
-from ztrooted import keys
+from ztrooted import keys, names
 from ztrooted.clock import Clock
 from ztrooted.errors import GateError
 from ztrooted.reasons import GateReason
@@ -55,7 +55,7 @@ class Authenticator:
     def __init__(self, database: Database, clock: Clock, trust_domain: str) -> None:
         self._database = database
         self._clock = clock
-        self._prefix = f"spiffe://{trust_domain}/executor/"
+        self._prefix = names.executor(trust_domain, "")
 
     def identify(self, request: web.Request, roles: frozenset[Role]) -> Caller:
         """The caller, if it is one of ``roles``. GateError ``auth.*`` otherwise."""

@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from tpm.endorsement_san import normalise_vendor_id
+from ztrooted import names
 from ztrooted.appraisal_policy import AppraisalPolicy, explain_validation
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.policy import DispatchPolicy
@@ -65,17 +66,17 @@ class GatewayConfig(BaseSettings):
     @property
     def origin(self) -> str:
         """The name of the lineage: the first line of its checkpoints."""
-        return f"{self.trust_domain}/lineage"
+        return names.lineage(self.trust_domain)
 
     @property
     def issuer(self) -> str:
         """``iss`` of every artifact."""
-        return f"spiffe://{self.trust_domain}/gateway"
+        return names.gateway(self.trust_domain)
 
     @property
     def audience(self) -> str:
         """``aud`` of every artifact."""
-        return f"spiffe://{self.trust_domain}/executors"
+        return names.executors(self.trust_domain)
 
     def path(self, relative: Path | str) -> Path:
         """A path of the configuration as an absolute one."""

@@ -34,7 +34,7 @@ from tpm.ek_template import check_ek_template
 from tpm.endorsement import EkPolicy, EkRoots, VerifiedEk, verify_ek_certificate
 from tpm.public import EK, Public, parse_public
 from tpm.reasons import EvidenceReason
-from ztrooted import keys, limits
+from ztrooted import keys, limits, names
 from ztrooted.appraisal import Progress, Question, appraise
 from ztrooted.clock import Clock
 from ztrooted.enrollment import activation_mac, transcript
@@ -190,7 +190,7 @@ class Enrollments:
         """A fresh session certificate, PEM."""
         certificate = self._authority.issue_session(
             key,
-            f"spiffe://{self._config.trust_domain}/executor/{executor}",
+            names.executor(self._config.trust_domain, executor),
             datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC),
             timedelta(seconds=self._config.session_life_s),
         )

@@ -17,6 +17,7 @@ from tpm.endorsement import EkRoots
 from tpm.errors import DeviceError, TpmError
 from ztrooted import canonical
 from ztrooted.errors import EnvironmentProblem
+from ztrooted.names import lineage
 from ztrooted.policy import STARTER
 from ztrooted.reasons import GateReason
 
@@ -101,7 +102,7 @@ def _fill(
     now = datetime.now(UTC)
     with open_device(tpm) as device:
         try:
-            identity = create_identity(device, f"{trust_domain}/lineage")
+            identity = create_identity(device, lineage(trust_domain))
         except DeviceError as error:
             raise environment_problem(error) from error
     _write_settings(folder, trust_domain, tpm, ek_vendors, host, port)

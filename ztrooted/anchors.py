@@ -24,7 +24,7 @@ from tpm.endorsement import EkPolicy, EkRoots
 from tpm.errors import TpmError
 from tpm.pcr import PcrSelection
 from tpm.public import parse_public
-from ztrooted import strict_toml
+from ztrooted import names, strict_toml
 from ztrooted.appraisal_policy import explain_validation
 from ztrooted.errors import EnvironmentProblem, ProofError
 from ztrooted.note_keys import NoteKey, parse_vkey
@@ -61,17 +61,17 @@ class Anchors:
     @property
     def origin(self) -> str:
         """The lineage's name."""
-        return f"{self.trust_domain}/lineage"
+        return names.lineage(self.trust_domain)
 
     @property
     def issuer(self) -> str:
         """``iss`` of artifacts."""
-        return f"spiffe://{self.trust_domain}/gateway"
+        return names.gateway(self.trust_domain)
 
     @property
     def audience(self) -> str:
         """``aud`` of artifacts."""
-        return f"spiffe://{self.trust_domain}/executors"
+        return names.executors(self.trust_domain)
 
     @cached_property
     def gateway_selection(self) -> PcrSelection:

@@ -25,12 +25,12 @@ Each check ends as pass, fail or not checked; what comes after a failure is not 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tpm.errors import EvidenceError
 from ztrooted.anchors import Anchors
+from ztrooted.appraisal import Status
 from ztrooted.appraisal_policy import AppraisalPolicy
 from ztrooted.bundle import Bundle, ProvenRecord, parse_bundle
 from ztrooted.checkpoint import SealPolicy, VerifiedCheckpoint, verify_checkpoint
@@ -43,14 +43,6 @@ if TYPE_CHECKING:
     from ztrooted.audit_rounds import Round
 
 _DIGEST = re.compile(r'"([0-9a-f]{64})"')
-
-
-class Status(StrEnum):
-    """How a check ended."""
-
-    PASS = "pass"  # noqa: S105 -- not a password
-    FAIL = "fail"
-    NOT_CHECKED = "not_checked"
 
 
 @dataclass(frozen=True, slots=True)

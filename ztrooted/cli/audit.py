@@ -12,11 +12,12 @@ from rich.table import Table
 
 from ztrooted import limits
 from ztrooted.anchors import parse_anchors
+from ztrooted.appraisal import Status
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.output import NO, JsonFlag, show
 from ztrooted.errors import EnvironmentProblem, ProofError
 from ztrooted.reasons import GateReason
-from ztrooted.verify import Report, Status, verify_bundle
+from ztrooted.verify import Report, verify_bundle
 
 app = typer.Typer(no_args_is_help=True, help="Export proof bundles, and verify them offline with nothing but anchors.")
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tpm.errors import DeviceError
-from ztrooted import issuer
+from ztrooted import issuer, names
 from ztrooted.client import GatewayClient
 from ztrooted.enrollment import activation_mac, transcript
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -46,10 +46,8 @@ class ExecutorSession:
 
     def learn_issuer(self, introduction: Issuer) -> IssuingKey:
         """Trust an issuing key if the log key, pinned at enrollment, introduced it. ProofError otherwise."""
-        domain = self.enrolled.issuer.removeprefix("spiffe://").removesuffix("/gateway")
-        known = issuer.verify_introduction(
-            introduction.statement, introduction.signature, self.log_key, f"{domain}/lineage"
-        )
+        origin = names.lineage(names.trust_domain_of(self.enrolled.issuer))
+        known = issuer.verify_introduction(introduction.statement, introduction.signature, self.log_key, origin)
         self.issuers[known.kid] = IssuerKey(known.key, known.not_before, known.expires)
         return known
 

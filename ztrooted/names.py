@@ -1,0 +1,32 @@
+"""What follows from a trust domain: the names of its gateway, its executors and its lineage.
+
+Gateway, executors and auditors each derive these by themselves, so the rules stand here once.
+"""
+
+_GATEWAY = "/gateway"
+_SPIFFE = "spiffe://"
+
+
+def lineage(trust_domain: str) -> str:
+    """The lineage's origin: the first line of its checkpoints."""
+    return f"{trust_domain}/lineage"
+
+
+def gateway(trust_domain: str) -> str:
+    """The gateway's SPIFFE id: ``iss`` of every artifact."""
+    return f"{_SPIFFE}{trust_domain}{_GATEWAY}"
+
+
+def trust_domain_of(gateway_id: str) -> str:
+    """The trust domain of a gateway's SPIFFE id, the inverse of ``gateway``."""
+    return gateway_id.removeprefix(_SPIFFE).removesuffix(_GATEWAY)
+
+
+def executors(trust_domain: str) -> str:
+    """All executors together: ``aud`` of every artifact."""
+    return f"{_SPIFFE}{trust_domain}/executors"
+
+
+def executor(trust_domain: str, executor_id: str) -> str:
+    """One executor's SPIFFE id: the only name in its session certificate."""
+    return f"{_SPIFFE}{trust_domain}/executor/{executor_id}"
