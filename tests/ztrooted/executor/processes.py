@@ -45,6 +45,9 @@ time.sleep(600)
 STUBBORN_SIZE = 1 + 1 + 2 + 4 + 8 + 16  # the job, the orphan, and four levels of the bomb
 
 AGENT = """
+import signal
+# Whoever runs the tests in the background or under nohup ignores these, and so would everything below.
+for ignored in (signal.SIGHUP, signal.SIGINT): signal.signal(ignored, signal.SIG_DFL)
 import asyncio, json, os, sys
 from ztrooted.executor.supervisor import JobSpec, Supervisor
 async def main():
