@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from gateway.auth import Authenticator
-from gateway.authorizer import Authorizer, Policies
+from gateway.authorizer import Authorizer
 from gateway.bundles import Bundles
 from gateway.certificates import Authority
 from gateway.channel import Channels
@@ -24,7 +24,7 @@ from gateway.leases import Leases
 from gateway.middleware import problems
 from gateway.references import References
 from gateway.rounds import Rounds
-from gateway.routes import Api, add_routes
+from gateway.routes import add_routes, all_routes
 from gateway.signer import Signer
 from gateway.storage import authorizations
 from gateway.storage.database import Database, Transaction
@@ -54,7 +54,7 @@ class Gateway:
         self.clock = WatchedClock(clock or SystemClock())
         self.stopping = asyncio.Event()
         self.failed = False
-        self.policies = Policies(*read_policies(config))
+        self.policies = read_policies(config)
         self.roots = _load_roots(config)
         self.authority = _load_authority(config)
         self.tls = _server_tls(config)
@@ -103,12 +103,12 @@ class Gateway:
         self._refuse_to_go_back(now_ms)
         epoch = await self.signer.new_epoch(now_ms // 1000)
         policies = self.policies
-        activated = {"appraisal": policies.appraisal.digest, "dispatch": policies.dispatch.digest}
+        activated = policies.digests()
         unchanged = self._last_activated() == activated
 
         def commit(tx: Transaction) -> None:
             tx.append(Record("gateway.started", now_ms, {"identity": self.signer.identity.encode()}))
-            for data in (policies.appraisal.data, policies.dispatch.data):
+            for data in policies.documents().values():
                 tx.blob(data)
             tx.append(Record("policy.activated", now_ms, activated))
             tx.append(_introduction(epoch.introduction.statement, epoch.introduction.signature, now_ms))
@@ -204,7 +204,7 @@ class Gateway:
     def application(self) -> web.Application:
         """The HTTP side."""
         app = web.Application(middlewares=[problems], client_max_size=limits.BODY)
-        add_routes(app, Api(self).routes, Authenticator(self.database, self.clock, self.config.trust_domain))
+        add_routes(app, all_routes(self), Authenticator(self.database, self.clock, self.config.trust_domain))
         return app
 
 

@@ -8,7 +8,6 @@ nothing else was reached.
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,8 +23,8 @@ from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted import artifact
-from ztrooted.appraisal_policy import AppraisalPolicy
 from ztrooted.clock import WatchedClock
+from ztrooted.dispatch_context import Facts, policy_request
 from ztrooted.errors import GateError
 from ztrooted.evidence import Purpose, live_set_digest
 from ztrooted.lifecycle import State
@@ -37,23 +36,11 @@ from ztrooted.models import (
     RefusedMessage,
     StartedMessage,
 )
-from ztrooted.policy import Decision, DispatchPolicy, Request
+from ztrooted.policies import Policies
+from ztrooted.policy import Decision, Request
 from ztrooted.reasons import GateReason, Reason
-from ztrooted.results import tier
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Policies:
-    """Both policies in force."""
-
-    appraisal: AppraisalPolicy
-    dispatch: DispatchPolicy
-
-    def digests(self) -> tuple[str, str]:
-        """Appraisal, dispatch."""
-        return self.appraisal.digest, self.dispatch.digest
 
 
 class Denied(GateError):  # noqa: N818 -- it is an outcome
@@ -144,7 +131,7 @@ class Authorizer:
     ) -> tuple[Lease | None, Decision, list[Authorization]]:
         """Evaluate the dispatch policy on the verdict, and record verdict, decision and outcome together."""
         policies = self._policies()
-        request = policy_request("dispatch", authorization, done)
+        request = policy_request("dispatch", facts(authorization, done), policies.entities)
         decision = policies.dispatch.decide(request)
         permitted = done.trusted is True and decision.permitted is True
 
@@ -152,7 +139,7 @@ class Authorizer:
             revoked = self._rounds.settle(tx, done)
             self._rounds.keep(tx, done)
             body = {"round": done.body(), **_decision_body(policies, request, decision)}
-            for data in (policies.appraisal.data, policies.dispatch.data):
+            for data in policies.documents().values():
                 tx.blob(data)
             noted, _ = authorizations.note(
                 tx, authorization, "policy.evaluated", done.now_ms, body, enrollment=done.executor.enrollment
@@ -289,7 +276,7 @@ class Authorizer:
         decided = {}
         if done.trusted:
             for authorization in live:
-                request = policy_request("renew", authorization, done)
+                request = policy_request("renew", facts(authorization, done), policies.entities)
                 decided[authorization.id] = request, policies.dispatch.decide(request)
 
         def commit(tx: Transaction) -> tuple[list[Lease], list[Authorization]]:
@@ -352,30 +339,26 @@ def _lease_message(lease: Lease) -> LeaseMessage:
     )
 
 
-def policy_request(action: str, authorization: Authorization, done: Round) -> Request:
-    """The question to the dispatch policy, from what was verified and nothing else."""
+def facts(authorization: Authorization, done: Round) -> Facts:
+    """What was verified, as far as a decision may depend on it."""
     executor = done.executor
-    return Request(
-        action=action,
+    return Facts(
         orchestrator=authorization.orchestrator,
         executor=executor.id,
-        executor_attributes={"class": executor.executor_class, "virtual": executor.virtual},
-        context={
-            "trusted": done.trusted,
-            "tier": tier(done.policy, trusted=done.trusted, virtual=executor.virtual),
-            "virtual": executor.virtual,
-            "workflow": authorization.job.workflow,
-            "run": authorization.job.run,
-            "step": authorization.job.step,
-            "attempt": authorization.job.attempt,
-            "job": authorization.job_digest,
-        },
+        executor_class=executor.executor_class,
+        virtual=executor.virtual,
+        rules=done.policy,
+        trusted=done.trusted,
+        job=authorization.job.model_dump(),
+        job_digest=authorization.job_digest,
+        now_ms=done.now_ms,
     )
 
 
 def _decision_body(policies: Policies, request: Request, decision: Decision) -> dict[str, object]:
     return {
         "dispatch_policy": policies.dispatch.digest,
+        "entities": policies.entities.digest,
         "request": request.encode(),
         "decision": decision.encode(),
     }

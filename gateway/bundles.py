@@ -98,7 +98,7 @@ def _subjects(record: Record) -> list[str]:
     if record.type == "gateway.started":
         return []
     if record.type == "policy.activated":
-        return [body["appraisal"], body["dispatch"]]
+        return [body["appraisal"], body["dispatch"], body["entities"]]
     if record.type == "baseline.approved":
         return [body["baseline"]]
     return [json.loads(body["statement"])["kid"]]

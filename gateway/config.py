@@ -17,9 +17,9 @@ from pydantic_settings import (
 
 from tpm.endorsement_san import normalise_vendor_id
 from ztrooted import names
-from ztrooted.appraisal_policy import AppraisalPolicy, explain_validation
+from ztrooted.appraisal_policy import explain_validation
 from ztrooted.errors import EnvironmentProblem
-from ztrooted.policy import DispatchPolicy
+from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason
 
 FORMAT = "ztrooted-gateway/1"
@@ -55,6 +55,7 @@ class GatewayConfig(BaseSettings):
     )
     appraisal_policy: Path = Field(Path("policy/appraisal.toml"), description="What evidence must show.")
     dispatch_policy: Path = Field(Path("policy/dispatch.cedar"), description="Who may run what where.")
+    entities: Path = Field(Path("policy/entities.toml"), description="Groups of orchestrators and pools of executors.")
     session_life_s: int = Field(
         3600, ge=60, le=86400, description="Life of an executor's session certificate; renewed only by a good quote."
     )
@@ -124,13 +125,21 @@ def load_config(data: Path, **flags: Any) -> GatewayConfig:
     return config
 
 
-def read_policies(config: GatewayConfig) -> tuple[AppraisalPolicy, DispatchPolicy]:
-    """Both policies. EnvironmentProblem for a missing file, PolicyError for an unusable one."""
-    appraisal, dispatch = (config.path(name) for name in (config.appraisal_policy, config.dispatch_policy))
-    return (
-        AppraisalPolicy(read_file(appraisal, "appraisal policy"), str(appraisal)),
-        DispatchPolicy(read_file(dispatch, "dispatch policy"), str(dispatch)),
-    )
+def policy_paths(config: GatewayConfig) -> dict[str, Path]:
+    """Where the documents lie, by role."""
+    return {
+        "appraisal": config.path(config.appraisal_policy),
+        "dispatch": config.path(config.dispatch_policy),
+        "entities": config.path(config.entities),
+    }
+
+
+def read_policies(config: GatewayConfig) -> Policies:
+    """What is to be in force. EnvironmentProblem for a missing file, PolicyError for an unusable one."""
+    paths = policy_paths(config)
+    what = {"appraisal": "appraisal policy", "dispatch": "dispatch policy", "entities": "list of entities"}
+    documents = {role: read_file(path, what[role]) for role, path in paths.items()}
+    return Policies.load(documents, {role: str(path) for role, path in paths.items()})
 
 
 def read_file(path: Path, what: str, *, secret: bool = False) -> bytes:

@@ -208,8 +208,7 @@ class Enrollments:
             key=pending.ak,
             qualifying_data=qualifying_data(Purpose.ENROLL, pending.nonce, *bindings),
             policy=policy,
-            baseline=None if reference is None else reference.baseline,
-            baseline_rules=None if reference is None else reference.rules,
+            reference=reference,
             previous=Progress(),
             now_ms=now_ms,
         )

@@ -46,16 +46,16 @@ class Leases:
         self._clock = clock
         self._checkpointer = checkpointer
 
-    def issue(self, tx: Transaction, authorization: Authorization, done: Round, policies: tuple[str, str]) -> Lease:
+    def issue(self, tx: Transaction, authorization: Authorization, done: Round, policies: dict[str, str]) -> Lease:
         """The first artifact of an authorization whose policy was just evaluated and permitted it."""
         return self._sign(tx, authorization, done, policies, "authorization.issued")
 
-    def renew(self, tx: Transaction, authorization: Authorization, done: Round, policies: tuple[str, str]) -> Lease:
+    def renew(self, tx: Transaction, authorization: Authorization, done: Round, policies: dict[str, str]) -> Lease:
         """The next artifact of the chain. GateError ``execution.max_runtime`` when there is no time left to lease."""
         return self._sign(tx, authorization, done, policies, "authorization.renewed")
 
     def _sign(
-        self, tx: Transaction, authorization: Authorization, done: Round, policies: tuple[str, str], kind: str
+        self, tx: Transaction, authorization: Authorization, done: Round, policies: dict[str, str], kind: str
     ) -> Lease:
         if self._clock.jumped():
             raise GateError(GateReason.CLOCK_UNTRUSTED, "the gateway's clock was set while it ran; nothing is issued")
@@ -97,7 +97,7 @@ def lease_end(authorization: Authorization, done: Round) -> int:
 
 
 def _claims(
-    config: GatewayConfig, authorization: Authorization, done: Round, policies: tuple[str, str], end_ms: int
+    config: GatewayConfig, authorization: Authorization, done: Round, policies: dict[str, str], end_ms: int
 ) -> dict[str, Any]:
     """Everything an artifact says except its place in the lineage, which is known only once its record is there."""
     if done.evidence is None:
@@ -122,7 +122,7 @@ def _claims(
         "job": authorization.job_digest,
         "act": {"workflow": job.workflow, "run": job.run, "step": job.step},
         "lim": {"max_runtime_s": authorization.max_runtime_s},
-        "pol": {"appraisal": policies[0], "dispatch": policies[1]},
+        "pol": policies,
         "ev": done.evidence.digest(),
         "tier": tier_name(level),
         "ren": renewal,

@@ -1,27 +1,15 @@
 """The approved baselines, held ready: parsed once when approved, shared by every appraisal."""
 
 import json
-from dataclasses import dataclass
 
 from gateway.storage import executors
 from gateway.storage.database import Database, Transaction
 from gateway.storage.executors import Executor
-from tpm.ima_rules import ImaRules
-from ztrooted.appraisal import ima_rules
 from ztrooted.errors import GateError
 from ztrooted.models import BaselineView
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
-from ztrooted.reference import Baseline, parse_baseline
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """An approved baseline in the forms an appraisal needs."""
-
-    digest: str
-    baseline: Baseline
-    rules: ImaRules
+from ztrooted.reference import Baseline, Reference, parse_baseline
 
 
 class References:
@@ -65,7 +53,7 @@ class References:
                 "UPDATE baselines SET approved_by = ?, approved_at = ? WHERE digest = ?", (operator, now_ms, digest)
             )
             executors.forget_file_checks(tx, executor_class)
-            body = {"baseline": digest, "class": executor_class, "operator": operator}
+            body = {"baseline": digest, "class": executor_class, "operator": operator, "expires": None}
             tx.append(Record("baseline.approved", now_ms, body))
             return str(executor_class)
 
@@ -90,8 +78,7 @@ class References:
         )
 
     def _load(self, digest: str) -> Reference:
-        baseline = parse_baseline(self._blob(digest))
-        return Reference(digest, baseline, ima_rules(baseline))
+        return Reference.load(self._blob(digest))
 
     def _blob(self, digest: str) -> bytes:
         row = self._database.reading.execute("SELECT bytes FROM blobs WHERE digest = ?", (digest,)).fetchone()

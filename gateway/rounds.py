@@ -171,8 +171,7 @@ class Rounds:
             key=executor.attestation_key(),
             qualifying_data=qualifying_data(purpose, nonce, *bindings),
             policy=policy,
-            baseline=None if reference is None else reference.baseline,
-            baseline_rules=None if reference is None else reference.rules,
+            reference=reference,
             previous=previous,
             now_ms=self._clock.now_ms(),
         )

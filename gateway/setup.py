@@ -15,7 +15,7 @@ from gateway.config import FILE, FORMAT, load_config
 from gateway.signer import IDENTITY_FILE, create_identity, environment_problem, open_device
 from tpm.endorsement import EkRoots
 from tpm.errors import DeviceError, TpmError
-from ztrooted import canonical
+from ztrooted import canonical, entities
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.names import lineage
 from ztrooted.policy import STARTER
@@ -125,6 +125,7 @@ def _fill(
     _write(folder / "ek-roots" / "roots.pem", roots)
     _write(folder / "policy" / "appraisal.toml", STARTER_APPRAISAL.encode())
     _write(folder / "policy" / "dispatch.cedar", STARTER.encode())
+    _write(folder / "policy" / "entities.toml", entities.STARTER.encode())
     return {"trust_domain": trust_domain, "tpm": tpm, "virtual_tpm": identity.virtual, "ek_vendors": ek_vendors}
 
 

@@ -26,13 +26,12 @@ from tpm.ima import parse_ima_list
 from tpm.ima_appraisal import appraise_ima
 from tpm.ima_entry import ImaEntries
 from tpm.ima_replay import ImaState, VerifiedImaEntries, replay
-from tpm.ima_rules import ImaRules
 from tpm.quote import Clock, VerifiedQuote, check_clock, parse_quote, verify_quote
 from ztrooted.appraisal_policy import IMA_PCR, AppraisalClass
 from ztrooted.errors import GateError
 from ztrooted.evidence import Evidence
 from ztrooted.reasons import GateReason, Reason, parse_reason
-from ztrooted.reference import Baseline
+from ztrooted.reference import Reference
 
 
 class Status(StrEnum):
@@ -128,8 +127,7 @@ class Question:
     key: AttestationKey
     qualifying_data: bytes
     policy: AppraisalClass
-    baseline: Baseline | None
-    baseline_rules: ImaRules | None
+    reference: Reference | None
     previous: Progress
     now_ms: int
 
@@ -172,11 +170,6 @@ def required_checks(policy: AppraisalClass) -> tuple[str, ...]:
     if policy.ima is not None:
         names += ["ima", "files"]
     return tuple(names)
-
-
-def ima_rules(baseline: Baseline) -> ImaRules:
-    """The allow-list of a baseline in the form the IMA verifier wants; build it once per baseline."""
-    return ImaRules.of(baseline.ima)
 
 
 def appraise(evidence: Evidence, question: Question) -> Appraisal:
@@ -262,7 +255,7 @@ class _Run:
 
     # 4. The pinned PCRs are the approved ones.
     def _baseline(self) -> None:
-        baseline = self._approved_baseline()
+        baseline = self._approved().baseline
         for index in self.question.policy.pinned:
             wanted = baseline.pcrs.get(index)
             if wanted is None:
@@ -288,17 +281,20 @@ class _Run:
 
     # 6. Every file measured so far is an approved one.
     def _files(self) -> None:
-        self._approved_baseline()
-        if self.question.baseline_rules is None or self.verified is None or self.quote is None:
-            raise GateError(GateReason.ATTESTATION_POLICY, "there is no allow-list to compare measured files with")
-        appraise_ima(self.verified, self.question.baseline_rules, pcrs=self.quote.pcr_values)
+        reference = self._approved()
+        if self.verified is None or self.quote is None:
+            raise GateError(GateReason.ATTESTATION_POLICY, "there are no verified files to judge")
+        appraise_ima(self.verified, self.question.policy.ima_rules(reference.allow), pcrs=self.quote.pcr_values)
 
-    def _approved_baseline(self) -> Baseline:
-        if self.question.baseline is None:
+    def _approved(self) -> Reference:
+        reference = self.question.reference
+        if reference is None:
             raise GateError(
                 GateReason.ATTESTATION_NO_BASELINE, "no baseline has been approved for this class of executors"
             )
-        return self.question.baseline
+        if reference.expires_ms is not None and reference.expires_ms < self.question.now_ms:
+            raise GateError(GateReason.BASELINE_EXPIRED, f"the approval of baseline {reference.digest} has ended")
+        return reference
 
 
 @lru_cache(maxsize=1024)

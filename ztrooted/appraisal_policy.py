@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tpm.eventlog import EventLogRules
+from tpm.ima_rules import AllowList, ImaRules
 from tpm.pcr import PcrSelection
 from ztrooted import limits, strict_toml
 from ztrooted.errors import PolicyError
@@ -100,6 +101,10 @@ class AppraisalClass(_Strict):
         """The event log policy as rules of the verifier."""
         assert self.event_log is not None  # noqa: S101 -- asked for only when the policy has the section
         return EventLogRules(secure_boot=self.event_log.secure_boot, max_bytes=limits.EVENT_LOG)
+
+    def ima_rules(self, allow: AllowList) -> ImaRules:
+        """The IMA policy as rules of the verifier, over an allow-list that was parsed once."""
+        return ImaRules(allow)
 
 
 class _Document(_Strict):

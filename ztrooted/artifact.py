@@ -78,10 +78,11 @@ class Limits(_Claims):
 
 
 class Policies(_Claims):
-    """Digests of the two policies under which the artifact was issued."""
+    """Digests of the policies under which the artifact was issued, and of the entities they speak about."""
 
     appraisal: Digest
     dispatch: Digest
+    entities: Digest
 
 
 class Renewal(_Claims):

@@ -18,9 +18,11 @@ from tpm.public import EK, parse_public
 from tpm.templates import policy_pcr
 from ztrooted import artifact, jose
 from ztrooted.artifact import ArtifactClaims
-from ztrooted.audit_rounds import Round, check_evidence_name, class_rules, mismatch
+from ztrooted.audit_rounds import Round, approval, check_evidence_name, class_rules, mismatch
 from ztrooted.bundle import ProvenRecord
+from ztrooted.dispatch_context import Facts, policy_request
 from ztrooted.enrollment import transcript
+from ztrooted.entities import Entities
 from ztrooted.errors import ProofError
 from ztrooted.evidence import Purpose
 from ztrooted.issuer import certify_qualifying_data, verify_introduction
@@ -129,19 +131,11 @@ def check_policies(proof: "Proof") -> None:
     """Each by a record with a lower index than its first use."""
     for one in proof.rounds:
         _activated_before(proof, one.index, "appraisal", one.body["appraisal_policy"])
-        baseline = one.body["baseline"]
-        if baseline is not None:
-            approved = [
-                record.body["operator"]
-                for index, record in proof.of_type("baseline.approved")
-                if index < one.index
-                and (record.body["baseline"], record.body["class"]) == (baseline, one.body["class"])
-            ]
-            if not approved:
-                raise mismatch(f"baseline {baseline} had not been approved when record {one.index} was written")
-            proof.facts["baseline_approved_by"] = approved[-1]
+        if one.body["baseline"] is not None:
+            proof.facts["baseline_approved_by"] = approval(proof, one)["operator"]
     for index, body in decisions(proof):
         _activated_before(proof, index, "dispatch", body["dispatch_policy"])
+        _activated_before(proof, index, "entities", body["entities"])
 
 
 def _activated_before(proof: "Proof", index: int, which: str, digest: str) -> None:
@@ -157,6 +151,7 @@ def check_decisions(proof: "Proof") -> None:
     follows = {one.index: after.record.type for one, after in pairwise(story)}
     decided = dict(decisions(proof))
     policies: dict[str, DispatchPolicy] = {}
+    entities: dict[str, Entities] = {}
     for one in proof.rounds:
         led_to = follows.get(one.index, "")
         body = decided.get(one.index)
@@ -164,10 +159,12 @@ def check_decisions(proof: "Proof") -> None:
             if one.trusted and led_to != "authorization.activated":
                 raise mismatch(f"record {one.index} goes on without asking the dispatch policy")
             continue
-        digest = body["dispatch_policy"]
+        digest, listed = body["dispatch_policy"], body["entities"]
         if digest not in policies:
             policies[digest] = DispatchPolicy(proof.bundle.blob(digest), "the recorded dispatch policy")
-        request = _request(proof, one)
+        if listed not in entities:
+            entities[listed] = Entities(proof.bundle.blob(listed), "the recorded entities")
+        request = _request(proof, one, entities[listed])
         if request.encode() != body["request"]:
             raise mismatch(f"the policy was asked about something else in record {one.index}")
         decision = policies[digest].decide(request)
@@ -179,23 +176,21 @@ def check_decisions(proof: "Proof") -> None:
             raise mismatch(f"what followed record {one.index} is not what was decided")
 
 
-def _request(proof: "Proof", one: Round) -> Request:
+def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
     """The question to the dispatch policy that follows from what was verified, and from nothing else."""
     asked = proof.story()[0].record.body
-    virtual = proof.at(one.enrollment).body["virtual"]
-    return Request(
-        action="dispatch" if one.kind == "policy.evaluated" else "renew",
+    facts = Facts(
         orchestrator=asked["orchestrator"],
         executor=asked["executor"],
-        executor_attributes={"class": one.body["class"], "virtual": virtual},
-        context={
-            "trusted": one.trusted,
-            "tier": tier(class_rules(proof, one), trusted=one.trusted, virtual=virtual),
-            "virtual": virtual,
-            **{name: asked["job"][name] for name in ("workflow", "run", "step", "attempt")},
-            "job": asked["job_digest"],
-        },
+        executor_class=one.body["class"],
+        virtual=proof.at(one.enrollment).body["virtual"],
+        rules=class_rules(proof, one),
+        trusted=one.trusted,
+        job=asked["job"],
+        job_digest=asked["job_digest"],
+        now_ms=one.now_ms,
     )
+    return policy_request("dispatch" if one.kind == "policy.evaluated" else "renew", facts, entities)
 
 
 def decisions(proof: "Proof") -> Iterator[tuple[int, dict[str, Any]]]:
@@ -283,7 +278,7 @@ def _expected_claims(proof: "Proof", basis: Round) -> dict[str, Any]:
     """Everything in an artifact that follows from the intent, the enrollment, and the round it rests on."""
     asked, enrolled = proof.story()[0].record.body, proof.at(basis.enrollment).body
     job = asked["job"]
-    decided = [body["dispatch_policy"] for index, body in decisions(proof) if index <= basis.index]
+    decided = [body for index, body in decisions(proof) if index <= basis.index][-1]
     level = tier(class_rules(proof, basis), trusted=True, virtual=enrolled["virtual"])
     return {
         "iss": proof.anchors.issuer,
@@ -297,7 +292,11 @@ def _expected_claims(proof: "Proof", basis: Round) -> dict[str, Any]:
         "job": asked["job_digest"],
         "act": {"workflow": job["workflow"], "run": job["run"], "step": job["step"]},
         "lim": {"max_runtime_s": asked["max_runtime_s"]},
-        "pol": {"appraisal": basis.body["appraisal_policy"], "dispatch": decided[-1]},
+        "pol": {
+            "appraisal": basis.body["appraisal_policy"],
+            "dispatch": decided["dispatch_policy"],
+            "entities": decided["entities"],
+        },
         "ev": basis.body["evidence"],
         "tier": tier_name(level),
     }

@@ -5,7 +5,7 @@ over from the one before is checked against the rounds in the bundle: the TPM's 
 measurement list may only have grown.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,15 @@ from tpm.ima import parse_ima_list
 from tpm.ima_appraisal import appraise_ima
 from tpm.ima_entry import ImaEntries
 from tpm.ima_replay import VerifiedImaEntries, extend
-from tpm.ima_rules import ImaRules
 from tpm.public import parse_public
 from tpm.quote import check_clock
 from ztrooted import limits
-from ztrooted.appraisal import Appraisal, Progress, Question, appraise, ima_rules
+from ztrooted.appraisal import Appraisal, Progress, Question, appraise
 from ztrooted.appraisal_policy import AppraisalClass, AppraisalPolicy
 from ztrooted.errors import ProofError
 from ztrooted.evidence import Evidence, Purpose, live_set_digest, qualifying_data
 from ztrooted.reasons import GateReason
-from ztrooted.reference import Baseline, parse_baseline
+from ztrooted.reference import Reference
 
 if TYPE_CHECKING:
     from ztrooted.verify import Proof
@@ -151,7 +150,7 @@ class _History:
         self.clocks: dict[int, Progress] = {}
         self.judged: dict[str, int] = {}
         self.replayed: dict[str, tuple[int, bytes]] = {}
-        self.baselines: dict[str, tuple[Baseline, ImaRules]] = {}
+        self.baselines: dict[str, Reference] = {}
 
     def follow(self, one: Round) -> None:
         """Appraise one round again."""
@@ -170,7 +169,8 @@ class _History:
         digest = one.body["baseline"]
         listed = class_rules(self.proof, one).ima is not None
         if again.verdict.trusted and listed and len(earlier) > self.judged.get(digest, 0):
-            appraise_ima(VerifiedImaEntries(0, earlier), self._baseline(digest)[1], pcrs=evidence.pcrs)
+            rules = class_rules(self.proof, one).ima_rules(self.baselines[digest].allow)
+            appraise_ima(VerifiedImaEntries(0, earlier), rules, pcrs=evidence.pcrs)
             self.judged[digest] = len(earlier)
 
     def _appraise(self, one: Round, previous: Progress) -> tuple[Appraisal, Evidence]:
@@ -178,7 +178,6 @@ class _History:
         if evidence is None:
             raise mismatch(f"record {one.index} has no evidence")
         digest = one.body["baseline"]
-        baseline, allowed = (None, None) if digest is None else self._baseline(digest)
         question = Question(
             key=_attestation_key(self.proof, one.enrollment),
             qualifying_data=qualifying_data(
@@ -187,8 +186,7 @@ class _History:
                 *[bytes.fromhex(binding) for binding in one.body["bindings"]],
             ),
             policy=class_rules(self.proof, one),
-            baseline=baseline,
-            baseline_rules=allowed,
+            reference=None if digest is None else self._baseline(one, digest),
             previous=previous,
             now_ms=one.now_ms,
         )
@@ -197,11 +195,11 @@ class _History:
             raise mismatch(f"appraising the evidence of record {one.index} again gives another verdict")
         return again, evidence
 
-    def _baseline(self, digest: str) -> tuple[Baseline, ImaRules]:
+    def _baseline(self, one: Round, digest: str) -> Reference:
+        """A baseline with the expiry that its last approval before this round gave it."""
         if digest not in self.baselines:
-            baseline = parse_baseline(self.proof.bundle.blob(digest))
-            self.baselines[digest] = baseline, ima_rules(baseline)
-        return self.baselines[digest]
+            self.baselines[digest] = Reference.load(self.proof.bundle.blob(digest))
+        return replace(self.baselines[digest], expires_ms=approval(self.proof, one)["expires"])
 
     def _enrollment(self, index: int) -> None:
         """The first round of all: nothing came before it, and its evidence was genuine, whatever it showed."""
@@ -252,6 +250,19 @@ def class_rules(proof: "Proof", one: Round) -> AppraisalClass:
     if digest not in proof.appraisal_policies:
         proof.appraisal_policies[digest] = AppraisalPolicy(proof.bundle.blob(digest), "the recorded appraisal policy")
     return proof.appraisal_policies[digest].for_class(one.body["class"])
+
+
+def approval(proof: "Proof", one: Round) -> dict[str, Any]:
+    """The last approval, before a round, of the baseline that it was judged by. ProofError where there was none."""
+    wanted = one.body["baseline"], one.body["class"]
+    approved = [
+        record.body
+        for index, record in proof.of_type("baseline.approved")
+        if index < one.index and (record.body["baseline"], record.body["class"]) == wanted
+    ]
+    if not approved:
+        raise mismatch(f"baseline {wanted[0]} had not been approved when record {one.index} was written")
+    return approved[-1]
 
 
 def _attestation_key(proof: "Proof", enrollment: int) -> AttestationKey:

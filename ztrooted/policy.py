@@ -72,7 +72,9 @@ class Request:
 
     action: str
     orchestrator: str
+    groups: tuple[str, ...]
     executor: str
+    pools: tuple[str, ...]
     executor_attributes: Mapping[str, Any]
     context: Mapping[str, Any]
 
@@ -81,7 +83,9 @@ class Request:
         return {
             "action": self.action,
             "orchestrator": self.orchestrator,
+            "groups": list(self.groups),
             "executor": self.executor,
+            "pools": list(self.pools),
             "executor_attributes": dict(self.executor_attributes),
             "context": dict(self.context),
         }
@@ -94,7 +98,13 @@ class Request:
     def decode(cls, value: Mapping[str, Any]) -> "Request":
         """The inverse of ``encode``. KeyError or TypeError when ``value`` is something else."""
         return cls(
-            value["action"], value["orchestrator"], value["executor"], value["executor_attributes"], value["context"]
+            action=value["action"],
+            orchestrator=value["orchestrator"],
+            groups=tuple(value["groups"]),
+            executor=value["executor"],
+            pools=tuple(value["pools"]),
+            executor_attributes=value["executor_attributes"],
+            context=value["context"],
         )
 
 
@@ -122,11 +132,15 @@ class DispatchPolicy:
     def decide(self, request: Request) -> Decision:
         """Evaluate one request. An error in evaluation is a denial with ``policy.error``."""
         entities = [
-            {"uid": {"type": "Orchestrator", "id": request.orchestrator}, "attrs": {}, "parents": []},
+            {
+                "uid": {"type": "Orchestrator", "id": request.orchestrator},
+                "attrs": {},
+                "parents": [{"type": "Group", "id": name} for name in request.groups],
+            },
             {
                 "uid": {"type": "Executor", "id": request.executor},
                 "attrs": dict(request.executor_attributes),
-                "parents": [],
+                "parents": [{"type": "Pool", "id": name} for name in request.pools],
             },
         ]
         question = {

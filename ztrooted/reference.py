@@ -11,10 +11,13 @@ from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from tpm.algorithms import BANKS, DIGEST_SIZE
+from tpm.eventlog import VerifiedEventLog
 from tpm.ima_entry import ImaEntries
 from tpm.ima_rules import AllowList
 from ztrooted import canonical
+from ztrooted.boot_reference import BootReference, boot_reference
 from ztrooted.errors import PolicyError
+from ztrooted.evidence import sha256
 from ztrooted.reasons import GateReason
 
 FORMAT = "ztrooted-baseline/1"
@@ -25,13 +28,18 @@ _BANK_SIZE = {name: DIGEST_SIZE[alg] for alg, name in BANKS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """PCR values that must be equal, and for each path the file digests ("sha256:…") that IMA may have measured."""
+    """PCR values, the facts of a good boot, and for each path the file digests ("sha256:…") that IMA may have measured.
+
+    ``boot`` is None where the machine's firmware log was not judged. ``captured_from`` names the executor, or what else
+    the values were taken from; ``captured_at`` is milliseconds since the epoch.
+    """
 
     bank: str
     pcrs: Mapping[int, bytes]
     ima: Mapping[str, frozenset[str]]
     captured_from: str
     captured_at: int
+    boot: BootReference | None = None
 
     def encode(self) -> bytes:
         """Canonical bytes; their SHA-256 is the baseline's name."""
@@ -40,6 +48,7 @@ class Baseline:
                 "format": FORMAT,
                 "bank": self.bank,
                 "pcrs": {str(index): value.hex() for index, value in self.pcrs.items()},
+                "boot": None if self.boot is None else self.boot.encode(),
                 "ima": [[_escape(path), sorted(digests)] for path, digests in sorted(self.ima.items())],
                 "captured_from": self.captured_from,
                 "captured_at": self.captured_at,
@@ -53,17 +62,35 @@ def capture(
     pcrs: Mapping[int, bytes],
     pinned: Iterable[int],
     entries: ImaEntries,
+    event_log: VerifiedEventLog | None,
     executor: str,
     now_ms: int,
 ) -> Baseline:
-    """A baseline from verified PCR values and verified IMA entries. ``pinned`` are the PCRs to compare from now on."""
+    """A baseline from verified PCR values, IMA entries and event log. ``pinned`` are the PCRs to compare from now on."""
     return Baseline(
         bank=bank,
         pcrs={index: pcrs[index] for index in pinned},
         ima={path: frozenset(digests) for path, digests in AllowList.of_entries(entries).items()},
         captured_from=executor,
         captured_at=now_ms,
+        boot=None if event_log is None else boot_reference(event_log),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A baseline in force: approved for a class of executors, until ``expires_ms`` (None: until it is replaced)."""
+
+    digest: str
+    baseline: Baseline
+    allow: AllowList
+    expires_ms: int | None = None
+
+    @classmethod
+    def load(cls, data: bytes, expires_ms: int | None = None) -> "Reference":
+        """From a baseline's bytes, once: this is what is held ready for every appraisal."""
+        baseline = parse_baseline(data)
+        return cls(sha256(data), baseline, AllowList(baseline.ima), expires_ms)
 
 
 def parse_baseline(data: bytes) -> Baseline:
@@ -83,7 +110,10 @@ def parse_baseline(data: bytes) -> Baseline:
 
 
 def _from_value(value: Any) -> Baseline:
-    if set(value) != {"format", "bank", "pcrs", "ima", "captured_from", "captured_at"} or value["format"] != FORMAT:
+    if (
+        set(value) != {"format", "bank", "pcrs", "boot", "ima", "captured_from", "captured_at"}
+        or value["format"] != FORMAT
+    ):
         raise ValueError(f"it is not of format {FORMAT}")
     bank, captured_from, captured_at = value["bank"], value["captured_from"], value["captured_at"]
     if bank not in _BANK_SIZE or not isinstance(captured_from, str) or type(captured_at) is not int or captured_at < 0:
@@ -92,10 +122,11 @@ def _from_value(value: Any) -> Baseline:
     if any(not 0 <= index < PCRS or len(digest) != _BANK_SIZE[bank] for index, digest in pcrs.items()):
         raise ValueError("it names a PCR that doesn't exist, or a value of another length than the bank's")
     ima = {_unescape(path): frozenset(digests) for path, digests in value["ima"]}
-    if not pcrs and not ima:
+    boot = None if value["boot"] is None else BootReference.decode(value["boot"])
+    if not pcrs and not ima and boot is None:
         raise ValueError("it pins nothing, and an empty baseline would trust everything")
     AllowList(ima)  # refuses what is no path or no digest, before somebody approves it
-    return Baseline(bank, pcrs, ima, captured_from, captured_at)
+    return Baseline(bank, pcrs, ima, captured_from, captured_at, boot)
 
 
 # A file name is bytes, and canonical JSON is Unicode: everything but printable ASCII is percent-encoded.

@@ -464,7 +464,7 @@ def _asked(**changes: Any) -> Lie:
 
 def _renewals_without_policy(forger: Forger) -> None:
     for record in forger.all("attestation.passed"):
-        for name in ("decision", "request", "dispatch_policy"):
+        for name in ("decision", "request", "dispatch_policy", "entities"):
             record["body"].pop(name, None)
 
 
@@ -616,7 +616,10 @@ def _drift_covered_up(forger: Forger) -> None:
     """All of it: the drifted round passed, its lease was renewed, and the job went on to its normal end."""
     failed, revoked = forger.first("attestation.failed"), forger.first("authorization.revoked")
     passed, renewed = forger.all("attestation.passed")[-1], forger.all("authorization.renewed")[-1]
-    kept = {name: copy.deepcopy(passed["body"][name]) for name in ("dispatch_policy", "request", "decision", "live")}
+    kept = {
+        name: copy.deepcopy(passed["body"][name])
+        for name in ("dispatch_policy", "entities", "request", "decision", "live")
+    }
     _verdict_turned(forger)
     failed["body"] |= kept
     seconds = failed["body"]["now"] // 1000
@@ -743,7 +746,7 @@ async def test_O9_rounds_of_a_healthy_machine_do_not_keep_another_one_alive(
     forger.insert_first(other)
     for (blob,) in gate.gateway.database.reading.execute("SELECT bytes FROM blobs"):
         forger.blob(bytes(blob))
-    kept = {name: passed["body"][name] for name in ("dispatch_policy", "request", "decision", "live")}
+    kept = {name: passed["body"][name] for name in ("dispatch_policy", "entities", "request", "decision", "live")}
     passed["body"] = forger.keep(borrowed) | kept
     passed["at"] = borrowed.now_ms
     renewed = forger.all("authorization.renewed")[-1]["body"]["claims"]

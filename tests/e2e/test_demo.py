@@ -90,8 +90,9 @@ def sigkill(process: "subprocess.Popen[bytes]") -> None:
 )
 def test_a_demo_that_is_interrupted(data: Path, end: Callable[["subprocess.Popen[bytes]"], None], moment: str) -> None:
     """While TPMs and gateway are being made, or with a job and its survivors running."""
+    # Whoever runs the tests in the background ignores SIGINT, and so would everything below.
     process = subprocess.Popen(
-        [*CLI, "demo", "--json", "--data", str(data)],
+        ["env", "--default-signal=INT", *CLI, "demo", "--json", "--data", str(data)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,

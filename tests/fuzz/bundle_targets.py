@@ -27,6 +27,7 @@ from ztrooted import merkle, verify
 from ztrooted.anchors import Anchors, parse_anchors
 from ztrooted.bundle import Bundle, ProvenRecord, parse_bundle
 from ztrooted.checkpoint import Checkpoint, VerifiedCheckpoint
+from ztrooted.entities import STARTER as ENTITIES
 from ztrooted.errors import GateError
 from ztrooted.evidence import sha256
 from ztrooted.policy import STARTER, Request
@@ -121,7 +122,7 @@ def bundle_bombs() -> Mapping[str, bytes]:
     """As many records and blobs as fit, and what any JSON may be."""
     base = json.loads(bundles()[0])
     empty = Record("attestation.failed", 0, {}, base["authorization"]).encode().decode()
-    context = Record("policy.activated", 0, {"appraisal": "0", "dispatch": "0"}).encode().decode()
+    context = Record("policy.activated", 0, {"appraisal": "0", "dispatch": "0", "entities": "0"}).encode().decode()
     asked = Record("dispatch.requested", 0, {}, base["authorization"]).encode().decode()
     many = [{"index": number, "record": empty, "proof": []} for number in range(1, 5200)]
     others = [{"index": number, "record": context, "proof": []} for number in range(6000, 10_500)]
@@ -166,6 +167,7 @@ def story() -> bytes:
         ak.public.marshal(),
         baseline.encode(),
         token().encode(),
+        ENTITIES.encode(),
     ]
     blobs = {sha256(part): part for part in parts}
     named = [sha256(part) for part in parts]
@@ -201,7 +203,7 @@ def story() -> bytes:
         "verdict": {"trusted": True},
     }
     context = {"trusted": True, "job": "ab" * 32, "workflow": "train", "run": "r", "step": "fit", "attempt": 1}
-    request = Request("dispatch", "orchestrator", "ex-1", {"virtual": False}, context).encode()
+    request = Request("dispatch", "orchestrator", (), "ex-1", (), {"virtual": False}, context).encode()
     enrolled: dict[str, Any] = {
         "ek_public": named[7],
         "ek_chain": named[8:10],
@@ -209,7 +211,8 @@ def story() -> bytes:
         "ak": ak.public.name.hex(),
     }
     enrolled |= {"session_key": named[6], "executor": "ex-1", "virtual": False, "round": round_}
-    decided = {"round": round_, "dispatch_policy": named[5], "request": request, "decision": {"permitted": True}}
+    decided = {"round": round_, "dispatch_policy": named[5], "entities": named[13], "request": request}
+    decided |= {"decision": {"permitted": True}}
     asked = {"executor": "ex-1", "orchestrator": "orchestrator", "job": job, "job_digest": "ab" * 32}
     identity = {
         "log_key_public": ak.public.marshal().hex(),
@@ -219,10 +222,10 @@ def story() -> bytes:
     again = {**round_, "purpose": "runtime", "live": ["au-0123456789"], "nonce": "01" * 32}
     bodies: list[tuple[str, dict[str, Any], bool]] = [
         ("gateway.started", {"identity": identity}, False),
-        ("policy.activated", {"appraisal": named[4], "dispatch": named[5]}, False),
+        ("policy.activated", {"appraisal": named[4], "dispatch": named[5], "entities": named[13]}, False),
         ("key.introduced", {"statement": "{}", "signature": "00"}, False),
         ("executor.enrolled", enrolled, False),
-        ("baseline.approved", {"operator": "alice", "baseline": named[11]}, False),
+        ("baseline.approved", {"operator": "alice", "baseline": named[11], "class": "default", "expires": None}, False),
         ("dispatch.requested", asked, True),
         ("policy.evaluated", decided, True),
         ("authorization.issued", {"claims": claims_dict(), "kid": "k"}, True),

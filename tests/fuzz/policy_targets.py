@@ -90,7 +90,7 @@ def run_dispatch_policy(data: bytes) -> None:
     """What is accepted decides any request without raising, and decides it twice alike."""
     policy = DispatchPolicy(data, "the policy")
     for context in ({"trusted": True}, {}, {"trusted": "\u00e9", "x": [1, {}]}):
-        request = Request("dispatch", "o", "ex-1", {"virtual": True}, context)
+        request = Request("dispatch", "o", (), "ex-1", (), {"virtual": True}, context)
         assert policy.decide(request) == policy.decide(request)
 
 

@@ -39,7 +39,7 @@ def claims_dict(**changes: Any) -> dict[str, Any]:
         "job": JOB,
         "act": {"workflow": "train", "run": "2027-01-15/1", "step": "fit model"},
         "lim": {"max_runtime_s": 3600},
-        "pol": {"appraisal": "01" * 32, "dispatch": "02" * 32},
+        "pol": {"appraisal": "01" * 32, "dispatch": "02" * 32, "entities": "03" * 32},
         "ev": "03" * 32,
         "tier": "A4",
         "ren": {"n": 0},

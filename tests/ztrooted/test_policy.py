@@ -1,5 +1,6 @@
 """The dispatch policy: deny by default, and an error is a denial."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +32,13 @@ def load(text: str) -> DispatchPolicy:
 
 def asked(action: str = "dispatch", attributes: dict[str, Any] | None = None, **context: Any) -> Request:
     return Request(
-        action, "ci", "ex-" + "0" * 32, ATTRIBUTES if attributes is None else attributes, {**CONTEXT, **context}
+        action=action,
+        orchestrator="ci",
+        groups=("engineering",),
+        executor="ex-" + "0" * 32,
+        pools=("gpu",),
+        executor_attributes=ATTRIBUTES if attributes is None else attributes,
+        context={**CONTEXT, **context},
     )
 
 
@@ -79,7 +86,7 @@ def test_a_narrow_policy_permits_only_what_it_names() -> None:
     assert not policy.decide(asked("renew")).permitted
     assert not policy.decide(asked(workflow="nightly2")).permitted
     assert not policy.decide(asked(attributes={"class": "other", "virtual": False})).permitted
-    other = Request("dispatch", "other", "ex-" + "0" * 32, ATTRIBUTES, CONTEXT)
+    other = replace(asked(), orchestrator="other")
     assert not policy.decide(other).permitted
 
 
@@ -150,9 +157,15 @@ REQUESTS: dict[str, Request] = {
     "half a surrogate pair": asked(workflow="\ud800"),
     "an extra member": asked(extra=True),
     "trusted missing": Request(
-        "dispatch", "ci", "ex", ATTRIBUTES, {name: value for name, value in CONTEXT.items() if name != "trusted"}
+        "dispatch",
+        "ci",
+        (),
+        "ex",
+        (),
+        ATTRIBUTES,
+        {name: value for name, value in CONTEXT.items() if name != "trusted"},
     ),
-    "no context": Request("dispatch", "ci", "ex", ATTRIBUTES, {}),
+    "no context": Request("dispatch", "ci", (), "ex", (), ATTRIBUTES, {}),
     "no class": asked(attributes={"virtual": False}),
     "class is a number": asked(attributes={"class": 1, "virtual": False}),
     "an extra attribute": asked(attributes={**ATTRIBUTES, "admin": True}),
@@ -169,7 +182,9 @@ def test_J7_a_request_that_does_not_fit_the_schema_is_denied_as_an_error(request
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "a\0b", '"); permit (principal, action, resource', "✓"])
 def test_a_name_is_data_and_never_policy(name: str) -> None:
     policy = load('permit (principal == Orchestrator::"ci", action, resource);')
-    assert not policy.decide(Request("dispatch", name, name, ATTRIBUTES, {**CONTEXT, "workflow": name})).permitted
+    assert not policy.decide(
+        Request("dispatch", name, (name,), name, (name,), ATTRIBUTES, {**CONTEXT, "workflow": name})
+    ).permitted
 
 
 def test_equal_requests_give_equal_bytes_and_any_other_another_digest() -> None:

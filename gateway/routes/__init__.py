@@ -1,0 +1,20 @@
+"""The HTTP API. Each route names the roles that may use it; one that names none can't be added."""
+
+from typing import TYPE_CHECKING
+
+from gateway.routes.baselines import BaselineRoutes
+from gateway.routes.dispatches import DispatchRoutes
+from gateway.routes.executors import ExecutorRoutes
+from gateway.routes.health import HealthRoutes
+from gateway.routes.route import Route, add_routes
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+__all__ = ["Route", "add_routes", "all_routes"]
+
+
+def all_routes(gateway: "Gateway") -> tuple[Route, ...]:
+    """Every route of the service."""
+    groups = (HealthRoutes(gateway), ExecutorRoutes(gateway), DispatchRoutes(gateway), BaselineRoutes(gateway))
+    return tuple(route for group in groups for route in group.routes)

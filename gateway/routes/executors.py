@@ -1,0 +1,143 @@
+"""Executors: enrollment, their channel, and what people see of them."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from gateway.auth import Caller, Role
+from gateway.channel import Session, listen
+from gateway.routes.route import PEOPLE, Route, json_answer, read_body
+from gateway.storage import executors
+from gateway.storage.executors import Executor
+from ztrooted import limits
+from ztrooted.appraisal import Verdict
+from ztrooted.errors import GateError
+from ztrooted.models import (
+    ActivateMessage,
+    ActivationRequest,
+    EndedMessage,
+    Enrolled,
+    EnrollmentRequest,
+    ExecutorView,
+    IssuerMessage,
+    StartedMessage,
+)
+from ztrooted.reasons import GateReason
+from ztrooted.results import tier, tier_name
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+HEARTBEAT_S = 10.0
+CLOSE_S = 1.0  # for the goodbye of a channel; the one that replaces a half-open channel waits for it
+
+
+class ExecutorRoutes:
+    """Everything between executors and the gateway."""
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self.routes = (
+            Route("POST", "/v1/enrollments", frozenset({Role.ANYONE}), self.enroll),
+            Route("POST", "/v1/enrollments/{enrollment}/activation", frozenset({Role.ANYONE}), self.activate),
+            Route("GET", "/v1/executor/channel", frozenset({Role.EXECUTOR}), self.channel),
+            Route("GET", "/v1/executors", PEOPLE, self.executors),
+        )
+
+    async def enroll(self, request: web.Request, _caller: Caller) -> web.Response:
+        """First half of an enrollment."""
+        self._gateway.require_ready()
+        challenge = await self._gateway.enrollments.begin(await read_body(request, EnrollmentRequest))
+        return json_answer(challenge.model_dump(), status=201)
+
+    async def activate(self, request: web.Request, _caller: Caller) -> web.Response:
+        """Second half."""
+        self._gateway.require_ready()
+        enrollment = request.match_info["enrollment"]
+        self._gateway.enrollments.require_pending(enrollment)  # before megabytes are read from anybody at all
+        body = await read_body(request, ActivationRequest, limits.EVIDENCE_BODY)
+        admitted = await self._gateway.enrollments.activate(enrollment, body)
+        await self._gateway.endings.announce(list(admitted.revoked))
+        executor = admitted.executor
+        # The channel of the session before; beside, since a half-open one takes a second to close.
+        self._gateway.tasks.start(self._gateway.channels.end(executor.id, GateReason.CHANNEL_SUPERSEDED))
+        verdict = executor.verdict
+        identity = self._gateway.signer.identity
+        enrolled = Enrolled(
+            executor=executor.id,
+            certificate=admitted.certificate,
+            log_key=identity.log_key_spki(),
+            issuers=self._gateway.signer.introductions(),
+            issuer=self._gateway.config.issuer,
+            audience=self._gateway.config.audience,
+            virtual=executor.virtual,
+            trusted=executor.trusted,
+            reason=verdict["reason"],
+            detail=Verdict.detail_of(verdict),
+        )
+        return json_answer(enrolled.model_dump())
+
+    async def channel(self, request: web.Request, caller: Caller) -> web.WebSocketResponse:
+        """The executor's channel."""
+        self._gateway.require_ready()
+        if caller.session_key is None:
+            raise GateError(GateReason.AUTH_CREDENTIAL_MISSING, "this needs an executor's session certificate")
+        socket = web.WebSocketResponse(
+            timeout=CLOSE_S, heartbeat=HEARTBEAT_S, max_msg_size=limits.EVIDENCE_BODY, compress=False
+        )
+        await socket.prepare(request)
+        session = Session(caller.name, caller.session_key, socket, caller.certificate_ends_ms)
+        await self._gateway.channels.add(session)
+        try:
+            for issuer in self._gateway.signer.introductions():
+                await session.send(IssuerMessage(issuer=issuer))
+            self._gateway.authorizer.schedule(caller.name)
+            await listen(session, socket, self._said)
+        except GateError as error:  # it hung up already; there is nobody left to tell
+            session.log_refusal("channel", error)
+        finally:
+            await self._gateway.channels.remove(session)
+        return socket
+
+    async def _said(self, session: Session, message: ActivateMessage | StartedMessage | EndedMessage) -> None:
+        """What an executor reports is settled beside the channel, which must stay free for the evidence it asks for."""
+
+        async def settle() -> None:
+            authorizer = self._gateway.authorizer
+            try:
+                if isinstance(message, ActivateMessage):
+                    await authorizer.activate(session, message.artifact)
+                elif isinstance(message, StartedMessage):
+                    await authorizer.started(session, message)
+                else:
+                    await self._gateway.endings.ended(session, message)
+            except GateError as error:
+                session.log_refusal(message.type, error)
+
+        self._gateway.tasks.start(settle())
+        await asyncio.sleep(0)
+
+    async def executors(self, request: web.Request, _caller: Caller) -> web.Response:
+        """A page of executors, by id."""
+        found = executors.every(self._gateway.database.reading, after=request.query.get("after", ""), limit=limits.PAGE)
+        views = [self._executor_view(one).model_dump() for one in found]
+        return json_answer({"executors": views, "next": found[-1].id if len(found) == limits.PAGE else None})
+
+    def _executor_view(self, executor: Executor) -> ExecutorView:
+        now_ms = self._gateway.clock.now_ms()
+        trusted = executor.trusted and now_ms <= executor.proof_due
+        policy = self._gateway.rounds.policy_of(executor)
+        return ExecutorView(
+            executor=executor.id,
+            executor_class=executor.executor_class,
+            virtual=executor.virtual,
+            manufacturer=executor.manufacturer,
+            connected=self._gateway.channels.get(executor.id) is not None,
+            trusted=trusted,
+            reason=executor.verdict["reason"] if not executor.trusted else None if trusted else "attestation.overdue",
+            detail=Verdict.detail_of(executor.verdict),
+            tier=tier_name(tier(policy, trusted=trusted, virtual=executor.virtual)),
+            evidence_age_ms=max(0, now_ms - executor.proved_at),
+            next_proof_due=executor.proof_due,
+        )
