@@ -14,8 +14,36 @@ from ztrooted.results import tier
 
 
 @dataclass(frozen=True, slots=True)
+class Delegation:
+    """What an authorization may hand on: how many levels may be below it, and how many children it may have."""
+
+    depth: int = 0
+    children: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The live authorization that a child dispatch names. ``depth`` is 0 for one that has no parent itself.
+
+    ``children`` counts the children it has been asked to have before this one; ``tier`` is that of its last artifact.
+    """
+
+    authorization: str
+    orchestrator: str
+    executor: str
+    workflow: str
+    step: str
+    depth: int
+    children: int
+    tier: int
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
-    """What a dispatch decision may depend on. ``job`` is the job's encoded form; ``now_ms`` the round's instant."""
+    """What a dispatch decision may depend on. ``job`` is the job's encoded form; ``now_ms`` the round's instant.
+
+    ``vector`` is the AR4SI trust vector by claim name, underscores for dashes.
+    """
 
     orchestrator: str
     executor: str
@@ -27,10 +55,28 @@ class Facts:
     job_digest: str
     now_ms: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    vector: Mapping[str, int] = field(default_factory=dict)
+    delegation: Delegation = Delegation()
+    parent: Parent | None = None
 
 
 def policy_request(action: str, facts: Facts, entities: Entities) -> Request:
-    """The request for ``action``: dispatch or renew."""
+    """The request for ``action``: dispatch, delegate (a dispatch that names a parent) or renew."""
+    level = tier(facts.rules, trusted=facts.trusted, virtual=facts.virtual)
+    delegation, parent = facts.delegation, facts.parent
+    optional: dict[str, Any] = {}
+    if parent is not None:
+        level = min(level, parent.tier)
+        optional["parent"] = {
+            "authorization": parent.authorization,
+            "orchestrator": {"__entity": {"type": "Orchestrator", "id": parent.orchestrator}},
+            "executor": {"__entity": {"type": "Executor", "id": parent.executor}},
+            "workflow": parent.workflow,
+            "step": parent.step,
+            "depth": parent.depth,
+            "children": parent.children,
+            "tier": parent.tier,
+        }
     return Request(
         action=action,
         orchestrator=facts.orchestrator,
@@ -40,9 +86,11 @@ def policy_request(action: str, facts: Facts, entities: Entities) -> Request:
         executor_attributes={"class": facts.executor_class, "virtual": facts.virtual},
         context={
             "trusted": facts.trusted,
-            "tier": tier(facts.rules, trusted=facts.trusted, virtual=facts.virtual),
+            "tier": level,
             "virtual": facts.virtual,
             **{name: facts.job[name] for name in ("workflow", "run", "step", "attempt")},
             "job": facts.job_digest,
+            "delegation": {"depth": delegation.depth, "children": delegation.children},
+            **optional,
         },
     )

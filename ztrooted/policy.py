@@ -21,7 +21,7 @@ entity Group;
 entity Pool;
 entity Orchestrator in [Group];
 entity Executor in [Pool] = { class: String, virtual: Bool };
-action dispatch, renew appliesTo {
+action dispatch, delegate, renew appliesTo {
   principal: [Orchestrator],
   resource: [Executor],
   context: {
@@ -33,6 +33,17 @@ action dispatch, renew appliesTo {
     step: String,
     attempt: Long,
     job: String,
+    delegation: { depth: Long, children: Long },
+    parent?: {
+      authorization: String,
+      orchestrator: Orchestrator,
+      executor: Executor,
+      workflow: String,
+      step: String,
+      depth: Long,
+      children: Long,
+      tier: Long,
+    },
   },
 };
 """

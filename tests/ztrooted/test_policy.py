@@ -22,6 +22,7 @@ CONTEXT = {
     "step": "build",
     "attempt": 1,
     "job": "ab" * 32,
+    "delegation": {"depth": 0, "children": 0},
 }
 ATTRIBUTES = {"class": "default", "virtual": False}
 
