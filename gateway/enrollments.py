@@ -253,11 +253,10 @@ class Enrollments:
         if before is not None and before.ak_public != pending.request.ak_public:
             superseded = {"executor": pending.executor, "ak": parse_public(before.ak_public).name.hex()}
             tx.append(Record("executor.superseded", done.now_ms, superseded))
-        revoked = []
+        revoked: list[Authorization] = []
         for authorization in authorizations.unfinished(tx.connection, pending.executor):
             detail = "the executor enrolled anew, so what it ran under its earlier session is gone"
-            ended = authorizations.revoke(tx, authorization, done.now_ms, GateReason.EXECUTION_AGENT_LOST, detail)
-            revoked += [ended] if ended is not None else []
+            revoked += authorizations.revoke(tx, authorization, done.now_ms, GateReason.EXECUTION_AGENT_LOST, detail)
         Rounds.keep(tx, done)
         request = pending.request
         certificates = [request.ek_certificate] if request.ek_certificate is not None else []

@@ -197,7 +197,7 @@ class Rounds:
         return quote.evidence(log)
 
     def settle(self, tx: Transaction, done: Round) -> list[Authorization]:
-        """Record a round inside ``tx``; returns the authorizations that it revoked.
+        """Record a round inside ``tx``; returns the authorizations that it revoked, descendants elsewhere included.
 
         The caller adds the records of success for the authorizations that the round was about.
         """
@@ -214,18 +214,16 @@ class Rounds:
             tx.append(Record("executor.trust_changed", done.now_ms, done.body()))
         if done.trusted:
             return []
-        revoked = []
-        for authorization in authorizations.unfinished(tx.connection, done.executor.id):
-            if not authorization.live:
+        revoked: list[Authorization] = []
+        for found in authorizations.unfinished(tx.connection, done.executor.id):
+            authorization = authorizations.get(tx.connection, found.id)
+            if not authorization.live:  # or not any more, since its parent was on this executor too
                 continue
             self.keep(tx, done)
             kind = "attestation.overdue" if verdict.reason in _SILENCE else "attestation.failed"
             noted, _ = authorizations.note(tx, authorization, kind, done.now_ms, done.body())
-            ended = authorizations.revoke(
-                tx, noted, done.now_ms, verdict.reason or GateReason.ATTESTATION_DRIFT, verdict.detail
-            )
-            if ended is not None:
-                revoked.append(ended)
+            reason = verdict.reason or GateReason.ATTESTATION_DRIFT
+            revoked += authorizations.revoke(tx, noted, done.now_ms, reason, verdict.detail)
         return revoked
 
     @staticmethod

@@ -20,6 +20,7 @@ from ztrooted import artifact, jose
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.audit_rounds import Round, approval, check_evidence_name, class_rules, mismatch
 from ztrooted.bundle import ProvenRecord
+from ztrooted.delegation import Delegation, ends_ms
 from ztrooted.dispatch_context import Facts, policy_request
 from ztrooted.enrollment import transcript
 from ztrooted.entities import Entities
@@ -144,7 +145,7 @@ def _activated_before(proof: "Proof", index: int, which: str, digest: str) -> No
         raise mismatch(f"the {which} policy {digest} had not been activated when record {index} was written")
 
 
-# 11. Evaluating the dispatch policy again gives the recorded decisions, and they were followed.
+# 12. Evaluating the dispatch policy again gives the recorded decisions, and they were followed.
 def check_decisions(proof: "Proof") -> None:
     """The request is made again from what was verified, so the policy was asked about this job and this verdict."""
     story = proof.story()
@@ -179,6 +180,7 @@ def check_decisions(proof: "Proof") -> None:
 def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
     """The question to the dispatch policy that follows from what was verified, and from nothing else."""
     asked = proof.story()[0].record.body
+    chain = proof.chain
     facts = Facts(
         orchestrator=asked["orchestrator"],
         executor=asked["executor"],
@@ -189,8 +191,11 @@ def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
         job=asked["job"],
         job_digest=asked["job_digest"],
         now_ms=one.now_ms,
+        delegation=Delegation.model_validate(asked["delegation"]).facts(),
+        parent=None if chain is None else chain.parent_at(one.index).facts(chain.place),
     )
-    return policy_request("dispatch" if one.kind == "policy.evaluated" else "renew", facts, entities)
+    first = "dispatch" if chain is None else "delegate"
+    return policy_request(first if one.kind == "policy.evaluated" else "renew", facts, entities)
 
 
 def decisions(proof: "Proof") -> Iterator[tuple[int, dict[str, Any]]]:
@@ -200,7 +205,7 @@ def decisions(proof: "Proof") -> Iterator[tuple[int, dict[str, Any]]]:
             yield one.index, one.record.body
 
 
-# 12. The artifacts are those that were recorded, signed by keys that the log key introduced, in one chain.
+# 13. The artifacts are those that were recorded, signed by keys that the log key introduced, in one chain.
 def check_artifacts(proof: "Proof") -> None:
     """One artifact for each record that issued one, and no other; each says what follows from the round before it."""
     anchors = proof.anchors
@@ -247,7 +252,7 @@ def _check_claims(proof: "Proof", one: ProvenRecord, claims: ArtifactClaims) -> 
     if place != {"origin": head.origin, "index": one.index, "size": one.index + 1, "root": root.hex()}:
         raise mismatch(f"the artifact of record {one.index} names another place in the lineage, or another lineage")
     basis = _basis(proof, one.index)
-    expected = _expected_claims(proof, basis)
+    expected = _expected_claims(proof, one.index, basis)
     if {name: stated[name] for name in stated if name not in {"exp", "ren"}} != expected:
         differing = sorted(name for name in expected if stated.get(name) != expected[name])
         raise mismatch(f"the artifact of record {one.index} says what was not verified: {', '.join(differing)}")
@@ -260,10 +265,17 @@ def _latest_end(proof: "Proof", index: int, basis: Round) -> int:
     began_ms = [
         one.record.at for one in proof.story() if one.record.type == "authorization.activated" and one.index < index
     ]
-    max_runtime_s: int = proof.story()[0].record.body["max_runtime_s"]
-    last_ms = (began_ms or [basis.now_ms])[0] + max_runtime_s * 1000
+    last_ms = (began_ms or [basis.now_ms])[0] + _max_runtime_s(proof) * 1000
+    if proof.chain is not None:
+        last_ms = min(last_ms, ends_ms(proof.chain.parent_at(index), basis.now_ms))
     end_ms = basis.now_ms + round(class_rules(proof, basis).lease_s * 1000)
     return min(end_ms // 1000, -(-last_ms // 1000))
+
+
+def _max_runtime_s(proof: "Proof") -> int:
+    """What was asked for, or what the parent had left where nothing was."""
+    asked: int = proof.story()[0].record.body["max_runtime_s"]
+    return asked if proof.chain is None else proof.chain.max_runtime_s
 
 
 def _basis(proof: "Proof", index: int) -> Round:
@@ -274,12 +286,16 @@ def _basis(proof: "Proof", index: int) -> Round:
     return basis[-1]
 
 
-def _expected_claims(proof: "Proof", basis: Round) -> dict[str, Any]:
-    """Everything in an artifact that follows from the intent, the enrollment, and the round it rests on."""
+def _expected_claims(proof: "Proof", index: int, basis: Round) -> dict[str, Any]:
+    """Everything in an artifact that follows from intent, enrollment, parent, and the round it rests on."""
     asked, enrolled = proof.story()[0].record.body, proof.at(basis.enrollment).body
     job = asked["job"]
-    decided = [body for index, body in decisions(proof) if index <= basis.index][-1]
+    decided = [body for at, body in decisions(proof) if at <= basis.index][-1]
     level = tier(class_rules(proof, basis), trusted=True, virtual=enrolled["virtual"])
+    parent = {}
+    if proof.chain is not None:
+        level = min(level, proof.chain.parent_at(index).tier)
+        parent = {"par": asked["parent"]}
     return {
         "iss": proof.anchors.issuer,
         "aud": proof.anchors.audience,
@@ -291,7 +307,7 @@ def _expected_claims(proof: "Proof", basis: Round) -> dict[str, Any]:
         "ak": enrolled["ak"],
         "job": asked["job_digest"],
         "act": {"workflow": job["workflow"], "run": job["run"], "step": job["step"]},
-        "lim": {"max_runtime_s": asked["max_runtime_s"]},
+        "lim": {"max_runtime_s": _max_runtime_s(proof)},
         "pol": {
             "appraisal": basis.body["appraisal_policy"],
             "dispatch": decided["dispatch_policy"],
@@ -299,6 +315,7 @@ def _expected_claims(proof: "Proof", basis: Round) -> dict[str, Any]:
         },
         "ev": basis.body["evidence"],
         "tier": tier_name(level),
+        **parent,
     }
 
 

@@ -99,6 +99,11 @@ class GatewayClient:
         """Where one authorization stands."""
         return await self._call("GET", f"/v1/authorizations/{authorization}", AuthorizationView)
 
+    async def children(self, authorization: str) -> list[AuthorizationView]:
+        """What was authorized under one authorization, in order."""
+        answer = json.loads(await self._bytes("GET", f"/v1/authorizations/{authorization}/children"))
+        return [AuthorizationView.model_validate(one) for one in answer["authorizations"]]
+
     async def events(self, start: int = 0) -> AsyncIterator[FeedEvent]:
         """The feed from record ``start`` on, for ever; ends when the gateway hangs up."""
         timeout = aiohttp.ClientTimeout(total=None, sock_read=60)

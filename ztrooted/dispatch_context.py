@@ -25,7 +25,7 @@ class Delegation:
 class Parent:
     """The live authorization that a child dispatch names. ``depth`` is 0 for one that has no parent itself.
 
-    ``children`` counts the children it has been asked to have before this one; ``tier`` is that of its last artifact.
+    ``children`` counts the children it had been given before this one; ``tier`` is that of its last artifact.
     """
 
     authorization: str

@@ -8,6 +8,10 @@ JSON_DEPTH = 32  # our deepest message nests seven levels
 STRING = 4096  # any string no other rule bounds
 ARGV_ITEMS = 256  # a command line longer than this belongs into a script that the job names by digest
 FILES_ITEMS = 256  # files that a job names by digest; more belong into an image
+DELEGATION_DEPTH = 8  # levels below one authorization; workflows nest three or four
+DELEGATION_CHILDREN = 256  # of one authorization in its whole life; each is a record in its story
+DELEGATION_NAMES = 256  # steps or executors that a delegation lists
+LIVE_DESCENDANTS = 1024  # they are revoked in one transaction, for which everybody else waits
 MAX_RUNTIME_S = 7 * 86400  # a job that runs longer asks again: what was decided a week ago is not believed
 
 # --- evidence ----------------------------------------------------------------------------------------------------

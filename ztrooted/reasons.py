@@ -137,6 +137,14 @@ class GateReason(StrEnum):
 
     OPERATOR_REVOKED = "operator.revoked"
 
+    PARENT_CHILDREN = "parent.children"
+    PARENT_DELEGATION = "parent.delegation"
+    PARENT_DEPTH = "parent.depth"
+    PARENT_ENDED = "parent.ended"
+    PARENT_LIFETIME = "parent.lifetime"
+    PARENT_SCOPE = "parent.scope"
+    PARENT_UNKNOWN = "parent.unknown"
+
     POLICY_DENIED = "policy.denied"
     POLICY_EMPTY = "policy.empty"
     POLICY_ERROR = "policy.error"

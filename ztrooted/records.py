@@ -25,6 +25,7 @@ TYPES = frozenset(
         "attestation.overdue",
         "attestation.passed",
         "authorization.activated",
+        "authorization.delegated",
         "authorization.denied",
         "authorization.issued",
         "authorization.renewed",

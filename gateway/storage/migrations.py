@@ -75,15 +75,32 @@ def m0001_initial(db: SqliteUtils) -> None:
             "reason": str,
             "last_seq": int,
             "last_leaf": bytes,
+            "parent": str,
+            "place": int,
+            "depth": int,
+            "delegation": str,
+            "tier": int,
         },
         pk="id",
-        not_null={"executor", "orchestrator", "state", "job", "job_digest", "requested_at", "renewals"},
+        not_null={
+            "executor",
+            "orchestrator",
+            "state",
+            "job",
+            "job_digest",
+            "requested_at",
+            "renewals",
+            "depth",
+            "delegation",
+        },
         strict=True,
     )
     db.execute(
         "CREATE INDEX authorizations_live ON authorizations(executor)"
         " WHERE state IN ('authorized', 'activated', 'running', 'revoked')"
     )
+    # Each child has its own place among those of its parent; a denied one has none.
+    db.execute("CREATE UNIQUE INDEX authorizations_by_parent ON authorizations(parent, place) WHERE parent IS NOT NULL")
     db.table("artifacts").create(
         {"authorization": str, "n": int, "digest": str}, pk=("authorization", "n"), not_null={"digest"}, strict=True
     )

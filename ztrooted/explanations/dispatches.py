@@ -188,6 +188,41 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             "An operator revoked the authorization.",
             "Ask the operator why, before asking for a new one.",
         ),
+        GateReason.PARENT_CHILDREN: Explanation(
+            403,
+            "The parent authorization has been given as many children as it may have.",
+            "Ask for more children when the parent is authorized, or dispatch without a parent.",
+        ),
+        GateReason.PARENT_DELEGATION: Explanation(
+            403,
+            "The child asks to hand on more than its parent may.",
+            "Ask for fewer levels and children, and name only steps and executors of the parent's delegation.",
+        ),
+        GateReason.PARENT_DEPTH: Explanation(
+            403,
+            "The parent authorization may have no level below it.",
+            "Ask for a delegation when the parent is authorized, or name an authorization further up.",
+        ),
+        GateReason.PARENT_ENDED: Explanation(
+            409,
+            "The parent authorization is not live any more, and a child does not outlive its parent.",
+            "Authorize the parent again, then ask for its children.",
+        ),
+        GateReason.PARENT_LIFETIME: Explanation(
+            403,
+            "The child would run longer than its parent, and everything above it, may.",
+            "Ask for no more time than is named, or leave the maximum runtime out.",
+        ),
+        GateReason.PARENT_SCOPE: Explanation(
+            403,
+            "The child's workflow, run, step or executor is outside of what its parent may hand on to.",
+            "Keep to the parent's run and its delegation, or dispatch without a parent.",
+        ),
+        GateReason.PARENT_UNKNOWN: Explanation(
+            404,
+            "There is no such parent authorization, or you may not delegate under it.",
+            "Check the parent's id, and whether the dispatch policy permits you to delegate under it.",
+        ),
         GateReason.POLICY_DENIED: Explanation(
             403,
             "The dispatch policy does not permit this dispatch.",
