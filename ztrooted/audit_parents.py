@@ -5,7 +5,6 @@ of the lineage in one unbroken course each; whether a parent itself should have 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -186,7 +185,7 @@ def _check_link(child: Course, upwards: tuple[Course, ...]) -> tuple[int, int]:
         if one.record.type in GRANTS:
             _check_live(granted(upwards, one.index), one)
     _check_place(child, parent, evaluated.index, then.children)
-    _check_end(child, parent, upwards)
+    _check_end(child, upwards)
     return then.children, max_runtime_s
 
 
@@ -227,20 +226,15 @@ def _check_place(child: Course, parent: Course, evaluated: int, place: int) -> N
             raise mismatch(f"record {one.index} gives {child.authorization} another place than it was asked about")
 
 
-def _check_end(child: Course, parent: Course, upwards: tuple[Course, ...]) -> None:
-    """What ends takes its children along, and says so nowhere else."""
-    ended = parent.ended_at()
-    later = [one for one in child.story if ended is not None and one.index > ended]
+def _check_end(child: Course, upwards: tuple[Course, ...]) -> None:
+    """What ends takes everything below along at once, and is blamed for nothing while it is live."""
+    ends = [ended for course in upwards if (ended := course.ended_at()) is not None]
+    later = [one for one in child.story if ends and one.index > min(ends)]
     if later and child.before(later[0].index).state in LIVE:
         body = later[0].record.body
         if later[0].record.type != "authorization.revoked" or body["reason"] != GateReason.PARENT_ENDED:
-            raise lifecycle(f"record {later[0].index} goes on although the parent {parent.authorization} had ended")
-    for one in _revocations(child):
-        if granted(upwards, one.index).live_at(one.record.at):
+            raise lifecycle(f"record {later[0].index} goes on although something above had ended in record {min(ends)}")
+    blaming = [one for one in child.story if one.record.body.get("reason") == GateReason.PARENT_ENDED]
+    for one in blaming:
+        if all(above.live_at(one.record.at) for above in granted(upwards, one.index).chain()):
             raise mismatch(f"record {one.index} blames a parent that was live")
-
-
-def _revocations(child: Course) -> Iterable[ProvenRecord]:
-    for one in child.story:
-        if one.record.type == "authorization.revoked" and one.record.body["reason"] == GateReason.PARENT_ENDED:
-            yield one

@@ -3,7 +3,7 @@
 Nothing here knows a database or a bundle: the gateway asks ``narrow`` before it issues, and an auditor asks it again with
 what the parent's records say. A child is refused unless, in this order:
 
-1. its parent is live, its lease included: ``parent.ended``;
+1. its parent and everything above are live, their leases included: ``parent.ended``;
 2. it is of the same workflow and run, its step and executor are among those the parent may hand on to: ``parent.scope``;
 3. the parent has a level below it left: ``parent.depth``;
 4. the parent has a child left: ``parent.children``;
@@ -122,10 +122,14 @@ def ends_ms(parent: Granted, now_ms: int) -> int:
 
 
 def require_live(parent: Granted, now_ms: int) -> None:
-    """GateError ``parent.ended`` unless the parent is live now."""
-    if not parent.live_at(now_ms):
-        how = parent.state.value if parent.state not in LIVE else "past the end of its lease"
-        raise GateError(GateReason.PARENT_ENDED, f"the parent {parent.authorization} is {how}")
+    """GateError ``parent.ended`` unless the parent and everything above it are live now.
+
+    What is above may be past the end of its lease for a moment before that is recorded.
+    """
+    for one in parent.chain():
+        if not one.live_at(now_ms):
+            how = one.state.value if one.state not in LIVE else "past the end of its lease"
+            raise GateError(GateReason.PARENT_ENDED, f"the parent {one.authorization} is {how}")
 
 
 def narrow(parent: Granted, wanted: Wanted, now_ms: int) -> int:

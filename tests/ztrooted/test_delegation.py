@@ -63,6 +63,11 @@ def test_a_parent_without_a_lease_is_not_live(lease: int | None) -> None:
     assert refusal(replace(PARENT, lease_expires=NOW)) is None
 
 
+def test_everything_above_has_to_be_live() -> None:
+    for above in (replace(PARENT, state=State.REVOKED), replace(PARENT, lease_expires=NOW - 1)):
+        assert refusal(replace(PARENT, authorization="below", above=above)) is GateReason.PARENT_ENDED
+
+
 @pytest.mark.parametrize(
     "change", [{"workflow": "v"}, {"run": "2"}, {"step": "deploy"}, {"step": "all"}, {"executor": C}]
 )
