@@ -38,10 +38,9 @@ class Moment:
 
 
 class Course:
-    """One authorization's story, followed once, so that every moment of it can be looked up."""
+    """One authorization's story from its intent on, followed once, so that every moment of it can be looked up."""
 
     def __init__(self, authorization: str, story: list[ProvenRecord], depth: int) -> None:
-        check_intent(authorization, story)
         self.authorization = authorization
         self.story = story
         self.depth = depth
@@ -170,6 +169,7 @@ def _names_above(own: str, stories: dict[str, list[ProvenRecord]]) -> list[str]:
             raise ProofError(GateReason.BUNDLE_INCOMPLETE, f"the records of the parent {parent} are not in the bundle")
         if parent in {own, *found} or len(found) >= limits.DELEGATION_DEPTH:
             raise lifecycle(f"too many are above the authorization {own}")
+        check_intent(parent, stories[parent])
         found.append(parent)
         parent = stories[parent][0].record.body["parent"]
     return found

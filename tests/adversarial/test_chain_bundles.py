@@ -15,6 +15,7 @@ from ztrooted import canonical
 from ztrooted.bundle import parse_bundle
 from ztrooted.delegation import Delegation
 from ztrooted.models import Grant
+from ztrooted.reasons import GateReason
 
 Lie = Callable[[Forger], Any]
 GRANTS = ("authorization.issued", "authorization.renewed")
@@ -245,6 +246,11 @@ def a_sibling_behind_the_question(forger: ChainForger) -> None:
     forger.insert_before(told, other)
 
 
+def a_sibling_in_a_taken_place(forger: ChainForger) -> None:
+    told = forger.told(forger.middle)
+    forger.insert_after(told, {**copy.deepcopy(told), "was": -1, "body": {"child": "e" * 32, "place": 0}})
+
+
 def told_too_late(forger: ChainForger) -> None:
     told = forger.told(forger.middle)
     forger.remove(told)
@@ -319,6 +325,7 @@ LIES: dict[str, tuple[Callable[[ChainForger], Any], tuple[str, ...]]] = {
     "another place": (another_place, ("parents",)),
     "a sibling before": (a_sibling_before, ("decisions",)),
     "a sibling behind the question": (a_sibling_behind_the_question, ("parents",)),
+    "a sibling in a taken place": (a_sibling_in_a_taken_place, ("parents",)),
     "told too late": (told_too_late, ("parents",)),
     "told twice": (told_twice, ("parents",)),
     "told of another": (told_of_another, ("parents",)),
@@ -336,7 +343,10 @@ async def test_O9_a_gateway_that_lies_about_a_chain_is_found_out(
     names = (grants[0].authorization, grants[1].authorization, grants[2].authorization)
     forger = ChainForger(await export(gate, grants[2]), gate, names)
     tell(forger)
-    refused_by(await forger.verify(), *checks)
+    report = await forger.verify()
+    refused_by(report, *checks)
+    assert report.failed is not None
+    assert report.failed.reason is not GateReason.LINEAGE_RECORD_MALFORMED, "found out, and not only stumbled over"
 
 
 async def test_the_bench_itself_is_not_what_is_found(

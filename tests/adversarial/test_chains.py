@@ -11,6 +11,7 @@ import pytest
 from tests.adversarial.test_bundle import export
 from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import GatewayInProcess
+from ztrooted import limits
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.bundle import parse_bundle
 from ztrooted.client import Refused
@@ -234,6 +235,38 @@ async def test_P1_two_children_race_for_the_last_place(
             )
 
 
+async def test_a_child_has_no_higher_tier_than_its_parent(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    """Both machines are virtual here, hence of one tier; so the parent's last artifact is told to have had a lower one."""
+    root = await running(channel, await executor.authorize(job("root"), delegation=WIDE))
+    assert claims(root).tier == "A2"
+    lower = "UPDATE authorizations SET tier = 1 WHERE id = ?"
+    await gate.gateway.database.write(lambda tx: tx.execute(lower, (root.authorization,)))
+    child = await running(channel, await child_of(executor, root, delegation=NARROW))
+    leaf = await child_of(executor, child, "leaf")
+    assert [claims(one).tier for one in (child, leaf)] == ["A1", "A1"]
+    context = gate.records("policy.evaluated")[-1]["body"]["request"]["context"]
+    assert (context["tier"], context["parent"]["tier"]) == (1, 1)
+
+
+async def test_N_no_more_live_descendants_than_one_transaction_ends(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LIVE_DESCENDANTS", 2)
+    root = await executor.authorize(job("root"), delegation=WIDE)
+    child = await child_of(executor, root, delegation=NARROW)
+    leaf = await child_of(executor, child, "leaf")
+    before = len(story(gate, root.authorization))
+    with pytest.raises(Refused) as refusal:
+        await child_of(executor, root, "second")
+    assert refusal.value.reason == "parent.children"
+    assert len(story(gate, root.authorization)) == before
+    async with await gate.client("operator") as operator:
+        await operator.revoke(leaf.authorization)
+    await child_of(executor, root, "second")
+
+
 # --- strangers ---------------------------------------------------------------------------------------------------
 async def test_a_stranger_can_not_tell_whether_a_parent_exists(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
@@ -346,6 +379,21 @@ async def test_no_child_outlives_its_parent(
             assert other.state(one.authorization) == "revoked"
             await beside.ended(one, "killed", exit_status=None, signal=9)
             assert (await verifies(gate, one))["reason"] == "parent.ended"
+
+
+async def test_the_feed_tells_each_orchestrator_of_its_own_children(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    root = await executor.authorize(job("root"), delegation=WIDE)
+    helped = await child_of(executor, root, name="helper")
+    async with await gate.client("operator") as operator:
+        await operator.revoke(root.authorization)
+    async with asyncio.timeout(10), await gate.client("orchestrator", "helper") as helper:
+        async for event in helper.events():
+            assert event.record.authorization == helped.authorization
+            if event.type == "authorization.revoked":
+                assert event.record.body["reason"] == "parent.ended"
+                break
 
 
 async def test_a_machine_that_drifts_takes_its_own_chain_along_once(

@@ -206,7 +206,7 @@ async def test_M4_nobody_speaks_for_another(
     assert executor.state(grant.authorization) == "running"
     # One orchestrator neither sees nor ends what another one has.
     stranger = await gate.token("orchestrator", "stranger")
-    for path in ("", "/bundle"):
+    for path in ("", "/bundle", "/children"):
         answer = await gate.call("GET", f"/v1/authorizations/{name}{path}", token=stranger)
         assert (answer.status, answer.code) == (404, "artifact.unknown")
     listed = await gate.call("GET", "/v1/authorizations", token=stranger)
