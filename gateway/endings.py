@@ -3,6 +3,8 @@
 A lease that is not renewed ends by itself, on both sides; whatever else happens, nobody has to act for that.
 """
 
+import asyncio
+
 import structlog
 
 from gateway.channel import Channels, Session
@@ -138,13 +140,22 @@ class Endings:
         self._deadlines.clear(("lease", authorization))
 
     async def announce(self, revoked: list[Authorization]) -> None:
-        """Tell executors to stop. The event feed tells everybody else, from the records."""
+        """Tell executors to stop. The event feed tells everybody else, from the records.
+
+        Each executor by itself: one that takes no messages must not keep the others from hearing it.
+        """
+        told: dict[str, list[RefusedMessage]] = {}
         for authorization in revoked:
             self._watch_fence(authorization)
             reason = authorization.reason or str(GateReason.ATTESTATION_DRIFT)
             log.warning("revoked", authorization=authorization.id, executor=authorization.executor, code=reason)
             refusal = RefusedMessage(authorization=authorization.id, reason=reason, detail="authorization revoked")
-            await self._channels.tell(authorization.executor, refusal)
+            told.setdefault(authorization.executor, []).append(refusal)
+        await asyncio.gather(*(self._tell(executor, refusals) for executor, refusals in told.items()))
+
+    async def _tell(self, executor: str, refusals: list[RefusedMessage]) -> None:
+        for refusal in refusals:
+            await self._channels.tell(executor, refusal)
 
 
 def _reason_of(message: EndedMessage) -> Reason:

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
+from gateway.channel import Session
 from tests.adversarial.test_bundle import export
-from tests.support.executor import Channel, ScriptedExecutor, job
+from tests.support.executor import Channel, Reply, ScriptedExecutor, job
 from tests.support.gateway_in_process import GatewayInProcess
 from ztrooted import limits
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.bundle import parse_bundle
 from ztrooted.client import Refused
 from ztrooted.delegation import Delegation
-from ztrooted.models import Grant, RefusedMessage
+from ztrooted.evidence import Evidence
+from ztrooted.models import ChallengeMessage, EvidenceMessage, Grant, Model, RefusedMessage
 from ztrooted.verify import verify_bundle
 
 POLICY = """
@@ -407,6 +409,64 @@ async def test_a_machine_that_drifts_takes_its_own_chain_along_once(
         assert [record["type"] for record in story(gate, one.authorization)].count("authorization.revoked") == 1
         await channel.ended(one, "killed", exit_status=None, signal=9)
         await verifies(gate, one)
+
+
+async def test_P1_a_parent_that_ends_while_its_child_is_decided(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    """The parent was live when it was asked; what counts is the transaction that would issue."""
+    root = await executor.authorize(job("root"), delegation=WIDE)
+    go_on = asyncio.Event()
+
+    async def late(challenge: ChallengeMessage, collect: Callable[[], Evidence]) -> Reply:
+        await go_on.wait()
+        reply = channel.honestly(challenge, collect)
+        assert isinstance(reply, EvidenceMessage)
+        return reply
+
+    channel.answer = late
+    before = len(channel.challenges)
+    asking = asyncio.create_task(child_of(executor, root))
+    while len(channel.challenges) == before:  # noqa: ASYNC110 -- nothing tells
+        await asyncio.sleep(0.005)
+    async with await gate.client("operator") as operator:
+        await operator.revoke(root.authorization)
+    go_on.set()
+    with pytest.raises(Refused) as refusal:
+        await asking
+    assert refusal.value.reason == "parent.ended"
+    assert [one["type"] for one in story(gate, root.authorization)][-1] == "authorization.revoked"
+
+
+async def test_K9_an_executor_that_takes_no_message_does_not_keep_the_news_from_others(
+    gate: GatewayInProcess,
+    executor: ScriptedExecutor,
+    channel: Channel,
+    executors: Callable[[], ScriptedExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = executors()
+    await other.enroll()
+    async with other.connect() as beside:
+        await beside.renew()
+        root = await running(channel, await executor.authorize(job("root"), delegation=WIDE))
+        child = await running(beside, await child_of(other, root))
+        stuck = gate.gateway.channels.get(executor.id)
+        assert stuck is not None
+        released, send = asyncio.Event(), Session.send
+
+        async def clogged(session: Session, message: Model) -> None:
+            if session is stuck:
+                await released.wait()
+            await send(session, message)
+
+        monkeypatch.setattr(Session, "send", clogged)
+        async with await gate.client("operator") as operator:
+            revoking = asyncio.create_task(operator.revoke(root.authorization))
+            assert (await beside.next(RefusedMessage)).authorization == child.authorization
+            assert not revoking.done()
+            released.set()
+            await revoking
 
 
 async def test_a_child_is_not_renewed_once_its_parents_lease_is_over(
