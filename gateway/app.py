@@ -177,10 +177,15 @@ class Gateway:
         if failing:
             raise GateError(GateReason(failing[0]), "the gateway can't authorize correctly at the moment")
 
+    def prove_soon(self, executor: str) -> None:
+        """Ask an executor for proof now, if it is connected."""
+        if self.channels.get(executor) is not None:
+            self.deadlines.set(("prove", executor), 0.0, partial(self.authorizer.prove_again, executor))
+
     def prove_all(self) -> None:
         """Ask every connected executor for proof now, for instance because the reference values changed."""
         for executor in self.channels.executors():
-            self.deadlines.set(("prove", executor), 0.0, partial(self.authorizer.prove_again, executor))
+            self.prove_soon(executor)
 
     def _fail(self) -> None:
         self.failed = True

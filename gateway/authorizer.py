@@ -25,9 +25,10 @@ from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted import artifact
+from ztrooted.appraisal_policy import NO_RULES
 from ztrooted.clock import WatchedClock
 from ztrooted.delegation import MAX_RUNTIME_S
-from ztrooted.errors import GateError
+from ztrooted.errors import GateError, PolicyError
 from ztrooted.evidence import Purpose, live_set_digest
 from ztrooted.lifecycle import State
 from ztrooted.models import (
@@ -257,7 +258,10 @@ class Authorizer:
     def schedule(self, executor: str) -> None:
         """Set the time of the next round with a connected executor."""
         live = self._activated(executor)
-        policy = self._rounds.policy_of(self._rounds.executor(executor))
+        try:
+            policy = self._rounds.policy_of(self._rounds.executor(executor))
+        except PolicyError:  # no class is for it; it is asked again, since labels and policies change
+            policy = NO_RULES
         interval = policy.interval_s if live else policy.idle_interval_s
         self._deadlines.set(("prove", executor), interval, lambda: self.prove_again(executor))
 

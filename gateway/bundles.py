@@ -44,6 +44,7 @@ class Bundles:
         enrollments = sorted({index for record in own for index in _enrollments(record.body)})
         context = [_at(connection, index) for index in enrollments]
         context += _context(connection, story)
+        context += _labels(connection, own[0].body["executor"], story[-1][0])
         # What is above is told by its records alone: what those rest on is in the bundle of their own authorization.
         above = [record for name in _above(connection, own) for record in _story(connection, name, story[-1][0])]
         read = cache(lineage.Reader(connection).read)  # neighbours share most of their way to the root
@@ -99,9 +100,17 @@ def _context(connection: sqlite3.Connection, story: list[tuple[int, bytes]]) -> 
         if record.type == "gateway.started":
             found.setdefault(record.type, (seq, bytes(data)))  # its keys are the same at every start
         for subject in _subjects(record):
-            if seq < first_use.get(subject, 0):
+            if record.type == "baseline.approved" and subject in first_use:
+                found[f"{subject} {seq}"] = seq, bytes(data)  # each approval has its own end
+            elif seq < first_use.get(subject, 0):
                 found[subject] = seq, bytes(data)
     return list(found.values())
+
+
+def _labels(connection: sqlite3.Connection, executor: str, before: int) -> list[tuple[int, bytes]]:
+    """What operators labelled the executor with, each time."""
+    rows = connection.execute("SELECT seq, bytes FROM records WHERE type = 'executor.labelled' AND seq < ?", (before,))
+    return [(int(seq), bytes(data)) for seq, data in rows if parse_record(bytes(data)).body["executor"] == executor]
 
 
 def _subjects(record: Record) -> list[str]:

@@ -23,6 +23,7 @@ def facts(authorization: Authorization, done: Round, parent: Parent | None = Non
         job=authorization.job.model_dump(),
         job_digest=authorization.job_digest,
         now_ms=done.now_ms,
+        labels=done.labels,
         delegation=authorization.delegation.facts(),
         parent=parent,
     )

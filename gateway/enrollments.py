@@ -46,7 +46,6 @@ from ztrooted.records import Record
 
 log = structlog.get_logger()
 
-DEFAULT_CLASS = "default"
 SECRET = 32
 
 
@@ -133,14 +132,16 @@ class Enrollments:
             nonce=nonce,
             ends=self._clock.monotonic() + limits.ENROLLMENT_LIFE_S,
         )
-        policy = self._rounds.class_policy(DEFAULT_CLASS)
+        policy = self._rounds.policy()
+        subject = self._rounds.subject(pending.executor, virtual=ek.virtual, manufacturer=ek.manufacturer)
+        rules = policy.for_class(policy.class_of(subject))
         challenge = EnrollmentChallenge(
             enrollment=pending.id,
             executor=pending.executor,
             credential=credential.id_object,
             encrypted_secret=credential.encrypted_secret,
             nonce=nonce.hex(),
-            selection=policy.selection.as_dict(),
+            selection=rules.selection.as_dict(),
         )
         return pending, challenge
 
@@ -200,17 +201,20 @@ class Enrollments:
         if request.quote.event_log is None or sha256(request.quote.event_log) != request.quote.event_log_digest:
             raise GateError(EvidenceReason.EVIDENCE_MISSING, "an enrollment needs the whole event log, with its digest")
         evidence = request.quote.evidence(request.quote.event_log)
-        policy = self._rounds.class_policy(DEFAULT_CLASS)
-        reference = self._references.current(DEFAULT_CLASS)
+        policy, ek = self._rounds.policy(), pending.ek
+        subject = self._rounds.subject(pending.executor, virtual=ek.virtual, manufacturer=ek.manufacturer)
+        executor_class = policy.class_of(subject)
+        rules, reference = policy.for_class(executor_class), self._references.current(executor_class)
         now_ms = self._clock.now_ms()
         bindings = (pending.request.session_key,)
         question = Question(
             key=pending.ak,
             qualifying_data=qualifying_data(Purpose.ENROLL, pending.nonce, *bindings),
-            policy=policy,
+            policy=rules,
             reference=reference,
             previous=Progress(),
             now_ms=now_ms,
+            virtual=ek.virtual,
         )
         appraisal = appraise(evidence, question)
         progress = Progress()
@@ -218,7 +222,7 @@ class Enrollments:
             progress = appraisal.progress if appraisal.verdict.trusted else Progress(appraisal.progress.clock)
         executor = Executor(
             id=pending.executor,
-            executor_class=DEFAULT_CLASS,
+            executor_class=executor_class,
             virtual=pending.ek.virtual,
             manufacturer=pending.ek.manufacturer,
             ak_public=pending.request.ak_public,
@@ -243,8 +247,9 @@ class Enrollments:
             appraisal=appraisal,
             now_ms=now_ms,
             baseline=None if reference is None else reference.digest,
-            policy=policy,
-            policy_digest=self._rounds.policy_digest(),
+            policy=rules,
+            policy_digest=policy.digest,
+            labels=subject.labels,
         )
 
     def _admit(self, tx: Transaction, pending: Pending, done: Round) -> tuple[Executor, list[Authorization]]:

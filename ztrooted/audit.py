@@ -18,7 +18,7 @@ from tpm.public import EK, parse_public
 from tpm.templates import policy_pcr
 from ztrooted import artifact, jose
 from ztrooted.artifact import ArtifactClaims
-from ztrooted.audit_rounds import Round, approval, check_evidence_name, class_rules, mismatch
+from ztrooted.audit_rounds import Round, approval, check_class, check_evidence_name, class_rules, mismatch
 from ztrooted.bundle import ProvenRecord
 from ztrooted.delegation import Delegation, ends_ms
 from ztrooted.dispatch_context import Facts, policy_request
@@ -76,8 +76,8 @@ def check_executor(proof: "Proof") -> None:
         _check_keys(proof, record)
         _check_enrollment_round(proof, Round(index, record.type, index, record.body["round"]), record)
         body = record.body
-        if any((one.body["executor"], one.body["class"]) != (body["executor"], body["class"]) for one in proof.rounds):
-            raise mismatch("a round is of another executor, or another class, than was enrolled")
+        if any(one.body["executor"] != body["executor"] for one in proof.rounds):
+            raise mismatch("a round is of another executor than was enrolled")
         if proof.story()[0].record.body["executor"] != body["executor"]:
             raise mismatch("the evidence is of another executor than the dispatch was for")
 
@@ -132,6 +132,7 @@ def check_policies(proof: "Proof") -> None:
     """Each by a record with a lower index than its first use."""
     for one in proof.rounds:
         _activated_before(proof, one.index, "appraisal", one.body["appraisal_policy"])
+        check_class(proof, one, proof.at(one.enrollment).body)
         if one.body["baseline"] is not None:
             proof.facts["baseline_approved_by"] = approval(proof, one)["operator"]
     for index, body in decisions(proof):
@@ -191,6 +192,7 @@ def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
         job=asked["job"],
         job_digest=asked["job_digest"],
         now_ms=one.now_ms,
+        labels=one.body["labels"],
         delegation=Delegation.model_validate(asked["delegation"]).facts(),
         parent=None if chain is None else chain.parent_at(one.index).facts(chain.place),
     )

@@ -12,6 +12,7 @@ DELEGATION_DEPTH = 8  # levels below one authorization; workflows nest three or 
 DELEGATION_CHILDREN = 256  # of one authorization in its whole life; each is a record in its story
 DELEGATION_NAMES = 256  # steps or executors that a delegation lists
 LIVE_DESCENDANTS = 1024  # they are revoked in one transaction, for which everybody else waits
+LABELS = 32  # of one executor
 MAX_RUNTIME_S = 7 * 86400  # a job that runs longer asks again: what was decided a week ago is not believed
 
 # --- evidence ----------------------------------------------------------------------------------------------------

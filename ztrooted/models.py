@@ -19,11 +19,11 @@ from pydantic import (
 )
 
 from ztrooted import canonical, limits, strict_json
-from ztrooted.appraisal_policy import explain_validation
 from ztrooted.delegation import Delegation
 from ztrooted.errors import GateError
 from ztrooted.evidence import Evidence, Purpose
 from ztrooted.reasons import GateReason
+from ztrooted.validation import explain_validation
 
 
 def _from_base64(value: object) -> object:
@@ -298,6 +298,12 @@ class CaptureRequest(Model):
     executor: ExecutorId
 
 
+class LabelsRequest(Model):
+    """All labels of an executor, from now on; an operator's word, never the executor's."""
+
+    labels: Annotated[dict[Name, Name], Field(max_length=limits.LABELS)]
+
+
 class BaselineView(Model):
     """A baseline, proposed or approved."""
 
@@ -323,6 +329,7 @@ class ExecutorView(Model):
     tier: str
     evidence_age_ms: int
     next_proof_due: int
+    labels: dict[Name, Name]
 
 
 class AuthorizationView(Model):

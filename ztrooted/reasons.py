@@ -21,6 +21,7 @@ class GateReason(StrEnum):
     ATTESTATION_NO_BASELINE = "attestation.no_baseline"
     ATTESTATION_OVERDUE = "attestation.overdue"
     ATTESTATION_POLICY = "attestation.policy"
+    ATTESTATION_TIER = "attestation.tier"
 
     AUTH_CREDENTIAL_INVALID = "auth.credential_invalid"
     AUTH_CREDENTIAL_MISSING = "auth.credential_missing"
@@ -30,6 +31,14 @@ class GateReason(StrEnum):
     BASELINE_MALFORMED = "baseline.malformed"
     BASELINE_NOT_APPROVED = "baseline.not_approved"
     BASELINE_UNKNOWN = "baseline.unknown"
+
+    BOOT_AUTHORITY = "boot.authority"
+    BOOT_COMMAND_LINE = "boot.command_line"
+    BOOT_EVENT = "boot.event"
+    BOOT_FILE = "boot.file"
+    BOOT_IMAGE = "boot.image"
+    BOOT_KEYS = "boot.keys"
+    BOOT_NO_REFERENCE = "boot.no_reference"
 
     BUNDLE_CONTINUITY = "bundle.continuity"
     BUNDLE_INCOMPLETE = "bundle.incomplete"
@@ -150,6 +159,7 @@ class GateReason(StrEnum):
     POLICY_ERROR = "policy.error"
     POLICY_INVALID = "policy.invalid"
     POLICY_MISMATCH = "policy.mismatch"
+    POLICY_NO_CLASS = "policy.no_class"
 
     REQUEST_CONTENT_TYPE = "request.content_type"
     REQUEST_MALFORMED = "request.malformed"

@@ -36,6 +36,7 @@ TYPES = frozenset(
         "execution.interrupted",
         "execution.started",
         "executor.enrolled",
+        "executor.labelled",
         "executor.refused",
         "executor.superseded",
         "executor.trust_changed",

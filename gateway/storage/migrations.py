@@ -110,6 +110,7 @@ def m0001_initial(db: SqliteUtils) -> None:
         not_null={"class", "proposed_at"},
         strict=True,
     )
+    db.table("labels").create({"executor": str, "labels": str}, pk="executor", not_null={"labels"}, strict=True)
     db.table("tokens").create(
         {"hash": str, "role": str, "name": str, "created_at": int, "expires": int},
         pk="hash",

@@ -36,7 +36,12 @@ from ztrooted.reasons import GateReason
 
 def paths(inner: gateway.app.Gateway) -> list[tuple[Route, str]]:
     """Each route with an address that leads to it."""
-    filled = {"{enrollment}": "x" * 22, "{authorization}": "a" * 32, "{baseline}": "b" * 64}
+    filled = {
+        "{enrollment}": "x" * 22,
+        "{authorization}": "a" * 32,
+        "{baseline}": "b" * 64,
+        "{executor}": "ex-" + "0" * 32,
+    }
     found = []
     for route in all_routes(inner):
         path = route.path

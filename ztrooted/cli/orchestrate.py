@@ -10,7 +10,6 @@ import typer
 from pydantic import ValidationError
 
 from ztrooted import canonical
-from ztrooted.appraisal_policy import explain_validation
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.executor import DEFAULT_SOCKET, Socket
 from ztrooted.cli.output import JsonFlag, errors, show
@@ -18,6 +17,7 @@ from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.models import DispatchRequest, ExecRequest, ExecStarted, Job, compose
 from ztrooted.reasons import GateReason
+from ztrooted.validation import explain_validation
 
 Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="The command line of the job.")]
 Workflow = Annotated[str, typer.Option(help="Workflow that the job belongs to.")]

@@ -243,6 +243,11 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             "The policy cannot be read or does not fit its schema.",
             "Correct the line or key that is named, then load the policy again.",
         ),
+        GateReason.POLICY_NO_CLASS: Explanation(
+            403,
+            "No class of the appraisal policy is for this executor, so nothing says when to trust it.",
+            "Label the executor, or add a class that matches it; 'ztrooted policy test' tries that out.",
+        ),
         GateReason.POLICY_MISMATCH: Explanation(
             403,
             "The policy is not the one that the decision names.",
