@@ -19,6 +19,7 @@ from gateway.decisions import decision_body, note_denial
 from gateway.delegations import Asked, ask, ask_again, refuse_early, require_parent, take_place
 from gateway.endings import Endings
 from gateway.leases import Lease, Leases
+from gateway.policies import PolicyStore
 from gateway.rounds import Round, Rounds
 from gateway.signer import Signer
 from gateway.storage import authorizations
@@ -61,7 +62,7 @@ class Authorizer:
         config: GatewayConfig,
         database: Database,
         clock: WatchedClock,
-        policies: Callable[[], Policies],
+        policies: PolicyStore,
         rounds: Rounds,
         leases: Leases,
         signer: Signer,
@@ -138,12 +139,13 @@ class Authorizer:
 
         A child is asked about inside the transaction, so that its parent and its siblings hold still meanwhile.
         """
-        policies = self._policies()
+        policies = self._policies.current
         beforehand = None
         if authorization.parent is None:
             beforehand = ask(self._database.reading, authorization, done, policies)
 
         def commit(tx: Transaction) -> tuple[Lease | None, Denied | None, list[Authorization]]:
+            self._policies.require_in_force(policies, done)
             revoked = self._rounds.settle(tx, done)
             try:
                 asked = beforehand or ask(tx.connection, authorization, done, policies)
@@ -231,9 +233,10 @@ class Authorizer:
         return authorization
 
     async def _start(self, authorization: Authorization, done: Round) -> tuple[Lease | None, list[Authorization]]:
-        policies = self._policies()
+        policies = self._policies.current
 
         def commit(tx: Transaction) -> tuple[Lease | None, list[Authorization]]:
+            self._policies.require_in_force(policies, done)
             revoked = self._rounds.settle(tx, done)
             if not done.trusted:
                 return None, revoked
@@ -279,6 +282,10 @@ class Authorizer:
             except GateError as error:
                 if error.reason is GateReason.CHANNEL_SUPERSEDED:
                     return
+                if (
+                    error.reason is GateReason.POLICY_CHANGED
+                ):  # the next round, under the new ones, was asked for already
+                    return
                 log.error("round not recorded", executor=executor, code=error.reason, detail=error.detail)
                 leases, revoked = [], []
         await self._endings.announce(revoked)
@@ -301,7 +308,7 @@ class Authorizer:
                 await session.send(CertificateMessage(certificate=certificate))
 
     async def _renew(self, live: list[Authorization], done: Round) -> tuple[list[Lease], list[Authorization]]:
-        policies = self._policies()
+        policies = self._policies.current
         live_ids = sorted(one.id for one in live)
         beforehand = {
             one.id: ask_again(self._database.reading, one, done, policies)
@@ -310,6 +317,7 @@ class Authorizer:
         }
 
         def commit(tx: Transaction) -> tuple[list[Lease], list[Authorization]]:
+            self._policies.require_in_force(policies, done)
             revoked = self._rounds.settle(tx, done)
             leases = []
             # Parents first: what ends takes its descendants along, and none of them may have a new lease by then.

@@ -43,7 +43,7 @@ class Bundles:
         own = [parse_record(data) for _, data in story]
         enrollments = sorted({index for record in own for index in _enrollments(record.body)})
         context = [_at(connection, index) for index in enrollments]
-        context += _context(connection, story)
+        context += _context(connection, sorted([*context, *story]))
         context += _labels(connection, own[0].body["executor"], story[-1][0])
         # What is above is told by its records alone: what those rest on is in the bundle of their own authorization.
         above = [record for name in _above(connection, own) for record in _story(connection, name, story[-1][0])]

@@ -112,15 +112,10 @@ class Endings:
         await self._database.write(commit)
         self._forget(authorization)
 
-    async def resume(self, revoke_all: str | None) -> None:
-        """After a start: put everything unfinished back under its stored deadline.
-
-        ``revoke_all`` says why nothing that was authorized before may go on, where that is so.
-        """
+    async def resume(self) -> None:
+        """After a start: put everything unfinished back under its stored deadline."""
         for authorization in authorizations.unfinished(self._database.reading):
-            if authorization.live and revoke_all is not None:
-                await self.revoke(authorization.id, GateReason.POLICY_MISMATCH, revoke_all)
-            elif authorization.live:
+            if authorization.live:
                 self.watch(authorization)
             else:
                 self._watch_fence(authorization)

@@ -168,6 +168,32 @@ class Rounds:
             labels=subject.labels,
         )
 
+    def last(self, connection: sqlite3.Connection, executor: str, policy: AppraisalPolicy, now_ms: int) -> Round:
+        """What is known of an executor without asking it: its last verdict, under the rules it would have in ``policy``.
+
+        GateError ``dispatch.executor_unknown``, PolicyError ``policy.no_class``.
+        """
+        found = executors.find(connection, executor)
+        if found is None:
+            raise GateError(GateReason.DISPATCH_EXECUTOR_UNKNOWN, f"no executor {executor} is enrolled")
+        labels = executors.labels_of(connection, executor)
+        executor_class = policy.class_of(Subject(found.id, found.virtual, found.manufacturer, labels))
+        return Round(
+            challenge="",
+            executor=replace(found, executor_class=executor_class),
+            purpose=Purpose.RUNTIME,
+            nonce=b"",
+            bindings=(),
+            previous=found.progress,
+            evidence=None,
+            appraisal=Appraisal(Verdict.decode(found.verdict), authentic=False),
+            now_ms=now_ms,
+            baseline=None,
+            policy=policy.for_class(executor_class),
+            policy_digest=policy.digest,
+            labels=labels,
+        )
+
     def _without_class(
         self,
         executor: Executor,

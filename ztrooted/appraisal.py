@@ -89,6 +89,20 @@ class Verdict:
         """``detail`` of a verdict in its encoded form."""
         return next((check["detail"] for check in encoded["checks"] if check["status"] == Status.FAIL.value), "")
 
+    @classmethod
+    def decode(cls, value: Mapping[str, Any]) -> "Verdict":
+        """The inverse of ``encode``. KeyError or ValueError when ``value`` is something else."""
+        checks = tuple(
+            Check(
+                check["name"],
+                Status(check["status"]),
+                None if check["reason"] is None else parse_reason(check["reason"]),
+                check["detail"],
+            )
+            for check in value["checks"]
+        )
+        return cls(checks, value["expires"])
+
     def encode(self) -> dict[str, Any]:
         """For records: equal appraisals give equal bytes."""
         return {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 
@@ -27,11 +28,13 @@ from ztrooted.models import (
     EnrollmentRequest,
     ExecutorView,
     Grant,
+    LabelsRequest,
     Model,
     Problem,
     compose,
     parse_json,
 )
+from ztrooted.policy_models import ActivationOfPolicies, PoliciesView, TrialOfPolicies, TrialView
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record, parse_record
 
@@ -39,6 +42,7 @@ M = TypeVar("M", bound=Model)
 
 TIMEOUT_S = 30.0  # a dispatch waits for a quote, which the policy bounds; nothing else takes a second
 ANSWER = 1 << 20
+POLICIES = 8 << 20  # three documents, or a thousand changes
 
 
 class Refused(GateError):  # noqa: N818 -- it is an answer
@@ -138,6 +142,28 @@ class GatewayClient:
         """Put a proposed baseline in force."""
         return await self._call("POST", f"/v1/baselines/{baseline}/approval", BaselineView)
 
+    async def policies(self) -> PoliciesView:
+        """The policies in force."""
+        return await self._call("GET", "/v1/policies", PoliciesView, maximum=POLICIES)
+
+    async def activate_policies(self, documents: dict[str, str], *, allow_rollback: bool = False) -> PoliciesView:
+        """Put documents in force, by role."""
+        asked = compose(ActivationOfPolicies, **documents, allow_rollback=allow_rollback)
+        return await self._call("POST", "/v1/policies", PoliciesView, asked, maximum=POLICIES)
+
+    async def try_policies(self, documents: dict[str, str], *, last: int) -> TrialView:
+        """The last recorded decisions under other documents. Nothing changes."""
+        asked = compose(TrialOfPolicies, **documents, last=last)
+        return await self._call("POST", "/v1/policies/trial", TrialView, asked, maximum=POLICIES)
+
+    async def decision(self, decision: str) -> bytes:
+        """A decision file, by authorization, executor or number of a record."""
+        return await self._bytes("GET", f"/v1/decisions/{quote(decision, safe='')}", maximum=limits.BUNDLE)
+
+    async def label(self, executor: str, labels: dict[str, str]) -> None:
+        """Replace an executor's labels."""
+        await self._bytes("PUT", f"/v1/executors/{executor}/labels", compose(LabelsRequest, labels=labels))
+
     async def revoke(self, authorization: str) -> AuthorizationView:
         """End an authorization."""
         return await self._call("POST", f"/v1/authorizations/{authorization}/revocation", AuthorizationView)
@@ -151,8 +177,10 @@ class GatewayClient:
         """Second half."""
         return await self._call("POST", f"/v1/enrollments/{enrollment}/activation", Enrolled, request)
 
-    async def _call(self, method: str, path: str, answer: type[M], body: Model | None = None) -> M:
-        parsed: M = parse_json(answer, await self._bytes(method, path, body))
+    async def _call(
+        self, method: str, path: str, answer: type[M], body: Model | None = None, *, maximum: int = ANSWER
+    ) -> M:
+        parsed: M = parse_json(answer, await self._bytes(method, path, body, maximum=maximum), maximum=maximum)
         return parsed
 
     async def _bytes(self, method: str, path: str, body: Model | None = None, *, maximum: int = ANSWER) -> bytes:

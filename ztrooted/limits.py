@@ -15,6 +15,9 @@ LIVE_DESCENDANTS = 1024  # they are revoked in one transaction, for which everyb
 LABELS = 32  # of one executor
 MAX_RUNTIME_S = 7 * 86400  # a job that runs longer asks again: what was decided a week ago is not believed
 
+POLICY = 1 << 20  # one document; 200 rules with their comments are 50 KB
+POLICY_BODY = 4 << 20  # three documents as JSON text
+
 # --- evidence ----------------------------------------------------------------------------------------------------
 ATTEST = 1024  # TPMS_ATTEST with every buffer full is 700
 SIGNATURE = 1024  # RSA-4096 is 518
@@ -34,6 +37,7 @@ CLOCK_LEEWAY_S = 5  # between gateway and executor, in both directions
 # --- memory ------------------------------------------------------------------------------------------------------
 PENDING_ENROLLMENTS = 256  # each holds one public area, a certificate chain and a secret
 FEED_BATCH = 500  # records read at once for one subscriber
+REPLAYED = 10_000  # recorded decisions in one trial of policies; each costs about a millisecond
 PAGE = 200  # rows of one list answer
 BUNDLE = 64 << 20  # a day of proofs every ten seconds is about 40 MB
 RECORD = 256 << 10  # a lineage record names blobs by digest instead of containing them

@@ -76,6 +76,8 @@ class GateReason(StrEnum):
     DATABASE_IN_USE = "database.in_use"
     DATABASE_UNAVAILABLE = "database.unavailable"
 
+    DECISION_UNKNOWN = "decision.unknown"
+
     DISPATCH_EXECUTOR_UNKNOWN = "dispatch.executor_unknown"
     DISPATCH_EXECUTOR_UNREACHABLE = "dispatch.executor_unreachable"
 
@@ -154,12 +156,14 @@ class GateReason(StrEnum):
     PARENT_SCOPE = "parent.scope"
     PARENT_UNKNOWN = "parent.unknown"
 
+    POLICY_CHANGED = "policy.changed"
     POLICY_DENIED = "policy.denied"
     POLICY_EMPTY = "policy.empty"
     POLICY_ERROR = "policy.error"
     POLICY_INVALID = "policy.invalid"
     POLICY_MISMATCH = "policy.mismatch"
     POLICY_NO_CLASS = "policy.no_class"
+    POLICY_ROLLBACK = "policy.rollback"
 
     REQUEST_CONTENT_TYPE = "request.content_type"
     REQUEST_MALFORMED = "request.malformed"

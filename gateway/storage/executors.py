@@ -125,6 +125,12 @@ def forget_file_checks(tx: Transaction, executor_class: str) -> None:
     )
 
 
+def forget_every_file_check(tx: Transaction) -> None:
+    """After a new policy: likewise, for every executor."""
+    fresh = json.dumps(Progress().encode()["ima"])
+    tx.execute("UPDATE executors SET progress = json_set(progress, '$.ima', json(?))", (fresh,))
+
+
 def _from_row(row: tuple[Any, ...]) -> Executor:
     return Executor(
         id=row[0],

@@ -111,6 +111,7 @@ def m0001_initial(db: SqliteUtils) -> None:
         strict=True,
     )
     db.table("labels").create({"executor": str, "labels": str}, pk="executor", not_null={"labels"}, strict=True)
+    db.table("pending_policy").create({"appraisal": str, "dispatch": str, "entities": str}, strict=True)
     db.table("tokens").create(
         {"hash": str, "role": str, "name": str, "created_at": int, "expires": int},
         pk="hash",

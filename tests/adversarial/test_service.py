@@ -41,6 +41,7 @@ def paths(inner: gateway.app.Gateway) -> list[tuple[Route, str]]:
         "{authorization}": "a" * 32,
         "{baseline}": "b" * 64,
         "{executor}": "ex-" + "0" * 32,
+        "{decision}": "9",
     }
     found = []
     for route in all_routes(inner):

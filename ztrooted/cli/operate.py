@@ -67,7 +67,7 @@ def executors(gateway: GatewayUrl, ca: CaFile, token_file: TokenFile, json: Json
     if json:
         show([view.model_dump() for view in views], "", json=True)
         return
-    table = Table("executor", "class", "TPM", "connected", "trusted", "tier", "reason")
+    table = Table("executor", "class", "TPM", "connected", "trusted", "tier", "labels", "reason")
     for view in views:
         kind = "virtual" if view.virtual else view.manufacturer
         yes = {True: "yes", False: "no"}
@@ -78,9 +78,35 @@ def executors(gateway: GatewayUrl, ca: CaFile, token_file: TokenFile, json: Json
             yes[view.connected],
             yes[view.trusted],
             view.tier,
+            " ".join(f"{name}={value}" for name, value in view.labels.items()),
             view.reason or "",
         )
     Console().print(table)
+
+
+def label(
+    executor: Annotated[str, typer.Argument(metavar="EXECUTOR", help="Which executor: ex-…, enrolled or not yet.")],
+    labels: Annotated[list[str], typer.Argument(metavar="NAME=VALUE…", help="All its labels, from now on.")],
+    gateway: GatewayUrl,
+    ca: CaFile,
+    token_file: TokenFile,
+    json: JsonFlag = False,
+) -> None:
+    """Label an executor. Classes and pools go by labels; an executor can't claim any itself."""
+    wanted = {}
+    for one in labels:
+        name, equals, value = one.partition("=")
+        if not equals or name in wanted:
+            raise typer.BadParameter(f"{one!r} is not NAME=VALUE, or its name comes twice")
+        wanted[name] = value
+
+    async def ask() -> None:
+        async with connect(gateway, ca, token_file) as client:
+            await client.label(executor, wanted)
+
+    asyncio.run(ask())
+    shown = ", ".join(f"{name}={value}" for name, value in wanted.items())
+    show({"executor": executor, "labels": wanted}, f"Executor {executor} is labelled {shown}.", json=json)
 
 
 def revoke(

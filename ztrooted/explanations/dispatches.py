@@ -18,6 +18,11 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             "The artifact was used already or its authorization has ended, and each works only once.",
             "Ask for a new authorization; every attempt needs its own.",
         ),
+        GateReason.DECISION_UNKNOWN: Explanation(
+            404,
+            "There is no such recorded decision, or it concerns somebody else's authorization.",
+            "Name an authorization, the number of a record, or an executor.",
+        ),
         GateReason.DISPATCH_EXECUTOR_UNKNOWN: Explanation(
             404,
             "No executor of this id is enrolled.",
@@ -242,6 +247,16 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             400,
             "The policy cannot be read or does not fit its schema.",
             "Correct the line or key that is named, then load the policy again.",
+        ),
+        GateReason.POLICY_CHANGED: Explanation(
+            409,
+            "The policies changed while this was being decided, so the decision was dropped.",
+            "Ask again; the answer will be one of the policies in force now.",
+        ),
+        GateReason.POLICY_ROLLBACK: Explanation(
+            409,
+            "These policies were in force before, and were replaced since.",
+            "If going back is meant, activate them with --allow-rollback; the record will show it.",
         ),
         GateReason.POLICY_NO_CLASS: Explanation(
             403,
