@@ -16,7 +16,7 @@ from gateway.channel import Channels, Session
 from gateway.config import GatewayConfig
 from gateway.deadlines import Deadlines
 from gateway.decisions import decision_body, note_denial
-from gateway.delegations import Asked, ask, ask_again, refuse_early, require_parent, take_place
+from gateway.delegations import Asked, ask, ask_again, refuse_early, take_place
 from gateway.endings import Endings
 from gateway.leases import Lease, Leases
 from gateway.policies import PolicyStore
@@ -242,9 +242,14 @@ class Authorizer:
                 return None, revoked
             if _lapsed(authorizations.get(tx.connection, authorization.id), done):
                 raise GateError(GateReason.LEASE_EXPIRED, "the quote came after the artifact had ended")
-            require_parent(tx.connection, authorization, done.now_ms)
+            asked = ask_again(tx.connection, authorization, done, policies)  # it may have been permitted by others
             self._rounds.keep(tx, done)
-            noted, _ = authorizations.note(tx, authorization, "attestation.passed", done.now_ms, done.body())
+            decision = asked.decision
+            body = done.body() | decision_body(policies, asked.request, decision)
+            noted, _ = authorizations.note(tx, authorization, "attestation.passed", done.now_ms, body)
+            if not decision.permitted:
+                reason, detail = decision.reason or GateReason.POLICY_DENIED, "the policy no longer permits it"
+                return None, revoked + authorizations.revoke(tx, noted, done.now_ms, reason, detail)
             noted, _ = authorizations.note(
                 tx, noted, "authorization.activated", done.now_ms, {}, activated_at=done.now_ms
             )

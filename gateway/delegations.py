@@ -85,12 +85,6 @@ def ask_again(connection: sqlite3.Connection, child: Authorization, done: Round,
     return Asked(request, policies.dispatch.decide(request), parent, child.max_runtime_s)
 
 
-def require_parent(connection: sqlite3.Connection, child: Authorization, now_ms: int) -> None:
-    """GateError ``parent.ended`` for a child whose parent is not live any more."""
-    if child.parent is not None:
-        require_live(granted(connection, authorizations.get(connection, child.parent)), now_ms)
-
-
 def granted(connection: sqlite3.Connection, authorization: Authorization) -> Granted:
     """A stored authorization as a parent, with everything above it."""
     return _chain(connection, [authorization, *authorizations.above(connection, authorization)])

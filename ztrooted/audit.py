@@ -158,7 +158,7 @@ def check_decisions(proof: "Proof") -> None:
         led_to = follows.get(one.index, "")
         body = decided.get(one.index)
         if body is None:
-            if one.trusted and led_to != "authorization.activated":
+            if one.trusted:
                 raise mismatch(f"record {one.index} goes on without asking the dispatch policy")
             continue
         digest, listed = body["dispatch_policy"], body["entities"]
@@ -174,7 +174,7 @@ def check_decisions(proof: "Proof") -> None:
             raise mismatch(f"evaluating the dispatch policy of record {one.index} again gives another decision")
         permitted = decision.permitted and one.trusted
         no_time_left = permitted and led_to == "authorization.revoked"
-        if permitted is not (led_to in GRANTS) and not no_time_left:
+        if permitted is not (led_to in {*GRANTS, "authorization.activated"}) and not no_time_left:
             raise mismatch(f"what followed record {one.index} is not what was decided")
 
 

@@ -118,8 +118,9 @@ def _binding(proof: "Proof", one: Round, follows: str) -> list[bytes] | None:
     job = bytes.fromhex(proof.story()[0].record.body["job_digest"])
     if one.kind == "policy.evaluated":
         return [job] if purpose is Purpose.DISPATCH else None
-    if follows == "authorization.activated":
-        return [authorization.encode(), job] if purpose is Purpose.START else None
+    begun = any(other.record.type == "authorization.activated" and other.index < one.index for other in proof.story())
+    if follows == "authorization.activated" or (purpose is Purpose.START and not begun):
+        return [authorization.encode(), job] if purpose is Purpose.START and not begun else None
     live = frozenset(one.body["live"])
     return [live_set_digest(live)] if purpose is Purpose.RUNTIME and authorization in live else None
 

@@ -316,10 +316,10 @@ class BaselineView(Model):
 
 
 class ExecutorView(Model):
-    """What the gateway knows of one executor."""
+    """What the gateway knows of one executor; no class where none of the appraisal policy is for it."""
 
     executor: ExecutorId
-    executor_class: Name
+    executor_class: Name | Literal[""]
     virtual: bool
     manufacturer: Text
     connected: bool
