@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tpm.reasons import EvidenceReason
-from ztrooted.appraisal import Status
+from ztrooted.appraisal import Status, Verdict
 from ztrooted.decision_file import DecisionFile
 from ztrooted.errors import GateError, ProofError
 from ztrooted.explanations import explain as explain_reason
@@ -67,7 +67,8 @@ class Explanation:
     def text(self) -> str:
         """For a terminal, no line longer than ``WIDTH`` where its words allow that."""
         head = f"error[{self.reason}]" if self.reason else "permitted"
-        lines = [f"{head}: {self.headline}", f"  --> {self.where}", "   |"]
+        lines = textwrap.wrap(f"{head}: {self.headline}", WIDTH, subsequent_indent="  ")
+        lines += [f"  --> {self.where}", "   |"]
         for label, text in self.notes:
             lines += _wrapped(f"{label}: ", text)
         if self.help:
@@ -102,17 +103,19 @@ def explain(file: DecisionFile) -> Explanation:
     if permitted and file.outcome is not None:
         code, permitted = file.outcome.body["reason"], False
     reason = None if permitted or code is None else parse_reason(code)
-    notes = [("for", _asked(file))] if file.asked is not None else []
+    notes = [("when", f"{_time(body['now'])}, a quote with purpose {body['purpose']}")]
+    notes += [("for", _asked(file))] if file.asked is not None else []
     notes += _verdict_notes(file, body)
     notes += _decision_notes(record.body, decision)
     if file.outcome is not None:
-        notes.append(("led to", f"{file.outcome.type}: {file.outcome.body['detail'] or file.outcome.body['reason']}"))
+        told = file.outcome.body["detail"]
+        notes.append(("led to", file.outcome.type + ("" if told in {"", Verdict.detail_of(verdict)} else f": {told}")))
     known = None if reason is None else explain_reason(reason)
     return Explanation(
         permitted=permitted,
         reason=reason,
         headline="everything that was required was proved" if known is None else known.meaning.rstrip("."),
-        where=f"executor {body['executor']}, record {file.index}, {_time(body['now'])}, purpose {body['purpose']}",
+        where=f"executor {body['executor']}, as of record {file.index}",
         notes=tuple(notes),
         help="" if known is None else known.remedy,
     )
@@ -123,10 +126,11 @@ def _without_round(file: DecisionFile) -> Explanation:
         raise ProofError(GateReason.BUNDLE_INCOMPLETE, "the file holds no decision")
     reason = parse_reason(file.outcome.body["reason"])
     known = explain_reason(reason)
-    notes = [("for", _asked(file))] if file.asked is not None else []
+    notes = [("when", _time(file.outcome.at))]
+    notes += [("for", _asked(file))] if file.asked is not None else []
     notes.append(("found", file.outcome.body["detail"]))
     notes.append(("proof", "the executor was not asked for any"))
-    where = f"record {file.index}, {_time(file.outcome.at)}"
+    where = f"record {file.index}"
     return Explanation(False, reason, known.meaning.rstrip("."), where, tuple(notes), known.remedy)
 
 
