@@ -4,6 +4,7 @@ from gateway.rounds import Round
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Transaction
+from ztrooted.ar4si import vector_of
 from ztrooted.dispatch_context import Facts, Parent
 from ztrooted.policies import Policies
 from ztrooted.policy import Decision, Request
@@ -23,7 +24,10 @@ def facts(authorization: Authorization, done: Round, parent: Parent | None = Non
         job=authorization.job.model_dump(),
         job_digest=authorization.job_digest,
         now_ms=done.now_ms,
+        manufacturer=executor.manufacturer,
+        max_runtime_s=authorization.max_runtime_s,
         labels=done.labels,
+        vector=vector_of(done.appraisal.verdict, done.policy, virtual=executor.virtual).as_context(),
         delegation=authorization.delegation.facts(),
         parent=parent,
     )

@@ -9,7 +9,7 @@ dispatch under it.
 """
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.decisions import facts
 from gateway.rounds import Round
@@ -48,12 +48,20 @@ def ask(connection: sqlite3.Connection, authorization: Authorization, done: Roun
     parent = _find(connection, authorization.parent)
     if parent is None:
         raise GateError(GateReason.PARENT_UNKNOWN, UNKNOWN)
-    request = policy_request("delegate", facts(authorization, done, parent.facts(parent.children)), policies.entities)
+    refusal, max_runtime_s = None, authorization.max_runtime_s
+    try:
+        max_runtime_s = narrow(parent, _wanted(authorization), done.now_ms)
+    except GateError as error:  # told below, to those who may know of this parent
+        refusal = error
+    child = replace(authorization, max_runtime_s=max_runtime_s)
+    request = policy_request("delegate", facts(child, done, parent.facts(parent.children)), policies.entities)
     decision = policies.dispatch.decide(request)
     own = parent.orchestrator == authorization.orchestrator
     if not own and not (done.trusted and decision.permitted):
         raise GateError(GateReason.PARENT_UNKNOWN, UNKNOWN)
-    return Asked(request, decision, parent, narrow(parent, _wanted(authorization), done.now_ms))
+    if refusal is not None:
+        raise refusal
+    return Asked(request, decision, parent, max_runtime_s)
 
 
 def refuse_early(connection: sqlite3.Connection, authorization: Authorization, now_ms: int) -> None:

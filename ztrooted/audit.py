@@ -17,6 +17,8 @@ from tpm.endorsement import verify_ek_certificate
 from tpm.public import EK, parse_public
 from tpm.templates import policy_pcr
 from ztrooted import artifact, jose
+from ztrooted.appraisal import Verdict
+from ztrooted.ar4si import vector_of
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.audit_rounds import Round, approval, check_class, check_evidence_name, class_rules, mismatch
 from ztrooted.bundle import ProvenRecord
@@ -192,7 +194,14 @@ def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
         job=asked["job"],
         job_digest=asked["job_digest"],
         now_ms=one.now_ms,
+        manufacturer=proof.at(one.enrollment).body["manufacturer"],
+        max_runtime_s=_max_runtime_s(proof),
         labels=one.body["labels"],
+        vector=vector_of(
+            Verdict.decode(one.body["verdict"]),
+            class_rules(proof, one),
+            virtual=proof.at(one.enrollment).body["virtual"],
+        ).as_context(),
         delegation=Delegation.model_validate(asked["delegation"]).facts(),
         parent=None if chain is None else chain.parent_at(one.index).facts(chain.place),
     )
@@ -276,8 +285,12 @@ def _latest_end(proof: "Proof", index: int, basis: Round) -> int:
 
 def _max_runtime_s(proof: "Proof") -> int:
     """What was asked for, or what the parent had left where nothing was."""
-    asked: int = proof.story()[0].record.body["max_runtime_s"]
-    return asked if proof.chain is None else proof.chain.max_runtime_s
+    asked = proof.story()[0].record.body["max_runtime_s"]
+    if proof.chain is not None:
+        return proof.chain.max_runtime_s
+    if type(asked) is not int:
+        raise mismatch("the dispatch neither says how long it may run nor names a parent")
+    return asked
 
 
 def _basis(proof: "Proof", index: int) -> Round:

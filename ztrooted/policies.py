@@ -41,7 +41,9 @@ class Policies:
 
     def trusts_everything(self) -> tuple[str, ...]:
         """What permits or trusts without any condition, for people to see in red; empty for policies that don't."""
-        return tuple(f"appraisal class {name!r} only observes" for name in self.appraisal.open_classes)
+        found = [f"appraisal class {name!r} only observes" for name in self.appraisal.open_classes]
+        found += [f"dispatch policy {name!r} permits everything" for name in self.dispatch.permits_everything]
+        return tuple(found)
 
     def digests(self) -> dict[str, str]:
         """What records and artifacts call them."""

@@ -163,6 +163,7 @@ class GateReason(StrEnum):
     POLICY_INVALID = "policy.invalid"
     POLICY_MISMATCH = "policy.mismatch"
     POLICY_NO_CLASS = "policy.no_class"
+    POLICY_PERMITS_ALL = "policy.permits_all"
     POLICY_ROLLBACK = "policy.rollback"
 
     REQUEST_CONTENT_TYPE = "request.content_type"

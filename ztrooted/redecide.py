@@ -12,6 +12,7 @@ from tpm.attestation_key import accept_attestation_key
 from tpm.public import parse_public
 from ztrooted.appraisal import Progress, Question, Verdict, appraise
 from ztrooted.appraisal_policy import NO_RULES, Subject
+from ztrooted.ar4si import vector_of
 from ztrooted.delegation import Delegation
 from ztrooted.dispatch_context import Facts, Parent, policy_request
 from ztrooted.errors import PolicyError
@@ -122,7 +123,10 @@ def decide_again(
         job=asked["job"],
         job_digest=asked["job_digest"],
         now_ms=body["now"],
+        manufacturer=enrolled["manufacturer"],
+        max_runtime_s=before.context["max_runtime_s"],
         labels=body["labels"],
+        vector=vector_of(verdict, rules, virtual=enrolled["virtual"]).as_context(),
         delegation=Delegation.model_validate(asked["delegation"]).facts(),
         parent=_parent(before.context.get("parent")),
     )

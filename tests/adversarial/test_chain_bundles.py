@@ -310,7 +310,7 @@ LIES: dict[str, tuple[Callable[[ChainForger], Any], tuple[str, ...]]] = {
     "parent closed before": (closed_before_the_child, ("parents",)),
     "parent's lease was over": (lease_over_before_a_renewal, ("parents",)),
     "higher tier than its parent": (lower_tier_above, ("decisions",)),
-    "higher tier than policy was told": (lower_tier_above_and_policy_told, ("artifacts",)),
+    "higher tier than policy was told": (lower_tier_above_and_policy_told, ("decisions", "artifacts")),
     "parent with a higher tier than the root": (higher_tier_in_the_middle, ("parents",)),
     "policy told of another parent": (context(authorization="f" * 32), ("decisions",)),
     "policy told of fewer children": (context(children=5), ("decisions",)),

@@ -253,6 +253,11 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             "The policies changed while this was being decided, so the decision was dropped.",
             "Ask again; the answer will be one of the policies in force now.",
         ),
+        GateReason.POLICY_PERMITS_ALL: Explanation(
+            403,
+            "A policy permits everything, on machines that proved nothing too, and does not say that this is meant.",
+            "Add a condition; or, if it is meant, the annotation that says so.",
+        ),
         GateReason.POLICY_ROLLBACK: Explanation(
             409,
             "These policies were in force before, and were replaced since.",
