@@ -84,9 +84,12 @@ def time_of(now_ms: int) -> dict[str, int]:
     return {"hour": at.hour, "minute": at.hour * 60 + at.minute, "weekday": at.isoweekday()}
 
 
-def policy_request(action: str, facts: Facts, entities: Entities) -> Request:
-    """The request for ``action``: dispatch, delegate (a dispatch that names a parent) or renew."""
-    level = tier(facts.rules, trusted=facts.trusted, virtual=facts.virtual)
+def policy_request(action: str, facts: Facts, entities: Entities, *, tier_override: int | None = None) -> Request:
+    """The request for ``action``: dispatch, delegate (a dispatch that names a parent) or renew.
+
+    ``tier_override`` is for tables of cases, which ask about machines that the class's rules could not describe.
+    """
+    level = tier(facts.rules, trusted=facts.trusted, virtual=facts.virtual) if tier_override is None else tier_override
     delegation, parent = facts.delegation, facts.parent
     optional: dict[str, Any] = {}
     if parent is not None:

@@ -40,7 +40,6 @@ class BaselineRoutes:
         baseline = capture(
             bank=done.policy.bank,
             pcrs=done.appraisal.pcrs,
-            pinned=done.policy.pinned,
             entries=done.appraisal.entries,
             event_log=done.appraisal.event_log,
             executor=executor.id,

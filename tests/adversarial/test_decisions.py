@@ -27,6 +27,9 @@ async def told(gate: GatewayInProcess, decision: str, role: str = "auditor") -> 
     assert explain(parsed).text() + "\n" == answer.data.decode()
     for line in answer.data.decode().splitlines():
         assert len(line) <= 100 or re.search("[0-9a-f]{64}", line), line
+    for line in re.findall(r"line (\d+) of the appraisal", answer.data.decode()):
+        said = (gate.data / "policy" / "appraisal.toml").read_text().splitlines()[int(line) - 1]
+        assert re.match(r"pcrs = |pinned = |\[class\.default\.ima\]", said), said
     return normal(answer.data.decode())
 
 
@@ -36,6 +39,7 @@ def normal(text: str) -> str:
         (r"ex-[0-9a-f]{32}", "EXECUTOR"),
         (r"[0-9a-f]{64}", "DIGEST"),
         (r"record \d+", "record N"),
+        (r"line \d+ of", "line L of"),
         (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "TIME"),
     ):
         joined = re.sub(pattern, shown, joined)
@@ -69,7 +73,7 @@ async def test_each_kind_of_decision_is_told(gate: GatewayInProcess, executor: S
             "error[attestation.no_baseline]: No baseline is approved for this class of executors, so there is no state to"
             f" compare with{WHERE} when: TIME, a quote with purpose dispatch | {FOR}"
             " | found: no baseline has been approved for this class of executors"
-            " | rule: class.default.pinned, line 9 of the appraisal policy"
+            " | rule: class.default.pinned, line L of the appraisal policy"
             " | checks: quote ok, clock ok, event_log ok, baseline FAILED, ima ok, files FAILED"
             f" | baseline: none was in force for class 'default'{NO_PERMIT}"
             " |  = help: Capture a baseline on a machine you trust, and approve it.\n"
@@ -92,7 +96,7 @@ async def test_each_kind_of_decision_is_told(gate: GatewayInProcess, executor: S
             f"error[ima.not_allowed]: A file or buffer was measured that is not in the approved list{WHERE}"
             f" when: TIME, a quote with purpose dispatch | {FOR}"
             " | found: entry 4, '/tmp/intruder' sha256:DIGEST: the path is not listed"
-            " | rule: class.default.ima, line 20 of the appraisal policy"
+            " | rule: class.default.ima, line L of the appraisal policy"
             f" | checks: quote ok, clock ok, event_log ok, baseline ok, ima ok, files FAILED{BASELINE}{NO_PERMIT}"
             " |  = help: Remove what doesn't belong, or add it to the baseline and approve that; then reboot.\n"
         )
@@ -105,7 +109,7 @@ async def test_each_kind_of_decision_is_told(gate: GatewayInProcess, executor: S
         assert text == (
             f"error[attestation.drift]: The machine proved a state that is not the approved one{WHERE}"
             f" when: TIME, a quote with purpose dispatch | {FOR} | found: {PCR_4.format(path=path[1])}"
-            " | rule: class.default.pinned, line 9 of the appraisal policy"
+            " | rule: class.default.pinned, line L of the appraisal policy"
             f" | checks: quote ok, clock ok, event_log ok, baseline FAILED, ima ok, files ok{BASELINE}{NO_PERMIT}"
             " |  = help: Find out what changed; restore it or approve a new baseline, then reboot and enroll again.\n"
         )
@@ -132,7 +136,7 @@ async def test_a_wrong_nonce_is_told(gate: GatewayInProcess, executor: ScriptedE
     channel.answer = replayed
     text = await told(gate, await denied(executor))
     assert text.startswith("error[quote.nonce_mismatch]: ")
-    assert "rule: class.default.pcrs, line 7 of the appraisal policy" in text
+    assert "rule: class.default.pcrs, line L of the appraisal policy" in text
     assert "quote FAILED, clock not checked, event_log not checked" in text
 
 
