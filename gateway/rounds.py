@@ -271,6 +271,8 @@ class Rounds:
         before = executors.find(tx.connection, done.executor.id)
         if before is None or before.enrollment != done.executor.enrollment:
             raise GateError(GateReason.CHANNEL_SUPERSEDED, "the executor enrolled again during this round")
+        if done.trusted:
+            self._references.require_in_force(done.executor.executor_class, done.baseline)
         after = updated(before, done)
         executors.store(tx, after)
         if done.trusted and done.appraisal.entries and done.evidence is not None:

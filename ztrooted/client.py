@@ -16,12 +16,11 @@ from urllib.parse import quote
 import aiohttp
 
 from ztrooted import limits
+from ztrooted.baseline_models import ApprovalRequest, BaselineList, BaselineView, CaptureRequest
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.models import (
     ActivationRequest,
     AuthorizationView,
-    BaselineView,
-    CaptureRequest,
     DispatchRequest,
     Enrolled,
     EnrollmentChallenge,
@@ -37,6 +36,7 @@ from ztrooted.models import (
 from ztrooted.policy_models import ActivationOfPolicies, PoliciesView, TrialOfPolicies, TrialView
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record, parse_record
+from ztrooted.reference import MAXIMUM as BASELINE
 
 M = TypeVar("M", bound=Model)
 
@@ -138,9 +138,24 @@ class GatewayClient:
         """Propose an executor's present state as the baseline of its class."""
         return await self._call("POST", "/v1/baselines", BaselineView, compose(CaptureRequest, executor=executor))
 
-    async def approve_baseline(self, baseline: str) -> BaselineView:
-        """Put a proposed baseline in force."""
-        return await self._call("POST", f"/v1/baselines/{baseline}/approval", BaselineView)
+    async def propose_baseline(self, data: bytes, executor_class: str) -> BaselineView:
+        """Propose a baseline, as canonical bytes, for a class."""
+        path = f"/v1/classes/{quote(executor_class, safe='')}/baselines"
+        parsed: BaselineView = parse_json(BaselineView, await self._bytes("POST", path, data))
+        return parsed
+
+    async def approve_baseline(self, baseline: str, *, expires_in_s: int | None = None) -> BaselineView:
+        """Put a proposed baseline in force, for ever or for a time."""
+        asked = compose(ApprovalRequest, expires_in_s=expires_in_s)
+        return await self._call("POST", f"/v1/baselines/{quote(baseline, safe='')}/approval", BaselineView, asked)
+
+    async def baselines(self) -> list[BaselineView]:
+        """The baselines, the latest proposal first."""
+        return (await self._call("GET", "/v1/baselines", BaselineList)).baselines
+
+    async def baseline(self, baseline: str) -> bytes:
+        """A baseline's exact bytes."""
+        return await self._bytes("GET", f"/v1/baselines/{quote(baseline, safe='')}", maximum=BASELINE)
 
     async def policies(self) -> PoliciesView:
         """The policies in force."""
@@ -183,7 +198,9 @@ class GatewayClient:
         parsed: M = parse_json(answer, await self._bytes(method, path, body, maximum=maximum), maximum=maximum)
         return parsed
 
-    async def _bytes(self, method: str, path: str, body: Model | None = None, *, maximum: int = ANSWER) -> bytes:
+    async def _bytes(
+        self, method: str, path: str, body: Model | bytes | None = None, *, maximum: int = ANSWER
+    ) -> bytes:
         async with self._request(method, path, body) as response:
             if response.status not in {200, 201}:
                 raise await _refusal(response)
@@ -195,9 +212,9 @@ class GatewayClient:
             return bytes(data)
 
     def _request(
-        self, method: str, path: str, body: Model | None = None, *, timeout: aiohttp.ClientTimeout | None = None
+        self, method: str, path: str, body: Model | bytes | None = None, *, timeout: aiohttp.ClientTimeout | None = None
     ) -> "_Reachable":
-        data = None if body is None else body.model_dump_json().encode()
+        data = body.model_dump_json().encode() if isinstance(body, Model) else body
         headers = {} if body is None else {"Content-Type": "application/json"}
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         request = self.http.request(method, self.url + path, data=data, headers=headers, **options)

@@ -38,6 +38,7 @@ CLOCK_LEEWAY_S = 5  # between gateway and executor, in both directions
 PENDING_ENROLLMENTS = 256  # each holds one public area, a certificate chain and a secret
 FEED_BATCH = 500  # records read at once for one subscriber
 REPLAYED = 10_000  # recorded decisions in one trial of policies; each costs about a millisecond
+DIFFERENCES = 10_000  # shown between two baselines; whoever has more has another system
 PAGE = 200  # rows of one list answer
 BUNDLE = 64 << 20  # a day of proofs every ten seconds is about 40 MB
 RECORD = 256 << 10  # a lineage record names blobs by digest instead of containing them

@@ -292,27 +292,10 @@ GATEWAY_MESSAGE: TypeAdapter[GatewayMessage] = TypeAdapter(GatewayMessage)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
-class CaptureRequest(Model):
-    """Propose the verified state of one executor as the baseline of its class."""
-
-    executor: ExecutorId
-
-
 class LabelsRequest(Model):
     """All labels of an executor, from now on; an operator's word, never the executor's."""
 
     labels: Annotated[dict[Name, Name], Field(max_length=limits.LABELS)]
-
-
-class BaselineView(Model):
-    """A baseline, proposed or approved."""
-
-    baseline: Hex32
-    executor_class: Name
-    pcrs: int
-    files: int
-    approved_by: Name | None
-    approved_at: int | None
 
 
 class ExecutorView(Model):

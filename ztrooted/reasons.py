@@ -30,6 +30,7 @@ class GateReason(StrEnum):
     BASELINE_EXPIRED = "baseline.expired"
     BASELINE_MALFORMED = "baseline.malformed"
     BASELINE_NOT_APPROVED = "baseline.not_approved"
+    BASELINE_SOURCE = "baseline.source"
     BASELINE_UNKNOWN = "baseline.unknown"
 
     BOOT_AUTHORITY = "boot.authority"

@@ -7,7 +7,7 @@ MIGRATIONS = Migrations("ztrooted")
 
 # The lineage and everything it refers to by digest can be added to and read, nothing else. These triggers stop mistakes;
 # an attacker with write access to the file is stopped by the tree and its sealed checkpoints.
-APPEND_ONLY = ("records", "tiles", "blobs", "checkpoints", "artifacts")
+APPEND_ONLY = ("records", "tiles", "blobs", "checkpoints", "artifacts", "approvals")
 
 
 @MIGRATIONS()
@@ -105,9 +105,24 @@ def m0001_initial(db: SqliteUtils) -> None:
         {"authorization": str, "n": int, "digest": str}, pk=("authorization", "n"), not_null={"digest"}, strict=True
     )
     db.table("baselines").create(
-        {"digest": str, "class": str, "proposed_at": int, "approved_by": str, "approved_at": int},
-        pk="digest",
-        not_null={"class", "proposed_at"},
+        {
+            "digest": str,
+            "class": str,
+            "proposed_at": int,
+            "pcrs": int,
+            "events": int,
+            "files": int,
+            "captured_from": str,
+            "captured_at": int,
+        },
+        pk=("digest", "class"),
+        not_null={"proposed_at", "pcrs", "events", "files", "captured_from", "captured_at"},
+        strict=True,
+    )
+    db.table("approvals").create(
+        {"class": str, "version": int, "digest": str, "operator": str, "at": int, "expires": int},
+        pk=("class", "version"),
+        not_null={"digest", "operator", "at"},
         strict=True,
     )
     db.table("labels").create({"executor": str, "labels": str}, pk="executor", not_null={"labels"}, strict=True)

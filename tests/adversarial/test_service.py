@@ -42,6 +42,8 @@ def paths(inner: gateway.app.Gateway) -> list[tuple[Route, str]]:
         "{baseline}": "b" * 64,
         "{executor}": "ex-" + "0" * 32,
         "{decision}": "9",
+        "{executor_class}": "default",
+        "{other}": "c" * 64,
     }
     found = []
     for route in all_routes(inner):

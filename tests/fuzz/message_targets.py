@@ -29,7 +29,7 @@ def _message_models() -> tuple[Any, ...]:
             models.Enrolled,
             models.Grant,
         ),
-        *(models.ExecRequest, models.Problem, models.CaptureRequest),
+        *(models.ExecRequest, models.Problem, models.LabelsRequest),
     )
 
 

@@ -1,4 +1,4 @@
-"""What an operator does from afar: baselines, executors, revocation."""
+"""What an operator does from afar: executors, their labels, revocation."""
 
 import asyncio
 from typing import Annotated
@@ -9,51 +9,7 @@ from rich.table import Table
 
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.output import JsonFlag, show
-from ztrooted.models import BaselineView, ExecutorView
-
-app = typer.Typer(
-    no_args_is_help=True, help="Reference values: capture what a good machine looks like, and approve it."
-)
-
-
-@app.command()
-def capture(
-    executor: Annotated[str, typer.Argument(metavar="EXECUTOR", help="The executor to take as the example: ex-…")],
-    gateway: GatewayUrl,
-    ca: CaFile,
-    token_file: TokenFile,
-    json: JsonFlag = False,
-) -> None:
-    """Propose the present, verified state of an executor as the baseline of its class. Approve it separately."""
-
-    async def ask() -> BaselineView:
-        async with connect(gateway, ca, token_file) as client:
-            return await client.capture_baseline(executor)
-
-    view = asyncio.run(ask())
-    text = (
-        f"Captured baseline {view.baseline}: {view.pcrs} PCRs, {view.files} measured files.\n"
-        f"It changes nothing until it is approved: ztrooted baseline approve {view.baseline}"
-    )
-    show(view.model_dump(), text, json=json)
-
-
-@app.command()
-def approve(
-    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="The digest that 'capture' printed.")],
-    gateway: GatewayUrl,
-    ca: CaFile,
-    token_file: TokenFile,
-    json: JsonFlag = False,
-) -> None:
-    """Put a captured baseline in force. Your name goes into the lineage with it."""
-
-    async def ask() -> BaselineView:
-        async with connect(gateway, ca, token_file) as client:
-            return await client.approve_baseline(baseline)
-
-    view = asyncio.run(ask())
-    show(view.model_dump(), f"Baseline {view.baseline} is in force, approved by {view.approved_by}.", json=json)
+from ztrooted.models import ExecutorView
 
 
 def executors(gateway: GatewayUrl, ca: CaFile, token_file: TokenFile, json: JsonFlag = False) -> None:

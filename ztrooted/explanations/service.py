@@ -58,6 +58,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "The baseline cannot be read or has values that can't be right.",
             "Capture the baseline again instead of editing it.",
         ),
+        GateReason.BASELINE_SOURCE: Explanation(
+            400,
+            "A baseline can't be computed from these files.",
+            "Correct what the detail names, and compute it again; nothing was written.",
+        ),
         GateReason.BASELINE_NOT_APPROVED: Explanation(
             403,
             "The baseline exists and no operator has approved it.",
