@@ -124,7 +124,7 @@ class TrustVector:
 
 
 # What is our own fault, or nobody's: it says nothing about the machine.
-_OURS = frozenset(
+OURS = frozenset(
     {
         GateReason.ATTESTATION_NO_BASELINE,
         GateReason.ATTESTATION_POLICY,
@@ -159,7 +159,7 @@ _CRYPTO = frozenset(
 
 def failed_value(reason: Reason | None, bad: int) -> int:
     """The value of a claim whose check failed for ``reason``; ``bad`` where the machine's state is what was refused."""
-    if reason in _OURS:
+    if reason in OURS:
         return MALFUNCTION
     if reason in _SILENT:
         return NO_CLAIM

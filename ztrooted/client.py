@@ -124,6 +124,13 @@ class GatewayClient:
                 elif line.startswith("data: "):
                     yield FeedEvent(seq, kind, parse_record(line[6:].encode()))
 
+    async def result(self, executor: str, *, profile: str | None = None, nonce: str | None = None) -> str:
+        """An executor's last verdict as a signed EAR token."""
+        accept = "application/eat+jwt" + (f'; eat_profile="{profile}"' if profile else "")
+        query = f"?nonce={quote(nonce, safe='')}" if nonce else ""
+        data = await self._bytes("GET", f"/v1/executors/{executor}/result{query}", headers={"Accept": accept})
+        return data.decode("ascii")
+
     # --- auditors and operators ----------------------------------------------------------------------------------
     async def bundle(self, authorization: str) -> bytes:
         """Everything that proves one authorization."""
@@ -199,9 +206,15 @@ class GatewayClient:
         return parsed
 
     async def _bytes(
-        self, method: str, path: str, body: Model | bytes | None = None, *, maximum: int = ANSWER
+        self,
+        method: str,
+        path: str,
+        body: Model | bytes | None = None,
+        *,
+        maximum: int = ANSWER,
+        headers: dict[str, str] | None = None,
     ) -> bytes:
-        async with self._request(method, path, body) as response:
+        async with self._request(method, path, body, headers=headers) as response:
             if response.status not in {200, 201}:
                 raise await _refusal(response)
             data = bytearray()
@@ -212,12 +225,18 @@ class GatewayClient:
             return bytes(data)
 
     def _request(
-        self, method: str, path: str, body: Model | bytes | None = None, *, timeout: aiohttp.ClientTimeout | None = None
+        self,
+        method: str,
+        path: str,
+        body: Model | bytes | None = None,
+        *,
+        timeout: aiohttp.ClientTimeout | None = None,
+        headers: dict[str, str] | None = None,
     ) -> "_Reachable":
         data = body.model_dump_json().encode() if isinstance(body, Model) else body
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        sent = {} if body is None else {"Content-Type": "application/json"}
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
-        request = self.http.request(method, self.url + path, data=data, headers=headers, **options)
+        request = self.http.request(method, self.url + path, data=data, headers=sent | (headers or {}), **options)
         return _Reachable(request, self.url)
 
 

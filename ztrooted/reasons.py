@@ -82,6 +82,10 @@ class GateReason(StrEnum):
     DISPATCH_EXECUTOR_UNKNOWN = "dispatch.executor_unknown"
     DISPATCH_EXECUTOR_UNREACHABLE = "dispatch.executor_unreachable"
 
+    EAR_EXPIRED = "ear.expired"
+    EAR_MALFORMED = "ear.malformed"
+    EAR_PROFILE = "ear.profile"
+
     ENROLL_ACTIVATION_FAILED = "enroll.activation_failed"
     ENROLL_CHALLENGE_EXPIRED = "enroll.challenge_expired"
     ENROLL_CHALLENGE_USED = "enroll.challenge_used"

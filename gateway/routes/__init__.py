@@ -7,6 +7,7 @@ from gateway.routes.dispatches import DispatchRoutes
 from gateway.routes.executors import ExecutorRoutes
 from gateway.routes.health import HealthRoutes
 from gateway.routes.policies import PolicyRoutes
+from gateway.routes.results import ResultRoutes
 from gateway.routes.route import Route, add_routes
 
 if TYPE_CHECKING:
@@ -23,5 +24,6 @@ def all_routes(gateway: "Gateway") -> tuple[Route, ...]:
         DispatchRoutes(gateway),
         BaselineRoutes(gateway),
         PolicyRoutes(gateway),
+        ResultRoutes(gateway),
     )
     return tuple(route for group in groups for route in group.routes)

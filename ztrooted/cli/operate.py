@@ -1,7 +1,8 @@
 """What an operator does from afar: executors, their labels, revocation."""
 
 import asyncio
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.output import JsonFlag, show
+from ztrooted.ear import Profile
 from ztrooted.models import ExecutorView
 
 
@@ -63,6 +65,33 @@ def label(
     asyncio.run(ask())
     shown = ", ".join(f"{name}={value}" for name, value in wanted.items())
     show({"executor": executor, "labels": wanted}, f"Executor {executor} is labelled {shown}.", json=json)
+
+
+def result(
+    executor: Annotated[str, typer.Argument(metavar="EXECUTOR", help="Which executor: ex-….")],
+    gateway: GatewayUrl,
+    ca: CaFile,
+    token_file: TokenFile,
+    profile: Annotated[
+        Literal["veraison", "ietf"], typer.Option(help="The dialect: what today's tools read, or the draft's.")
+    ] = "veraison",
+    nonce: Annotated[str | None, typer.Option(help="8 to 88 characters that come back in eat_nonce.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the token there.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Fetch an executor's last verdict as a signed attestation result (EAR), for other RATS tools."""
+    wanted = {"veraison": Profile.VERAISON, "ietf": Profile.IETF}[profile]
+
+    async def ask() -> str:
+        async with connect(gateway, ca, token_file) as client:
+            return await client.result(executor, profile=wanted, nonce=nonce)
+
+    token = asyncio.run(ask())
+    if output is not None:
+        output.write_text(token + "\n")
+    show({"token": token}, token if output is None else f"Wrote the result to {output}.", json=json)
 
 
 def revoke(
