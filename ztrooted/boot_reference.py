@@ -21,7 +21,7 @@ from tpm.eventlog import (
     type_name,
 )
 from tpm.eventlog_claims import FILE_PCR
-from tpm.eventlog_format import Event
+from tpm.eventlog_format import MAX_EVENTS, PCR_COUNT, Event
 from tpm.eventlog_loader import Tag
 from ztrooted.evidence import sha256
 
@@ -41,6 +41,12 @@ class BootEvent:
     def encode(self) -> list[Any]:
         """As canonical JSON values."""
         return [self.pcr, self.type, self.digest.hex(), self.shown]
+
+    @property
+    def plausible(self) -> bool:
+        """Whether it can be an event at all."""
+        numbers = type(self.pcr) is int and type(self.type) is int and 0 <= self.pcr < PCR_COUNT and self.type >= 0
+        return numbers and bool(self.digest) and isinstance(self.shown, str) and len(self.shown) <= SHOWN
 
     @property
     def type_name(self) -> str:
@@ -86,10 +92,15 @@ class BootReference:
         events = tuple(
             BootEvent(pcr, kind, bytes.fromhex(digest), shown) for pcr, kind, digest, shown in value["events"]
         )
-        if any(type(event.pcr) is not int or type(event.type) is not int for event in events):
-            raise ValueError("an event's PCR and type are integers")
+        if len(events) > MAX_EVENTS or not all(event.plausible for event in events):
+            raise ValueError("an event has a PCR from 0 to 23, a type, a digest and a short description")
         if not set(value["keys"]) <= set(KEY_VARIABLES):
             raise ValueError("'keys' knows PK, KEK, db and dbx")
+        sets = [*value["keys"].values(), *(value[name] for name in ("authorities", "images", "files", "texts"))]
+        if not all(isinstance(one, list) and all(isinstance(text, str) for text in one) for one in sets):
+            raise ValueError("keys, authorities, images, files and texts are lists of text")
+        if value["secure_boot"] not in {True, False, None} or type(value["secure_boot"]) is int:
+            raise ValueError("'secure_boot' is true, false or null")
         return cls(
             events=events,
             secure_boot=value["secure_boot"],

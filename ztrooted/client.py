@@ -4,6 +4,7 @@ Every way in which an answer can fail to arrive or to be understood ends as an e
 """
 
 import asyncio
+import io
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -233,7 +234,9 @@ class GatewayClient:
         timeout: aiohttp.ClientTimeout | None = None,
         headers: dict[str, str] | None = None,
     ) -> "_Reachable":
-        data = body.model_dump_json().encode() if isinstance(body, Model) else body
+        raw = body.model_dump_json().encode() if isinstance(body, Model) else body
+        # A stream, since large bytes would hold up the event loop.
+        data = raw if raw is None or len(raw) < 1 << 16 else io.BytesIO(raw)
         sent = {} if body is None else {"Content-Type": "application/json"}
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         request = self.http.request(method, self.url + path, data=data, headers=sent | (headers or {}), **options)

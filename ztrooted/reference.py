@@ -123,6 +123,8 @@ def _from_value(value: Any) -> Baseline:
         raise ValueError("it names a PCR that doesn't exist, or a value of another length than the bank's")
     ima = {_unescape(path): frozenset(digests) for path, digests in value["ima"]}
     boot = None if value["boot"] is None else BootReference.decode(value["boot"])
+    if boot is not None and any(len(event.digest) != _BANK_SIZE[bank] for event in boot.events):
+        raise ValueError("it has an event with a digest of another length than the bank's")
     if not pcrs and not ima and boot is None:
         raise ValueError("it pins nothing, and an empty baseline would trust everything")
     AllowList(ima)  # refuses what is no path or no digest, before somebody approves it

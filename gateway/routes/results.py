@@ -1,5 +1,6 @@
 """Attestation results for other tools: an executor's last verdict as a signed EAR, and the keys that sign them."""
 
+import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ class ResultRoutes:
 
 def wanted_profile(accept: str) -> Profile:
     """The dialect that an ``Accept`` header asks for; today's by default. GateError ``ear.profile`` for any other."""
-    for part in accept.split(","):
+    for part in re.findall(r'(?:[^,"]|"[^"]*")+', accept):  # a profile has a comma in it
         media, *parameters = (one.strip() for one in part.split(";"))
         if media.lower() not in {MEDIA_TYPE, "application/*", "*/*"}:
             continue

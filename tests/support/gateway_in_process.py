@@ -9,6 +9,7 @@ processes see ``tests.support.gate``.
 """
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import AsyncIterator
@@ -154,9 +155,10 @@ class GatewayInProcess:
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
         connector = aiohttp.TCPConnector(ssl=tls_context(self.ca, certificate))
+        sent_body = body if body is None or len(body) < 1 << 16 else io.BytesIO(body)
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.request(method, self.url + path, data=body, headers={**sent, **(headers or {})}) as response,
+            session.request(method, self.url + path, data=sent_body, headers={**sent, **(headers or {})}) as response,
         ):
             return Answer(response.status, await response.read(), dict(response.headers))
 
