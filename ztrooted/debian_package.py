@@ -54,6 +54,8 @@ class _Member:
     def read(self, size: int = -1) -> bytes:
         wanted = self._left if size < 0 else min(size, self._left)
         data = self._file.read(wanted)
+        if len(data) < wanted:
+            raise EOFError("it ends in the middle of its files")
         self._left -= len(data)
         return data
 
@@ -81,8 +83,9 @@ def _data_member(file: IO[bytes], path: Path) -> tuple[IO[bytes], str]:
 
 def _files(archive: tarfile.TarFile, path: Path, algorithm: str, *, executable_only: bool) -> Iterator[tuple[str, str]]:
     digests: dict[str, str] = {}
-    for number, member in enumerate(archive):
-        if number >= MAX_FILES:
+    number = 0
+    for number, member in enumerate(archive, 1):
+        if number > MAX_FILES:
             raise _refuse(path, f"it has more than {MAX_FILES} members")
         name = _absolute(member.name, path)
         if member.islnk():  # another name of a file that came before
@@ -103,6 +106,8 @@ def _files(archive: tarfile.TarFile, path: Path, algorithm: str, *, executable_o
             hasher.update(chunk)
         digests[name] = hasher.hexdigest()
         yield name, digests[name]
+    if number == 0:  # even a package of packages has its folders
+        raise _refuse(path, "its archive of files has nothing in it")
 
 
 def _absolute(name: str, path: Path) -> str:
