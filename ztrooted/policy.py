@@ -66,6 +66,7 @@ action dispatch, delegate, renew appliesTo {
 };
 """
 ACTIONS = frozenset({"dispatch", "delegate", "renew"})
+MAX_SLICES = 4096  # parsed selections of one set, and parsed pairs of orchestrator and executor; a few KB each
 # The explicit word for a permit that permits everything.
 OPEN_ANNOTATION, OPEN_WORD = "permits_everything", "intended"
 # Nobody, asking for anything, on a machine that proved nothing.
@@ -195,6 +196,9 @@ class DispatchPolicy:
         self._schema = cedarpy.Schema.from_str(SCHEMA)
         self.data = data
         self.digest = sha256(data)
+        self._scopes = [policies[policy] for policy in self.names]
+        self._slices: dict[tuple[int, ...], Any] = {}
+        self._entities: dict[bytes, Any] = {}
         self.permits_everything = self._open_permits(policies, name)
 
     def _check_schema(self, text: str, name: str) -> None:
@@ -216,9 +220,9 @@ class DispatchPolicy:
         found = {policy for policy, value in policies.items() if _is_open(value)}
         for action in sorted(ACTIONS):
             probe = Request(action, "?", (), "ex-" + "f" * 32, (), _PROBE_EXECUTOR, _PROBE_CONTEXT)
-            answer = self._ask(probe)
+            decided, answer = self._ask(probe)
             if answer.allowed is True:
-                found |= set(answer.diagnostics.reasons)
+                found |= {f"policy{decided[int(one.removeprefix('policy'))]}" for one in answer.diagnostics.reasons}
         for policy in sorted(found):
             if policies[policy].get("annotations", {}).get(OPEN_ANNOTATION) != OPEN_WORD:
                 line = self.statements[int(policy.removeprefix("policy"))].line
@@ -231,35 +235,88 @@ class DispatchPolicy:
 
     def decide(self, request: Request) -> Decision:
         """Evaluate one request. An error in evaluation is a denial with ``policy.error``."""
-        answer = self._ask(request)
-        errors = tuple(_named(str(error), self.names) for error in answer.diagnostics.errors)
-        determining = tuple(sorted(self.names[policy] for policy in answer.diagnostics.reasons))
+        decided, answer = self._ask(request)
+        names = {f"policy{number}": self.statements[index].name for number, index in enumerate(decided)}
+        errors = tuple(sorted(_named(str(error), names) for error in answer.diagnostics.errors))
+        determining = tuple(sorted(names[policy] for policy in answer.diagnostics.reasons))
         if errors:
             return Decision(False, determining, errors, GateReason.POLICY_ERROR)
         if answer.allowed is not True:
             return Decision(False, determining, (), GateReason.POLICY_DENIED)
         return Decision(True, determining, (), None)
 
-    def _ask(self, request: Request) -> Any:
-        entities = [
-            {
-                "uid": {"type": "Orchestrator", "id": request.orchestrator},
-                "attrs": {},
-                "parents": [{"type": "Group", "id": name} for name in request.groups],
-            },
-            {
-                "uid": {"type": "Executor", "id": request.executor},
-                "attrs": dict(request.executor_attributes),
-                "parents": [{"type": "Pool", "id": name} for name in request.pools],
-            },
-        ]
+    def _ask(self, request: Request) -> tuple[tuple[int, ...], Any]:
+        """Cedar's answer, and the policies that were asked, by their place in the set.
+
+        Only policies whose scope fits are: a scope can't fail, and one that does not fit decides nothing.
+        """
         question = {
             "principal": {"type": "Orchestrator", "id": request.orchestrator},
             "action": {"type": "Action", "id": request.action},
             "resource": {"type": "Executor", "id": request.executor},
             "context": dict(request.context),
         }
-        return cedarpy.is_authorized(question, self._policies, entities, self._schema)
+        asked = tuple(n for n, scope in enumerate(self._scopes) if _scope_fits(scope, request)) or (0,)
+        try:
+            entities = self._entities_of(request)
+        except ValueError:  # they do not fit the schema, which is for Cedar to say
+            entities = _entities(request)
+        return asked, cedarpy.is_authorized(question, self._slice(asked), entities, self._schema)
+
+    def _slice(self, asked: tuple[int, ...]) -> Any:
+        """Some of the policies, parsed once for all questions that come down to them."""
+        found = self._slices.get(asked)
+        if found is None:
+            if len(self._slices) >= MAX_SLICES:
+                self._slices.clear()
+            whole = len(asked) == len(self.statements)
+            text = "\n".join(self.statements[index].text for index in asked)
+            found = self._slices[asked] = self._policies if whole else cedarpy.PolicySet.from_str(text)
+        return found
+
+    def _entities_of(self, request: Request) -> Any:
+        """Who asks and what for, parsed once: an orchestrator and an executor meet again and again."""
+        text = json.dumps(_entities(request)).encode()
+        found = self._entities.get(text)
+        if found is None:
+            if len(self._entities) >= MAX_SLICES:
+                self._entities.clear()
+            found = self._entities[text] = cedarpy.Entities.from_json_str(text.decode(), self._schema)
+        return found
+
+
+def _entities(request: Request) -> list[dict[str, Any]]:
+    return [
+        {
+            "uid": {"type": "Orchestrator", "id": request.orchestrator},
+            "attrs": {},
+            "parents": [{"type": "Group", "id": name} for name in request.groups],
+        },
+        {
+            "uid": {"type": "Executor", "id": request.executor},
+            "attrs": dict(request.executor_attributes),
+            "parents": [{"type": "Pool", "id": name} for name in request.pools],
+        },
+    ]
+
+
+def _scope_fits(policy: Mapping[str, Any], request: Request) -> bool:
+    """Whether the scope of a policy (its JSON form) can hold for a request; True for any form that is not known here."""
+    return (
+        _end_fits(policy["principal"], ("Orchestrator", request.orchestrator), ("Group", request.groups))
+        and _end_fits(policy["action"], ("Action", request.action), ("", ()))
+        and _end_fits(policy["resource"], ("Executor", request.executor), ("Pool", request.pools))
+    )
+
+
+def _end_fits(scope: Mapping[str, Any], itself: tuple[str, str], above: tuple[str, tuple[str, ...]]) -> bool:
+    listed = scope.get("entities") or ([scope["entity"]] if "entity" in scope else [])
+    if scope["op"] == "==" and len(listed) == 1:
+        return (listed[0]["type"], listed[0]["id"]) == itself
+    if scope["op"] == "in" and listed:
+        kind, names = above
+        return any((one["type"], one["id"]) == itself or (one["type"] == kind and one["id"] in names) for one in listed)
+    return True
 
 
 _PROBE_EXECUTOR: dict[str, Any] = {"class": "?", "virtual": True, "manufacturer": "?", "labels": []}

@@ -110,3 +110,9 @@ def _cpu() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def row(name: str, found: Comparison, unit: str, scale: float, reference: str, target: str, met: bool) -> Row:
+    """A row of a comparison, its seconds times ``scale`` in ``unit``."""
+    value, known, best = (scale * number for number in (found.value, found.reference, min(found.values)))
+    return Row(name, value, unit, reference, known, found.speed, target, met, best)

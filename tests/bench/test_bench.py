@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.bench import command, verify
+from tests.bench import command, policy, verify
 from tests.bench.measure import Row, compare, machine
 from tpm.eventlog import parse_event_log
 
@@ -18,12 +18,15 @@ NAMES = [
     "ima_incremental_ms",
     "ek_chain",
     "import_tpm_quote_ms",
+    "runtime_round",
+    "cedar_200_1000",
+    "baseline_load_100k",
 ]
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    return list(verify.rows(entries=300, rounds=3))
+    return [*verify.rows(entries=300, rounds=3), *policy.rows(entries=300, rounds=3)]
 
 
 def test_every_row_has_every_column_with_a_finite_number(rows: list[Row]) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from tests.bench.measure import Comparison, Row, compare
+from tests.bench.measure import Comparison, Row, compare, row
 from tests.support import corpus
 from tests.support.attestation import NONCE, SELECTION, VALUES, SoftwareAk
 from tests.support.endorsement import ec_key, ek_certificate, ek_public, vendor
@@ -45,11 +45,6 @@ def rows(*, entries: int = ENTRIES, rounds: int = 51) -> Iterator[Row]:
     yield import_quote(max(3, rounds // 5))
 
 
-def _row(name: str, found: Comparison, unit: str, scale: float, reference: str, target: str, met: bool) -> Row:
-    value, known, best = (scale * number for number in (found.value, found.reference, min(found.values)))
-    return Row(name, value, unit, reference, known, found.speed, target, met, best)
-
-
 def _bare_check(key: AttestationKey, attest: bytes, signature: bytes) -> Callable[[], object]:
     """The signature check alone, with everything it needs prepared."""
     values, public = parse_signature(signature).values, key.key
@@ -69,7 +64,7 @@ def _quote(name: str, ak: SoftwareAk, least: float, rounds: int) -> Row:
         verify_quote(parse_quote(attest, signature), key, nonce=NONCE, selection=SELECTION, pcr_values=VALUES)
 
     found = compare(full, _bare_check(key, attest, signature), rounds=rounds)
-    return _row(name, found, "us", 1e6, "signature check alone", f"ratio >= {least}", found.speed >= least)
+    return row(name, found, "us", 1e6, "signature check alone", f"ratio >= {least}", found.speed >= least)
 
 
 def boot_log() -> bytes:
@@ -120,7 +115,7 @@ def event_log(rounds: int) -> Row:
         log.replay("sha256")
 
     found = compare(full, _bare_replay(parse_event_log(data)), rounds=rounds)
-    return _row("event_log_34k_ms", found, "ms", 1e3, "hashing alone", "<= 1.0 ms", found.value <= 1e-3)
+    return row("event_log_34k_ms", found, "ms", 1e3, "hashing alone", "<= 1.0 ms", found.value <= 1e-3)
 
 
 def _machine(entries: int) -> tuple[list[bytes], dict[str, list[str]]]:
@@ -187,7 +182,7 @@ def ima(entries: int, rounds: int) -> Iterator[Row]:
         done.state.to_dict()
 
     found = compare(increment, _bare_hashing(new), rounds=rounds)
-    yield _row("ima_incremental_ms", found, "ms", 1e3, "hashing alone", "<= 1.0 ms", found.value <= 1e-3)
+    yield row("ima_incremental_ms", found, "ms", 1e3, "hashing alone", "<= 1.0 ms", found.value <= 1e-3)
 
 
 def ek_chain(rounds: int) -> Row:
@@ -207,7 +202,7 @@ def ek_chain(rounds: int) -> Row:
         lambda: verify_ek_certificate(leaf, [issuer.der], roots, at=at, ek_public=public), checks, rounds=rounds
     )
     met = statistics.median(value - known for value, known in zip(found.values, found.references, strict=True)) <= 1e-3
-    return _row("ek_chain", found, "ms", 1e3, "3 signature checks alone", "<= reference + 1.0 ms", met)
+    return row("ek_chain", found, "ms", 1e3, "3 signature checks alone", "<= reference + 1.0 ms", met)
 
 
 _IMPORT = """
@@ -234,4 +229,4 @@ def import_quote(rounds: int) -> Row:
     pairs = [(seconds("tpm.quote"), seconds(_CRYPTOGRAPHY)) for _ in range(rounds + 1)][1:]
     found = Comparison(*(tuple(column) for column in zip(*pairs, strict=True)))
     reference = "import of what it uses of cryptography"
-    return _row("import_tpm_quote_ms", found, "ms", 1e3, reference, "< 60 ms", found.value < 0.06)
+    return row("import_tpm_quote_ms", found, "ms", 1e3, reference, "< 60 ms", found.value < 0.06)

@@ -292,3 +292,57 @@ def test_the_order_of_policies_decides_nothing(texts: list[str]) -> None:
     policy = load("\n".join(texts))
     assert policy.decide(asked()).permitted
     assert not policy.decide(asked(attempt=4)).permitted
+
+
+# --- only what can decide is asked -------------------------------------------------------------------------------
+SCOPES = st.sampled_from(
+    [
+        ("principal", "action", "resource"),
+        ('principal == Orchestrator::"a"', "action", "resource"),
+        ('principal in Group::"g"', "action", "resource"),
+        ('principal in Orchestrator::"b"', "action", 'resource in Pool::"p"'),
+        ("principal is Orchestrator", 'action == Action::"renew"', "resource"),
+        ('principal is Orchestrator in Group::"h"', "action", "resource is Executor"),
+        ("principal", 'action in [Action::"dispatch", Action::"renew"]', 'resource == Executor::"x"'),
+        ("principal", 'action in Action::"delegate"', 'resource in Executor::"y"'),
+    ]
+)
+CONDITIONS = st.sampled_from(["context.trusted", "context.attempt > 2", "context.tier + 9223372036854775807 > 0"])
+RULES = st.lists(st.tuples(st.sampled_from(["permit", "forbid"]), SCOPES, CONDITIONS), min_size=1, max_size=6)
+
+
+@given(
+    RULES,
+    st.sampled_from(["a", "b", "c"]),
+    st.sets(st.sampled_from(["g", "h"])),
+    st.sampled_from(["x", "y", "z"]),
+    st.sets(st.sampled_from(["p", "q"])),
+    st.sampled_from(["dispatch", "delegate", "renew"]),
+    st.booleans(),
+    st.integers(1, 4),
+)
+def test_leaving_out_policies_whose_scope_does_not_fit_decides_nothing(
+    rules: list[tuple[str, tuple[str, str, str], str]],
+    orchestrator: str,
+    groups: set[str],
+    executor: str,
+    pools: set[str],
+    action: str,
+    trusted: bool,
+    attempt: int,
+) -> None:
+    text = "\n".join(
+        f'@permits_everything("intended") @id("r{number}") {effect} ({", ".join(scope)}) when {{ {condition} }};'
+        for number, (effect, scope, condition) in enumerate(rules)
+    )
+    policy = load(text)
+    request = replace(
+        asked(action, trusted=trusted, attempt=attempt),
+        orchestrator=orchestrator,
+        groups=tuple(sorted(groups)),
+        executor=executor,
+        pools=tuple(sorted(pools)),
+    )
+    sliced = policy.decide(request)
+    policy._scopes = [{"principal": {"op": "All"}, "action": {"op": "All"}, "resource": {"op": "All"}}] * len(rules)
+    assert policy.decide(request) == sliced
