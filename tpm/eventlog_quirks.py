@@ -19,6 +19,8 @@ class Quirk(StrEnum):
     # The Spec ID signature ends in zeros instead of "03"; test logs of an agent in wide use look like this.
     SPEC_ID_UNVERSIONED = "spec_id_unversioned"
 
+    # Linux before 5.3 does not read the table of final events: its log stops before ExitBootServices, which is in PCR 5.
+    EXIT_NOT_LOGGED = "exit_not_logged"
     # Firmware that closes PCR 7 only at Ready to Boot has verified drivers by then: authorities come before.
     AUTHORITY_BEFORE_SEPARATOR = "authority_before_separator"
     # shim measures what it verified an image with, though firmware had measured the same; before 15.3 for each image.

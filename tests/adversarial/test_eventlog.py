@@ -448,6 +448,76 @@ def test_H13_request_that_succeeds_at_the_second_try_is_accepted() -> None:
     assert verify(log).exit_boot_services
 
 
+@pytest.mark.parametrize("told", [(EXIT_FAILED, EXIT, EXIT_OK), (EXIT, EXIT_FAILED, EXIT_OK)])
+def test_H13_refusal_before_the_end_is_told_in_several_ways(told: tuple[bytes, ...]) -> None:
+    """EDK2 measures a refusal without its request; others measure one request for both answers."""
+    log = Log()
+    log.records[-2:] = [event(5, EFI_ACTION, text) for text in told]
+    assert verify(log).exit_boot_services
+
+
+def test_H13_nothing_is_measured_between_a_request_and_its_answer() -> None:
+    log = Log()
+    log.insert(-1, event(4, IPL, b"loader"))
+    assert refused(log) == "log.event_after_ebs"
+    log.insert(-2, event(5, EFI_ACTION, EXIT_FAILED))
+    assert verify(log).exit_boot_services
+
+
+UNLOGGED_ENDS = (
+    (EXIT, EXIT_OK),
+    (EXIT_FAILED, EXIT, EXIT_OK),
+    (EXIT, EXIT_FAILED, EXIT_OK),
+    (EXIT, EXIT_FAILED, EXIT, EXIT_OK),
+)
+
+
+@pytest.mark.parametrize("bank", ["sha1", "sha256"])
+@pytest.mark.parametrize("texts", UNLOGGED_ENDS)
+def test_H13_end_that_the_log_leaves_out_is_read_from_the_pcr_where_that_is_allowed(
+    texts: tuple[bytes, ...], bank: str
+) -> None:
+    """An operating system that does not read the table of final events has a log without the last events."""
+    log, whole = Log(), Log()
+    whole.records[-2:] = [event(5, EFI_ACTION, text) for text in texts]
+    del log.records[-2:]
+    with pytest.raises(RejectedError, match=r"log\.replay_mismatch"):
+        verify_event_log(parse_event_log(log.data()), bank=bank, pcrs=whole.pcrs(bank))
+    parsed = parse_event_log(log.data(), quirks=frozenset({Quirk.EXIT_NOT_LOGGED}))
+    verified = verify_event_log(parsed, bank=bank, pcrs=whole.pcrs(bank))
+    assert verified.exit_boot_services
+    assert verified.quirks_used == {Quirk.EXIT_NOT_LOGGED}
+    assert [item.data for item in verified.log.events[-len(texts) :]] == list(texts)
+    assert verified.log.replay("sha256") == parse_event_log(whole.data()).replay("sha256")
+
+
+def test_H13_end_is_made_up_for_no_other_value() -> None:
+    quirks = frozenset({Quirk.EXIT_NOT_LOGGED})
+    log, more, untold = Log(), Log(), Log()
+    more.records.append(event(5, IPL, b"more"))
+    with pytest.raises(RejectedError, match=r"log\.replay_mismatch"):
+        verify_event_log(parse_event_log(log.data(), quirks=quirks), bank="sha256", pcrs=more.pcrs())
+    # A log that tells of the end is taken at its word: what follows is not a second one.
+    more.records[-1:] = [event(5, EFI_ACTION, EXIT), event(5, EFI_ACTION, EXIT_OK)]
+    with pytest.raises(RejectedError, match=r"log\.replay_mismatch"):
+        verify_event_log(parse_event_log(log.data(), quirks=quirks), bank="sha256", pcrs=more.pcrs())
+    # One that stops early under a PCR that stops there too does not say that boot services ended.
+    del untold.records[-2:]
+    with pytest.raises(RejectedError, match=r"log\.ebs_missing"):
+        verify_event_log(parse_event_log(untold.data(), quirks=quirks), bank="sha256", pcrs=untold.pcrs())
+
+
+def test_H8_separator_of_ones_is_accepted_where_the_rules_say_so() -> None:
+    log = Log()
+    for index, record in enumerate(log.records):
+        if record.kind == SEPARATOR:
+            log.change(index, data=b"\xff" * 4, measured=b"\xff" * 4)
+    assert refused(log) == "log.separator_invalid"
+    assert verify(log, separator_ones=True).exit_boot_services
+    log.change(log.find(3, SEPARATOR), data=b"\x01\x00\x00\x00", measured=b"\x01\x00\x00\x00")
+    assert refused(log, separator_ones=True) == "log.separator_invalid"
+
+
 def test_H13_event_of_the_os_is_no_claim() -> None:
     log = Log()
     log.records.append(event(8, IPL, b"kernel_cmdline: /other\x00", b"/other"))
