@@ -13,7 +13,8 @@ from tpm.eventlog_loader import LoaderEntry, Tag
 from tpm.eventlog_types import EventType
 from tpm.eventlog_uefi import BootOption, PartitionTable
 
-# Where the measured text of a boot loader lies: GRUB's in 8, systemd-stub's in 12.
+# Where the measured text of a boot loader lies: GRUB's, and without a label that of older systemd-boot, in 8;
+# systemd-stub's in 12.
 LOADER_PCR = 8
 STUB_PCR = 12
 FILE_PCR = 9
@@ -148,7 +149,7 @@ class _Builder:
 
     def _loader(self, pcr: int, content: LoaderEntry) -> None:
         if content.label is None:
-            if pcr == STUB_PCR:
+            if pcr in (LOADER_PCR, STUB_PCR):
                 self.command_lines.append(content.text)
         elif pcr != LOADER_PCR:
             return
