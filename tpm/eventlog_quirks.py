@@ -16,6 +16,8 @@ class Quirk(StrEnum):
     NO_ACTION_WITHOUT_PCR = "no_action_without_pcr"
     # The size of the Spec ID event leaves out the vendor bytes that follow it; tpm2-tools reads on.
     SPEC_ID_VENDOR_SIZE = "spec_id_vendor_size"
+    # Confidential-computing logs number registers where others number PCRs, from 1; some count their Spec ID event in.
+    SPEC_ID_REGISTER = "spec_id_register"
     # The Spec ID signature ends in zeros instead of "03"; test logs of an agent in wide use look like this.
     SPEC_ID_UNVERSIONED = "spec_id_unversioned"
 

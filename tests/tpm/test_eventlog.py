@@ -207,6 +207,15 @@ def test_quirk_vendor_bytes_outside_the_event() -> None:
     assert log.replay("sha256") == parse_event_log(Log().data()).replay("sha256")
 
 
+def test_quirk_spec_id_in_a_register() -> None:
+    data = Log().data()
+    log = accepted_only_with(Quirk.SPEC_ID_REGISTER, b"\x01" + data[1:], EvidenceReason.LOG_MALFORMED)
+    assert log.replay("sha256") == parse_event_log(data).replay("sha256")
+    for wrong in (b"\x18" + data[1:], b"\x01" + data[1:8] + b"\x01" + data[9:]):
+        with pytest.raises(MalformedError, match=r"log\.malformed"):
+            parse_event_log(wrong, quirks=EVERY_QUIRK)
+
+
 def test_quirk_spec_id_without_version() -> None:
     data = Log().data().replace(b"Spec ID Event03\x00", b"Spec ID Event\x00\x00\x00", 1)
     log = accepted_only_with(Quirk.SPEC_ID_UNVERSIONED, data, EvidenceReason.LOG_MALFORMED)
