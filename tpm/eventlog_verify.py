@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from tpm.algorithms import BANK_BY_NAME, DIGEST_SIZE, digest
 from tpm.errors import RejectedError
-from tpm.eventlog_claims import Claims, Finding, FindingCode, collect_claims
+from tpm.eventlog_claims import IMAGE_PCR, Claims, Finding, FindingCode, collect_claims
+from tpm.eventlog_content import CLOSED
 from tpm.eventlog_digests import Coverage, verify_data
 from tpm.eventlog_exit import EXIT_FAILURE, EXIT_INVOCATION, EXIT_PCR, EXIT_SUCCESS, with_unlogged_exit
 from tpm.eventlog_format import NO_PCR, PCR_COUNT, Event, EventLog, startup_locality
@@ -30,8 +31,7 @@ CALLING = b"Calling EFI Application from Boot Option"
 DEBUG_MODE = b"UEFI Debug Mode"
 DMA_DISABLED = b"DMA Protection Disabled"
 
-_CLOSED = b"\x00\x00\x00\x00"
-_CLOSED_ALTERNATIVE = b"\xff\xff\xff\xff"
+_CLOSED, _CLOSED_ALTERNATIVE = CLOSED
 _ERROR = b"\x01\x00\x00\x00"
 _SEPARATORS = (_CLOSED, _CLOSED_ALTERNATIVE, _ERROR)
 # Honest events with the digest of a separator: startup code measures an absent part of the firmware interface table as
@@ -122,7 +122,7 @@ def verify_event_log(
     exited = _verify_actions(quoted, rules)
 
     # 8. Secure Boot.
-    secure_boot = verify_secure_boot((event for event in quoted if event.pcr == 7), rules, log.quirks, used)
+    secure_boot = verify_secure_boot((event for event in quoted if event.pcr == 7), bank, rules, log.quirks, used)
     findings.extend(_unlisted(secure_boot))
 
     # 9. Claims.
@@ -256,7 +256,11 @@ def _verify_actions(quoted: Iterable[Event], rules: EventLogRules) -> int | None
     for event in quoted:
         if event.pcr not in FIRMWARE_PCRS:
             continue
-        text = event.data.rstrip(b"\x00") if event.type in (EventType.EFI_ACTION, EventType.ACTION) else b""
+        action = event.type in (EventType.EFI_ACTION, EventType.ACTION)
+        text = event.data.rstrip(b"\x00") if action else b""
+        if action and event.pcr == IMAGE_PCR and not (text.isascii() and text.decode().isprintable()):
+            # An image under the type of an action would be none of the images that were started.
+            _reject(EvidenceReason.LOG_UNKNOWN_EVENT_TYPE, f"event {event.number} is an action that is no text")
         if ended is not None or (pending and text not in (EXIT_SUCCESS, EXIT_FAILURE)):
             _reject(
                 EvidenceReason.LOG_EVENT_AFTER_EBS,
