@@ -21,6 +21,8 @@ class Quirk(StrEnum):
     # The Spec ID signature ends in zeros instead of "03"; test logs of an agent in wide use look like this.
     SPEC_ID_UNVERSIONED = "spec_id_unversioned"
 
+    # Some makers measure their firmware and its settings under types of their own (0x8401 in PCR 2 of current laptops).
+    VENDOR_EVENT_TYPE = "vendor_event_type"
     # Linux before 5.3 does not read the table of final events: its log stops before ExitBootServices, which is in PCR 5.
     EXIT_NOT_LOGGED = "exit_not_logged"
     # Firmware that closes PCR 7 only at Ready to Boot has verified drivers by then: authorities come before.

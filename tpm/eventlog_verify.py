@@ -19,11 +19,13 @@ from tpm.eventlog_format import NO_PCR, PCR_COUNT, Event, EventLog, startup_loca
 from tpm.eventlog_quirks import Quirk
 from tpm.eventlog_rules import EventLogRules
 from tpm.eventlog_secure_boot import SecureBoot, verify_secure_boot
-from tpm.eventlog_types import EventType
+from tpm.eventlog_types import TYPE_NAMES, EventType
 from tpm.reasons import EvidenceReason
 
 # PCRs that belong to the firmware until it hands over.
 FIRMWARE_PCRS = range(8)
+# Those of them that hold a maker's firmware and settings, and nothing from which claims are drawn by type.
+VENDOR_PCRS = (0, 1, 2, 3, 6)
 # PCRs that TPM2_Startup sets to ones (PC Client Platform TPM Profile §4.6.2).
 DRTM_PCRS = range(17, 23)
 
@@ -110,7 +112,7 @@ def verify_event_log(
     findings.extend(_unquoted(measured, pcrs))
 
     # 4. Types.
-    _verify_types(quoted, bank, rules)
+    _verify_types(quoted, bank, rules, log.quirks, used)
 
     # 5. Data.
     coverage = {event.number: verify_data(event, bank, log.quirks) for event in quoted}
@@ -206,7 +208,9 @@ def _unlisted(secure_boot: SecureBoot) -> list[Finding]:
     ]
 
 
-def _verify_types(quoted: Iterable[Event], bank: str, rules: EventLogRules) -> None:
+def _verify_types(
+    quoted: Iterable[Event], bank: str, rules: EventLogRules, quirks: frozenset[Quirk], used: set[Quirk]
+) -> None:
     separators = {digest(BANK_BY_NAME[bank], value): value for value in _SEPARATORS}
     for event in quoted:
         if event.type == EventType.SEPARATOR:
@@ -217,7 +221,11 @@ def _verify_types(quoted: Iterable[Event], bank: str, rules: EventLogRules) -> N
                 EvidenceReason.LOG_SEPARATOR_DISGUISED, f"event {event.number} measures a separator under another type"
             )
         allowed = rules.allowed_types[event.pcr] if event.pcr < len(rules.allowed_types) else frozenset()
-        if event.type not in allowed:
+        if event.type in allowed:
+            continue
+        if Quirk.VENDOR_EVENT_TYPE in quirks and event.pcr in VENDOR_PCRS and event.type not in TYPE_NAMES:
+            used.add(Quirk.VENDOR_EVENT_TYPE)
+        else:
             _reject(
                 EvidenceReason.LOG_UNKNOWN_EVENT_TYPE,
                 f"event {event.number} of type {event.type_name} has no business in PCR {event.pcr}",

@@ -239,6 +239,26 @@ def test_quirk_spec_id_without_version() -> None:
     assert log.banks == ("sha1", "sha256")
 
 
+@pytest.mark.parametrize("pcr", [0, 1, 2, 3, 6])
+def test_quirk_types_of_a_maker(pcr: int) -> None:
+    log = Log()
+    log.insert(-2, event(pcr, 0x8401, b"\x01"))
+    with pytest.raises(RejectedError, match=r"log\.unknown_event_type"):
+        verify_event_log(parse_event_log(log.data()), bank="sha256", pcrs=log.pcrs())
+    quirk = Quirk.VENDOR_EVENT_TYPE
+    verified = verify_event_log(parse_event_log(log.data(), quirks=frozenset({quirk})), bank="sha256", pcrs=log.pcrs())
+    assert verified.quirks_used == {quirk}
+
+
+@pytest.mark.parametrize(("pcr", "kind"), [(4, 0x8401), (5, 0x8401), (7, 0x8401), (8, 0x8401), (2, 2), (2, 0x0D)])
+def test_quirk_types_of_a_maker_are_nowhere_else(pcr: int, kind: int) -> None:
+    """Known types keep to their PCRs, and loaders, partitions and keys have no types of a maker."""
+    log = Log()
+    log.insert(-2, event(pcr, kind, b"\x01"))
+    with pytest.raises(RejectedError, match=r"log\.unknown_event_type"):
+        verify_event_log(parse_event_log(log.data(), quirks=EVERY_QUIRK), bank="sha256", pcrs=log.pcrs())
+
+
 def test_quirk_authority_repeated() -> None:
     log = Log()
     index = log.find(7, 0x800000E0)
