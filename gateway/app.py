@@ -18,15 +18,18 @@ from gateway.channel import Channels
 from gateway.checkpointer import Checkpointer
 from gateway.config import GatewayConfig, read_file, read_policies
 from gateway.deadlines import Deadlines
+from gateway.decision_files import DecisionFiles
 from gateway.endings import Endings
 from gateway.enrollments import Enrollments
 from gateway.leases import Leases
 from gateway.middleware import problems
+from gateway.policies import PolicyStore
 from gateway.references import References
 from gateway.rounds import Rounds
 from gateway.routes import add_routes, all_routes
 from gateway.signer import Signer
 from gateway.storage import authorizations
+from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from gateway.tasks import Tasks
 from tpm.endorsement import EkRoots
@@ -34,8 +37,9 @@ from tpm.errors import TpmError
 from ztrooted import limits
 from ztrooted.clock import Clock, SystemClock, WatchedClock
 from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason
-from ztrooted.records import Record, parse_record
+from ztrooted.records import Record
 
 log = structlog.get_logger()
 
@@ -54,7 +58,7 @@ class Gateway:
         self.clock = WatchedClock(clock or SystemClock())
         self.stopping = asyncio.Event()
         self.failed = False
-        self.policies = read_policies(config)
+        read_policies(config)  # refused before anything is opened or written
         self.roots = _load_roots(config)
         self.authority = _load_authority(config)
         self.tls = _server_tls(config)
@@ -65,11 +69,17 @@ class Gateway:
         except EnvironmentProblem:
             self.signer.close()
             raise
+        try:
+            self.policies = PolicyStore(config, self.database)
+        except GateError:
+            self.database.abandon()
+            self.signer.close()
+            raise
         self.tasks = Tasks(self._fail)
         self.deadlines = Deadlines(self.clock, self.tasks.start)
         self.channels = Channels()
         self.references = References(self.database)
-        self.rounds = Rounds(self.database, self.clock, lambda: self.policies.appraisal, self.references)
+        self.rounds = Rounds(self.database, self.clock, lambda: self.policies.current.appraisal, self.references)
         self.enrollments = Enrollments(
             config,
             self.database,
@@ -86,7 +96,7 @@ class Gateway:
             config,
             self.database,
             self.clock,
-            lambda: self.policies,
+            self.policies,
             self.rounds,
             Leases(config, self.signer, self.clock, self.checkpointer),
             self.signer,
@@ -95,6 +105,7 @@ class Gateway:
             self.endings,
             self.enrollments.session_certificate,
         )
+        self.decision_files = DecisionFiles(self.database)
         self.bundles = Bundles(config, self.database, self.checkpointer)
 
     async def start(self) -> None:
@@ -102,32 +113,21 @@ class Gateway:
         now_ms = self.clock.now_ms()
         self._refuse_to_go_back(now_ms)
         epoch = await self.signer.new_epoch(now_ms // 1000)
-        policies = self.policies
-        activated = policies.digests()
-        unchanged = self._last_activated() == activated
 
         def commit(tx: Transaction) -> None:
             tx.append(Record("gateway.started", now_ms, {"identity": self.signer.identity.encode()}))
-            for data in policies.documents().values():
-                tx.blob(data)
-            tx.append(Record("policy.activated", now_ms, activated))
             tx.append(_introduction(epoch.introduction.statement, epoch.introduction.signature, now_ms))
 
         await self.database.write(commit)
         self.signer.adopt(epoch)
+        revoked = await self.policies.start(now_ms, self.rounds)
         await self.checkpointer.seal()
         await self.authorizer.resume()
-        await self.endings.resume(None if unchanged else "the policies changed while the gateway was stopped")
+        await self.endings.resume()
+        await self.endings.announce(revoked)
         self.tasks.start(self.deadlines.run())
         self.tasks.start(self.checkpointer.run())
         self.tasks.start(self._epochs())
-
-    def _last_activated(self) -> dict[str, object] | None:
-        """The policies of the run before this one, by digest."""
-        row = self.database.reading.execute(
-            "SELECT bytes FROM records WHERE type = 'policy.activated' ORDER BY seq DESC LIMIT 1"
-        ).fetchone()
-        return None if row is None else parse_record(bytes(row[0])).body
 
     async def _epochs(self) -> None:
         """A new issuing key before the present one is worn out."""
@@ -177,10 +177,26 @@ class Gateway:
         if failing:
             raise GateError(GateReason(failing[0]), "the gateway can't authorize correctly at the moment")
 
+    async def activate_policies(
+        self, policies: Policies, operator: str, *, allow_rollback: bool
+    ) -> list[Authorization]:
+        """Put policies in force at once; what they do not permit any more is revoked, and returned."""
+        now_ms = self.clock.now_ms()
+        revoked = await self.policies.activate(policies, operator, now_ms, self.rounds, allow_rollback=allow_rollback)
+        log.warning("policies activated", operator=operator, revoked=len(revoked), **policies.digests())
+        await self.endings.announce(revoked)
+        self.prove_all()
+        return revoked
+
+    def prove_soon(self, executor: str) -> None:
+        """Ask an executor for proof now, if it is connected."""
+        if self.channels.get(executor) is not None:
+            self.deadlines.set(("prove", executor), 0.0, partial(self.authorizer.prove_again, executor))
+
     def prove_all(self) -> None:
         """Ask every connected executor for proof now, for instance because the reference values changed."""
         for executor in self.channels.executors():
-            self.deadlines.set(("prove", executor), 0.0, partial(self.authorizer.prove_again, executor))
+            self.prove_soon(executor)
 
     def _fail(self) -> None:
         self.failed = True

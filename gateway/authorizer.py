@@ -15,17 +15,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gateway.channel import Channels, Session
 from gateway.config import GatewayConfig
 from gateway.deadlines import Deadlines
+from gateway.decisions import decision_body, note_denial
+from gateway.delegations import Asked, ask, ask_again, refuse_early, take_place
 from gateway.endings import Endings
 from gateway.leases import Lease, Leases
+from gateway.policies import PolicyStore
 from gateway.rounds import Round, Rounds
 from gateway.signer import Signer
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted import artifact
+from ztrooted.appraisal_policy import NO_RULES
 from ztrooted.clock import WatchedClock
-from ztrooted.dispatch_context import Facts, policy_request
-from ztrooted.errors import GateError
+from ztrooted.delegation import MAX_RUNTIME_S
+from ztrooted.errors import GateError, PolicyError
 from ztrooted.evidence import Purpose, live_set_digest
 from ztrooted.lifecycle import State
 from ztrooted.models import (
@@ -37,7 +41,6 @@ from ztrooted.models import (
     StartedMessage,
 )
 from ztrooted.policies import Policies
-from ztrooted.policy import Decision, Request
 from ztrooted.reasons import GateReason, Reason
 
 log = structlog.get_logger()
@@ -59,7 +62,7 @@ class Authorizer:
         config: GatewayConfig,
         database: Database,
         clock: WatchedClock,
-        policies: Callable[[], Policies],
+        policies: PolicyStore,
         rounds: Rounds,
         leases: Leases,
         signer: Signer,
@@ -86,6 +89,7 @@ class Authorizer:
         authorization = await self._request(orchestrator, request)
         session = self._channels.get(request.executor)
         try:
+            refuse_early(self._database.reading, authorization, self._clock.now_ms())
             self._rounds.executor(request.executor)
             if session is None:
                 raise GateError(
@@ -93,14 +97,12 @@ class Authorizer:
                 )
             async with session.proving:
                 done = await self._rounds.prove(session, Purpose.DISPATCH, (bytes.fromhex(authorization.job_digest),))
-                lease, decision, revoked = await self._decide(authorization, done)
+                lease, denied, revoked = await self._decide(authorization, done)
         except GateError as error:
             raise await self._deny(authorization, error.reason, error.detail) from error
         await self._endings.announce(revoked)
         if lease is None:
-            reason = done.appraisal.verdict.reason or decision.reason or GateReason.POLICY_DENIED
-            detail = done.appraisal.verdict.detail or "the dispatch policy does not permit this dispatch"
-            raise Denied(reason, detail, authorization.id)
+            raise denied or Denied(GateReason.POLICY_DENIED, "nothing permitted this dispatch", authorization.id)
         self._endings.watch(lease.authorization)
         expires = lease.authorization.lease_expires or 0
         return Grant(authorization=authorization.id, artifact=lease.token, expires=expires, record=lease.record)
@@ -113,50 +115,76 @@ class Authorizer:
             state=State.REQUESTED,
             job=request.job,
             job_digest=request.job.digest(),
-            max_runtime_s=request.max_runtime_s,
+            max_runtime_s=request.max_runtime_s or (MAX_RUNTIME_S if request.parent is None else 0),
             enrollment=None,
             requested_at=self._clock.now_ms(),
+            parent=request.parent,
+            delegation=request.delegation,
         )
         body = {
             "orchestrator": orchestrator,
             "executor": request.executor,
             "job": request.job.model_dump(),
             "job_digest": authorization.job_digest,
-            "max_runtime_s": request.max_runtime_s,
+            "max_runtime_s": authorization.max_runtime_s or None,
+            "parent": request.parent,
+            "delegation": request.delegation.model_dump(),
         }
         return await self._database.write(lambda tx: authorizations.create(tx, authorization, body))
 
     async def _decide(
         self, authorization: Authorization, done: Round
-    ) -> tuple[Lease | None, Decision, list[Authorization]]:
-        """Evaluate the dispatch policy on the verdict, and record verdict, decision and outcome together."""
-        policies = self._policies()
-        request = policy_request("dispatch", facts(authorization, done), policies.entities)
-        decision = policies.dispatch.decide(request)
-        permitted = done.trusted is True and decision.permitted is True
+    ) -> tuple[Lease | None, Denied | None, list[Authorization]]:
+        """Evaluate the dispatch policy on the verdict, and record verdict, decision and outcome together.
 
-        def commit(tx: Transaction) -> tuple[Lease | None, list[Authorization]]:
+        A child is asked about inside the transaction, so that its parent and its siblings hold still meanwhile.
+        """
+        policies = self._policies.current
+        beforehand = None
+        if authorization.parent is None:
+            beforehand = ask(self._database.reading, authorization, done, policies)
+
+        def commit(tx: Transaction) -> tuple[Lease | None, Denied | None, list[Authorization]]:
+            self._policies.require_in_force(policies, done)
             revoked = self._rounds.settle(tx, done)
-            self._rounds.keep(tx, done)
-            body = {"round": done.body(), **_decision_body(policies, request, decision)}
-            for data in policies.documents().values():
-                tx.blob(data)
-            noted, _ = authorizations.note(
-                tx, authorization, "policy.evaluated", done.now_ms, body, enrollment=done.executor.enrollment
-            )
-            if permitted:
-                return self._leases.issue(tx, noted, done, policies.digests()), revoked
-            reason = done.appraisal.verdict.reason or decision.reason or GateReason.POLICY_DENIED
-            _note_denial(tx, noted, done.now_ms, reason, done.appraisal.verdict.detail)
-            return None, revoked
+            try:
+                asked = beforehand or ask(tx.connection, authorization, done, policies)
+            except GateError as error:  # it can't be a child of that parent, so there is nothing to permit
+                note_denial(tx, authorization, done.now_ms, error.reason, error.detail)
+                return None, Denied(error.reason, error.detail, authorization.id), revoked
+            lease, denied = self._conclude(tx, authorization, done, policies, asked)
+            return lease, denied, revoked
 
-        lease, revoked = await self._database.write(commit)
-        return lease, decision, revoked
+        return await self._database.write(commit)
+
+    def _conclude(
+        self, tx: Transaction, authorization: Authorization, done: Round, policies: Policies, asked: Asked
+    ) -> tuple[Lease | None, Denied | None]:
+        """Yes, if the executor is trusted and the policy permits; otherwise no."""
+        decision, parent = asked.decision, asked.parent
+        permitted = done.trusted is True and decision.permitted is True
+        self._rounds.keep(tx, done)
+        body = {"round": done.body(), **decision_body(policies, asked.request, decision)}
+        for data in policies.documents().values():
+            tx.blob(data)
+        changes = {"enrollment": done.executor.enrollment, "max_runtime_s": asked.max_runtime_s}
+        if parent is not None and permitted:
+            changes |= {"place": parent.children, "depth": parent.depth + 1}
+        noted, _ = authorizations.note(tx, authorization, "policy.evaluated", done.now_ms, body, **changes)
+        if permitted:
+            if parent is not None:
+                take_place(tx, parent, noted, done.now_ms)
+            return self._leases.issue(tx, noted, done, policies.digests()), None
+        verdict = done.appraisal.verdict
+        reason = verdict.reason or decision.reason or GateReason.POLICY_DENIED
+        note_denial(tx, noted, done.now_ms, reason, verdict.detail)
+        detail = verdict.detail or "the dispatch policy does not permit this dispatch"
+        return None, Denied(reason, detail, authorization.id)
 
     async def _deny(self, authorization: Authorization, reason: Reason, detail: str) -> Denied:
         """Deny without a verdict: there was nobody to ask, or nothing could be issued."""
         now_ms = self._clock.now_ms()
-        await self._database.write(lambda tx: _note_denial(tx, authorization, now_ms, reason, detail))
+        await self._database.write(lambda tx: note_denial(tx, authorization, now_ms, reason, detail))
         return Denied(reason, detail, authorization.id)
 
     # --- phase 4 -------------------------------------------------------------------------------------------------
@@ -205,16 +233,23 @@ class Authorizer:
         return authorization
 
     async def _start(self, authorization: Authorization, done: Round) -> tuple[Lease | None, list[Authorization]]:
-        policies = self._policies()
+        policies = self._policies.current
 
         def commit(tx: Transaction) -> tuple[Lease | None, list[Authorization]]:
+            self._policies.require_in_force(policies, done)
             revoked = self._rounds.settle(tx, done)
             if not done.trusted:
                 return None, revoked
             if _lapsed(authorizations.get(tx.connection, authorization.id), done):
                 raise GateError(GateReason.LEASE_EXPIRED, "the quote came after the artifact had ended")
+            asked = ask_again(tx.connection, authorization, done, policies)  # it may have been permitted by others
             self._rounds.keep(tx, done)
-            noted, _ = authorizations.note(tx, authorization, "attestation.passed", done.now_ms, done.body())
+            decision = asked.decision
+            body = done.body() | decision_body(policies, asked.request, decision)
+            noted, _ = authorizations.note(tx, authorization, "attestation.passed", done.now_ms, body)
+            if not decision.permitted:
+                reason, detail = decision.reason or GateReason.POLICY_DENIED, "the policy no longer permits it"
+                return None, revoked + authorizations.revoke(tx, noted, done.now_ms, reason, detail)
             noted, _ = authorizations.note(
                 tx, noted, "authorization.activated", done.now_ms, {}, activated_at=done.now_ms
             )
@@ -231,7 +266,10 @@ class Authorizer:
     def schedule(self, executor: str) -> None:
         """Set the time of the next round with a connected executor."""
         live = self._activated(executor)
-        policy = self._rounds.policy_of(self._rounds.executor(executor))
+        try:
+            policy = self._rounds.policy_of(self._rounds.executor(executor))
+        except PolicyError:  # no class is for it; it is asked again, since labels and policies change
+            policy = NO_RULES
         interval = policy.interval_s if live else policy.idle_interval_s
         self._deadlines.set(("prove", executor), interval, lambda: self.prove_again(executor))
 
@@ -248,6 +286,10 @@ class Authorizer:
                 leases, revoked = await self._renew(live, done)
             except GateError as error:
                 if error.reason is GateReason.CHANNEL_SUPERSEDED:
+                    return
+                if (
+                    error.reason is GateReason.POLICY_CHANGED
+                ):  # the next round, under the new ones, was asked for already
                     return
                 log.error("round not recorded", executor=executor, code=error.reason, detail=error.detail)
                 leases, revoked = [], []
@@ -271,37 +313,38 @@ class Authorizer:
                 await session.send(CertificateMessage(certificate=certificate))
 
     async def _renew(self, live: list[Authorization], done: Round) -> tuple[list[Lease], list[Authorization]]:
-        policies = self._policies()
+        policies = self._policies.current
         live_ids = sorted(one.id for one in live)
-        decided = {}
-        if done.trusted:
-            for authorization in live:
-                request = policy_request("renew", facts(authorization, done), policies.entities)
-                decided[authorization.id] = request, policies.dispatch.decide(request)
+        beforehand = {
+            one.id: ask_again(self._database.reading, one, done, policies)
+            for one in live
+            if done.trusted and one.parent is None
+        }
 
         def commit(tx: Transaction) -> tuple[list[Lease], list[Authorization]]:
+            self._policies.require_in_force(policies, done)
             revoked = self._rounds.settle(tx, done)
             leases = []
-            for authorization in live if done.trusted else ():
+            # Parents first: what ends takes its descendants along, and none of them may have a new lease by then.
+            for authorization in sorted(live, key=lambda one: one.depth) if done.trusted else ():
                 current = authorizations.get(tx.connection, authorization.id)
                 if not current.live:
                     continue  # revoked meanwhile, and a revocation is never overwritten
                 if _lapsed(current, done):  # on the executor it is over, and nothing here may say otherwise
                     detail = "the quote came after the lease had ended"
-                    ended = authorizations.revoke(tx, current, done.now_ms, GateReason.LEASE_EXPIRED, detail)
-                    revoked += [ended] if ended is not None else []
+                    revoked += authorizations.revoke(tx, current, done.now_ms, GateReason.LEASE_EXPIRED, detail)
                     continue
-                self._rounds.keep(tx, done)
-                request, decision = decided[authorization.id]
-                body = done.body() | _decision_body(policies, request, decision) | {"live": live_ids}
-                noted, _ = authorizations.note(tx, current, "attestation.passed", done.now_ms, body)
                 try:
+                    asked = beforehand.get(current.id) or ask_again(tx.connection, current, done, policies)
+                    self._rounds.keep(tx, done)
+                    decision = asked.decision
+                    body = done.body() | decision_body(policies, asked.request, decision) | {"live": live_ids}
+                    noted, _ = authorizations.note(tx, current, "attestation.passed", done.now_ms, body)
                     if not decision.permitted:
                         raise GateError(decision.reason or GateReason.POLICY_DENIED, "the policy no longer permits it")
                     leases.append(self._leases.renew(tx, noted, done, policies.digests()))
                 except GateError as error:
-                    ended = authorizations.revoke(tx, noted, done.now_ms, error.reason, error.detail)
-                    revoked += [ended] if ended is not None else []
+                    revoked += authorizations.revoke(tx, current, done.now_ms, error.reason, error.detail)
             return leases, revoked
 
         return await self._database.write(commit)
@@ -337,33 +380,3 @@ def _lease_message(lease: Lease) -> LeaseMessage:
     return LeaseMessage(
         authorization=lease.authorization.id, challenge=lease.challenge, artifact=lease.token, life_ms=lease.life_ms
     )
-
-
-def facts(authorization: Authorization, done: Round) -> Facts:
-    """What was verified, as far as a decision may depend on it."""
-    executor = done.executor
-    return Facts(
-        orchestrator=authorization.orchestrator,
-        executor=executor.id,
-        executor_class=executor.executor_class,
-        virtual=executor.virtual,
-        rules=done.policy,
-        trusted=done.trusted,
-        job=authorization.job.model_dump(),
-        job_digest=authorization.job_digest,
-        now_ms=done.now_ms,
-    )
-
-
-def _decision_body(policies: Policies, request: Request, decision: Decision) -> dict[str, object]:
-    return {
-        "dispatch_policy": policies.dispatch.digest,
-        "entities": policies.entities.digest,
-        "request": request.encode(),
-        "decision": decision.encode(),
-    }
-
-
-def _note_denial(tx: Transaction, authorization: Authorization, now_ms: int, reason: Reason, detail: str) -> None:
-    body = {"reason": str(reason), "detail": detail}
-    authorizations.note(tx, authorization, "authorization.denied", now_ms, body, reason=str(reason))

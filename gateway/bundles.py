@@ -43,14 +43,16 @@ class Bundles:
         own = [parse_record(data) for _, data in story]
         enrollments = sorted({index for record in own for index in _enrollments(record.body)})
         context = [_at(connection, index) for index in enrollments]
-        context += _context(connection, story)
-        records = dict(sorted([*story, *context]))
+        context += _context(connection, sorted([*context, *story]))
+        context += _labels(connection, own[0].body["executor"], story[-1][0])
+        # What is above is told by its records alone: what those rest on is in the bundle of their own authorization.
+        above = [record for name in _above(connection, own) for record in _story(connection, name, story[-1][0])]
         read = cache(lineage.Reader(connection).read)  # neighbours share most of their way to the root
         proven = tuple(
             ProvenRecord(index, data, tuple(merkle.inclusion_proof(size, index, read)))
-            for index, data in sorted(records.items())
+            for index, data in sorted({*story, *context, *above})
         )
-        named = sorted({name for data in records.values() for name in _named(json.loads(data))})
+        named = sorted({name for _, data in [*story, *context] for name in _named(json.loads(data))})
         artifacts = self._artifacts(connection, authorization)
         blobs = {digest: blob for digest in (*named, *artifacts) if (blob := _blob(connection, digest)) is not None}
         ima = _measurement_list(connection, own, enrollments)
@@ -70,6 +72,17 @@ def _story(connection: sqlite3.Connection, authorization: str, size: int) -> lis
     return [(int(seq), bytes(data)) for seq, data in rows]
 
 
+def _above(connection: sqlite3.Connection, own: list[Record]) -> list[str]:
+    """The authorizations above, as far as they are the business of whoever may see this one.
+
+    Where the dispatch policy was not asked, the parent that was named is none that its orchestrator may know of.
+    """
+    if not any(record.type == "policy.evaluated" for record in own):
+        return []
+    authorization = authorizations.get(connection, str(own[0].authorization))
+    return [one.id for one in authorizations.above(connection, authorization)]
+
+
 def _context(connection: sqlite3.Connection, story: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     """The records that name what the story rests on: the last approval, activation or introduction before its first use."""
     first_use: dict[str, int] = {}
@@ -87,9 +100,17 @@ def _context(connection: sqlite3.Connection, story: list[tuple[int, bytes]]) -> 
         if record.type == "gateway.started":
             found.setdefault(record.type, (seq, bytes(data)))  # its keys are the same at every start
         for subject in _subjects(record):
-            if seq < first_use.get(subject, 0):
+            if record.type == "baseline.approved" and subject in first_use:
+                found[f"{subject} {seq}"] = seq, bytes(data)  # each approval has its own end
+            elif seq < first_use.get(subject, 0):
                 found[subject] = seq, bytes(data)
     return list(found.values())
+
+
+def _labels(connection: sqlite3.Connection, executor: str, before: int) -> list[tuple[int, bytes]]:
+    """What operators labelled the executor with, each time."""
+    rows = connection.execute("SELECT seq, bytes FROM records WHERE type = 'executor.labelled' AND seq < ?", (before,))
+    return [(int(seq), bytes(data)) for seq, data in rows if parse_record(bytes(data)).body["executor"] == executor]
 
 
 def _subjects(record: Record) -> list[str]:

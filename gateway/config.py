@@ -17,10 +17,10 @@ from pydantic_settings import (
 
 from tpm.endorsement_san import normalise_vendor_id
 from ztrooted import names
-from ztrooted.appraisal_policy import explain_validation
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason
+from ztrooted.validation import explain_validation
 
 FORMAT = "ztrooted-gateway/1"
 FILE = "gateway.toml"

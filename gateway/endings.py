@@ -3,6 +3,8 @@
 A lease that is not renewed ends by itself, on both sides; whatever else happens, nobody has to act for that.
 """
 
+import asyncio
+
 import structlog
 
 from gateway.channel import Channels, Session
@@ -47,48 +49,52 @@ class Endings:
         """A lease's deadline passed without renewal: it is over on both sides, whoever is to blame."""
         now_ms = self._clock.now_ms()
 
-        def commit(tx: Transaction) -> Authorization | None:
+        def commit(tx: Transaction) -> list[Authorization]:
             current = authorizations.get(tx.connection, authorization)
             if not current.live or (current.lease_expires or 0) > now_ms:
-                return None
+                return []
             detail = "no good quote renewed it before its deadline"
             if current.state is not State.AUTHORIZED:
                 body = {"executor": current.executor, "verdict": None, "due": current.lease_expires}
                 current, _ = authorizations.note(tx, current, "attestation.overdue", now_ms, body)
             return authorizations.revoke(tx, current, now_ms, GateReason.LEASE_EXPIRED, detail)
 
-        ended = await self._database.write(commit)
-        await self.announce([] if ended is None else [ended])
+        await self.announce(await self._database.write(commit))
 
     async def revoke(self, authorization: str, reason: Reason, detail: str) -> None:
-        """End a live authorization now."""
+        """End a live authorization now, and its descendants with it."""
         now_ms = self._clock.now_ms()
         found = authorizations.get(self._database.reading, authorization)
         ended = await self._database.write(lambda tx: authorizations.revoke(tx, found, now_ms, reason, detail))
-        await self.announce([] if ended is None else [ended])
+        await self.announce(ended)
 
     async def ended(self, session: Session, message: EndedMessage) -> None:
-        """The executor says how a job ended. A job that ended by our revocation is ``interrupted`` first."""
+        """The executor says how a job ended. A job that ended by our revocation is ``interrupted`` first.
+
+        However it ended, its descendants end now.
+        """
         now_ms = self._clock.now_ms()
         report = message.model_dump(exclude={"type", "authorization"})
 
-        def commit(tx: Transaction) -> None:
+        def commit(tx: Transaction) -> list[Authorization]:
             current = authorizations.get(tx.connection, message.authorization)
             if current.executor != session.executor:
                 raise GateError(GateReason.ARTIFACT_UNKNOWN, "that authorization belongs to another executor")
+            ended: list[Authorization] = []
             if current.live and (current.lease_expires or 0) < now_ms:
                 detail = "its end was reported after its lease had ended"
-                current = authorizations.revoke(tx, current, now_ms, GateReason.LEASE_EXPIRED, detail) or current
+                ended = authorizations.revoke(tx, current, now_ms, GateReason.LEASE_EXPIRED, detail)
             elif current.live and message.outcome != "exited":
-                reason = _reason_of(message)
-                noted = authorizations.revoke(tx, current, now_ms, reason, "its executor ended it")
-                current = noted or current
+                ended = authorizations.revoke(tx, current, now_ms, _reason_of(message), "its executor ended it")
+            current = ended[0] if ended else current
             if current.state is State.REVOKED and message.outcome == "killed":
                 current, _ = authorizations.note(tx, current, "execution.interrupted", now_ms, report)
-            authorizations.note(tx, current, "execution.closed", now_ms, report)
+            closed = authorizations.end(tx, current, "execution.closed", now_ms, report)
+            return [*ended[1:], *closed[1:]]
 
-        await self._database.write(commit)
+        descendants = await self._database.write(commit)
         self._forget(message.authorization)
+        await self.announce(descendants)
 
     async def fenced(self, authorization: str) -> None:
         """A revoked job of which no report came: its lease is over, so its own supervisor has killed it by now."""
@@ -106,15 +112,10 @@ class Endings:
         await self._database.write(commit)
         self._forget(authorization)
 
-    async def resume(self, revoke_all: str | None) -> None:
-        """After a start: put everything unfinished back under its stored deadline.
-
-        ``revoke_all`` says why nothing that was authorized before may go on, where that is so.
-        """
+    async def resume(self) -> None:
+        """After a start: put everything unfinished back under its stored deadline."""
         for authorization in authorizations.unfinished(self._database.reading):
-            if authorization.live and revoke_all is not None:
-                await self.revoke(authorization.id, GateReason.POLICY_MISMATCH, revoke_all)
-            elif authorization.live:
+            if authorization.live:
                 self.watch(authorization)
             else:
                 self._watch_fence(authorization)
@@ -134,13 +135,22 @@ class Endings:
         self._deadlines.clear(("lease", authorization))
 
     async def announce(self, revoked: list[Authorization]) -> None:
-        """Tell executors to stop. The event feed tells everybody else, from the records."""
+        """Tell executors to stop. The event feed tells everybody else, from the records.
+
+        Each executor by itself: one that takes no messages must not keep the others from hearing it.
+        """
+        told: dict[str, list[RefusedMessage]] = {}
         for authorization in revoked:
             self._watch_fence(authorization)
             reason = authorization.reason or str(GateReason.ATTESTATION_DRIFT)
             log.warning("revoked", authorization=authorization.id, executor=authorization.executor, code=reason)
             refusal = RefusedMessage(authorization=authorization.id, reason=reason, detail="authorization revoked")
-            await self._channels.tell(authorization.executor, refusal)
+            told.setdefault(authorization.executor, []).append(refusal)
+        await asyncio.gather(*(self._tell(executor, refusals) for executor, refusals in told.items()))
+
+    async def _tell(self, executor: str, refusals: list[RefusedMessage]) -> None:
+        for refusal in refusals:
+            await self._channels.tell(executor, refusal)
 
 
 def _reason_of(message: EndedMessage) -> Reason:

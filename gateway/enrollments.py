@@ -46,7 +46,6 @@ from ztrooted.records import Record
 
 log = structlog.get_logger()
 
-DEFAULT_CLASS = "default"
 SECRET = 32
 
 
@@ -133,14 +132,16 @@ class Enrollments:
             nonce=nonce,
             ends=self._clock.monotonic() + limits.ENROLLMENT_LIFE_S,
         )
-        policy = self._rounds.class_policy(DEFAULT_CLASS)
+        policy = self._rounds.policy()
+        subject = self._rounds.subject(pending.executor, virtual=ek.virtual, manufacturer=ek.manufacturer)
+        rules = policy.for_class(policy.class_of(subject))
         challenge = EnrollmentChallenge(
             enrollment=pending.id,
             executor=pending.executor,
             credential=credential.id_object,
             encrypted_secret=credential.encrypted_secret,
             nonce=nonce.hex(),
-            selection=policy.selection.as_dict(),
+            selection=rules.selection.as_dict(),
         )
         return pending, challenge
 
@@ -200,17 +201,20 @@ class Enrollments:
         if request.quote.event_log is None or sha256(request.quote.event_log) != request.quote.event_log_digest:
             raise GateError(EvidenceReason.EVIDENCE_MISSING, "an enrollment needs the whole event log, with its digest")
         evidence = request.quote.evidence(request.quote.event_log)
-        policy = self._rounds.class_policy(DEFAULT_CLASS)
-        reference = self._references.current(DEFAULT_CLASS)
+        policy, ek = self._rounds.policy(), pending.ek
+        subject = self._rounds.subject(pending.executor, virtual=ek.virtual, manufacturer=ek.manufacturer)
+        executor_class = policy.class_of(subject)
+        rules, reference = policy.for_class(executor_class), self._references.current(executor_class)
         now_ms = self._clock.now_ms()
         bindings = (pending.request.session_key,)
         question = Question(
             key=pending.ak,
             qualifying_data=qualifying_data(Purpose.ENROLL, pending.nonce, *bindings),
-            policy=policy,
+            policy=rules,
             reference=reference,
             previous=Progress(),
             now_ms=now_ms,
+            virtual=ek.virtual,
         )
         appraisal = appraise(evidence, question)
         progress = Progress()
@@ -218,7 +222,7 @@ class Enrollments:
             progress = appraisal.progress if appraisal.verdict.trusted else Progress(appraisal.progress.clock)
         executor = Executor(
             id=pending.executor,
-            executor_class=DEFAULT_CLASS,
+            executor_class=executor_class,
             virtual=pending.ek.virtual,
             manufacturer=pending.ek.manufacturer,
             ak_public=pending.request.ak_public,
@@ -243,8 +247,9 @@ class Enrollments:
             appraisal=appraisal,
             now_ms=now_ms,
             baseline=None if reference is None else reference.digest,
-            policy=policy,
-            policy_digest=self._rounds.policy_digest(),
+            policy=rules,
+            policy_digest=policy.digest,
+            labels=subject.labels,
         )
 
     def _admit(self, tx: Transaction, pending: Pending, done: Round) -> tuple[Executor, list[Authorization]]:
@@ -253,11 +258,10 @@ class Enrollments:
         if before is not None and before.ak_public != pending.request.ak_public:
             superseded = {"executor": pending.executor, "ak": parse_public(before.ak_public).name.hex()}
             tx.append(Record("executor.superseded", done.now_ms, superseded))
-        revoked = []
+        revoked: list[Authorization] = []
         for authorization in authorizations.unfinished(tx.connection, pending.executor):
             detail = "the executor enrolled anew, so what it ran under its earlier session is gone"
-            ended = authorizations.revoke(tx, authorization, done.now_ms, GateReason.EXECUTION_AGENT_LOST, detail)
-            revoked += [ended] if ended is not None else []
+            revoked += authorizations.revoke(tx, authorization, done.now_ms, GateReason.EXECUTION_AGENT_LOST, detail)
         Rounds.keep(tx, done)
         request = pending.request
         certificates = [request.ek_certificate] if request.ek_certificate is not None else []

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.checkpointer import Checkpointer
 from gateway.config import GatewayConfig
+from gateway.delegations import granted
 from gateway.rounds import Round
 from gateway.signer import Signer
 from gateway.storage import authorizations
@@ -19,6 +20,7 @@ from tpm.public import parse_public
 from ztrooted import artifact
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.clock import WatchedClock
+from ztrooted.delegation import Granted, ends_ms
 from ztrooted.errors import GateError
 from ztrooted.jose import thumbprint
 from ztrooted.keys import load_p256
@@ -63,12 +65,17 @@ class Leases:
             raise GateError(GateReason.CHECKPOINT_STALE, "the lineage is not sealed any more; nothing is issued")
         epoch = self._signer.epoch
         current = authorizations.get(tx.connection, authorization.id)
-        end_ms = lease_end(current, done)
-        stated = _claims(self._config, current, done, policies, end_ms)
+        above = authorizations.above(tx.connection, current)
+        parent = granted(tx.connection, above[0]) if above else None
+        end_ms = lease_end(current, done, parent)
+        level = tier(done.policy, trusted=done.trusted, virtual=done.executor.virtual)
+        if parent is not None:
+            level = min(level, parent.tier)
+        stated = _claims(self._config, current, done, policies, end_ms, level)
         body = {"claims": stated, "kid": epoch.kid}
         renewals = current.renewals + 1 if kind == "authorization.renewed" else 0
         noted, appended = authorizations.note(
-            tx, current, kind, done.now_ms, body, lease_expires=end_ms, renewals=renewals
+            tx, current, kind, done.now_ms, body, lease_expires=end_ms, renewals=renewals, tier=level
         )
         claims = ArtifactClaims.model_validate({**stated, "lin": _head(self._config.origin, appended)})
         token = artifact.issue(claims, epoch.private, epoch.kid)
@@ -79,8 +86,10 @@ class Leases:
         return Lease(stored, token, appended.index, done.challenge, end_ms - done.now_ms)
 
 
-def lease_end(authorization: Authorization, done: Round) -> int:
+def lease_end(authorization: Authorization, done: Round, parent: Granted | None) -> int:
     """When the next lease ends, in milliseconds: a lease length from now, or with the job's maximum runtime.
+
+    A child's ends with the maximum runtime of anything above it, too.
 
     In whole seconds, as the artifact's ``exp`` is: both sides mean the same instant. A lease length is cut; the maximum
     runtime is rounded up, since the executor's supervisor keeps it to the millisecond. It caps the first artifact too,
@@ -88,23 +97,25 @@ def lease_end(authorization: Authorization, done: Round) -> int:
     """
     began_ms = done.now_ms if authorization.activated_at is None else authorization.activated_at
     last_ms = began_ms + authorization.max_runtime_s * 1000
+    if parent is not None:
+        last_ms = min(last_ms, ends_ms(parent, done.now_ms))
     if last_ms <= done.now_ms:
-        raise GateError(
-            GateReason.EXECUTION_MAX_RUNTIME, f"the job has run for its maximum of {authorization.max_runtime_s} s"
+        most = (
+            f"its maximum of {authorization.max_runtime_s} s" if parent is None else "as long as it or its parent may"
         )
+        raise GateError(GateReason.EXECUTION_MAX_RUNTIME, f"the job has run for {most}")
     end_ms = done.now_ms + round(done.policy.lease_s * 1000)
     return min(end_ms // 1000, -(-last_ms // 1000)) * 1000
 
 
 def _claims(
-    config: GatewayConfig, authorization: Authorization, done: Round, policies: dict[str, str], end_ms: int
+    config: GatewayConfig, authorization: Authorization, done: Round, policies: dict[str, str], end_ms: int, level: int
 ) -> dict[str, Any]:
     """Everything an artifact says except its place in the lineage, which is known only once its record is there."""
     if done.evidence is None:
         raise GateError(GateReason.ATTESTATION_OVERDUE, "there is no evidence to issue an artifact on")
     executor = done.executor
     job = authorization.job
-    level = tier(done.policy, trusted=done.trusted, virtual=executor.virtual)
     now_s = done.now_ms // 1000
     renewal: dict[str, Any] = {"n": 0}
     if authorization.artifact is not None:
@@ -126,6 +137,7 @@ def _claims(
         "ev": done.evidence.digest(),
         "tier": tier_name(level),
         "ren": renewal,
+        **({} if authorization.parent is None else {"par": authorization.parent}),
     }
 
 

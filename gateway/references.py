@@ -4,84 +4,127 @@ import json
 
 from gateway.storage import executors
 from gateway.storage.database import Database, Transaction
-from gateway.storage.executors import Executor
+from ztrooted.baseline_models import BaselineView
 from ztrooted.errors import GateError
-from ztrooted.models import BaselineView
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 from ztrooted.reference import Baseline, Reference, parse_baseline
 
+_VIEW = (
+    "SELECT b.digest, b.class, b.pcrs, b.events, b.files, b.captured_from, b.captured_at,"
+    " a.version, a.operator, a.at, a.expires,"
+    " a.version IS NOT NULL AND a.version = (SELECT MAX(version) FROM approvals WHERE class = b.class)"
+    " FROM baselines b LEFT JOIN approvals a ON a.class = b.class AND a.digest = b.digest"
+    " AND a.version = (SELECT MAX(version) FROM approvals WHERE class = b.class AND digest = b.digest)"
+)
+
 
 class References:
-    """The baseline in force for each class of executors."""
+    """The baseline in force for each class of executors: the one that was approved last."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._current: dict[str, Reference] = {}
-        rows = database.reading.execute(
-            "SELECT class, digest FROM baselines WHERE approved_at IS NOT NULL ORDER BY approved_at"
-        )
-        for executor_class, digest in rows.fetchall():
-            self._current[executor_class] = self._load(digest)
+        rows = database.reading.execute("SELECT class, digest, expires FROM approvals ORDER BY version")
+        last = {executor_class: (digest, expires) for executor_class, digest, expires in rows.fetchall()}
+        self._current = {name: Reference.load(self.data(digest), expires) for name, (digest, expires) in last.items()}
+        # What a transaction sees: set inside of the approval's own, in the writer's thread.
+        self._recorded = {name: digest for name, (digest, _) in last.items()}
 
     def current(self, executor_class: str) -> Reference | None:
         """The approved baseline of a class, or None: then nothing of that class is trusted."""
         return self._current.get(executor_class)
 
-    async def propose(self, executor: Executor, baseline: Baseline, now_ms: int) -> BaselineView:
-        """Store a captured baseline. It changes nothing until it is approved."""
+    def require_in_force(self, executor_class: str, digest: str | None) -> None:
+        """GateError ``policy.changed`` where a round was judged by another baseline than is in force now."""
+        if self._recorded.get(executor_class) != digest:
+            raise GateError(GateReason.POLICY_CHANGED, "another baseline was approved during this round; ask again")
+
+    async def propose(self, executor_class: str, baseline: Baseline, now_ms: int) -> BaselineView:
+        """Store a baseline for a class. It changes nothing until it is approved."""
         data = baseline.encode()
+        events = 0 if baseline.boot is None else len(baseline.boot.events)
 
         def store(tx: Transaction) -> str:
             digest = tx.blob(data)
             tx.execute(
-                "INSERT INTO baselines(digest, class, proposed_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                (digest, executor.executor_class, now_ms),
+                "INSERT INTO baselines(digest, class, proposed_at, pcrs, events, files, captured_from, captured_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (
+                    digest,
+                    executor_class,
+                    now_ms,
+                    len(baseline.pcrs),
+                    events,
+                    len(baseline.ima),
+                    baseline.captured_from,
+                    baseline.captured_at,
+                ),
             )
             return digest
 
-        return self.view(await self._database.write(store))
+        return self.view(await self._database.write(store), executor_class)
 
-    async def approve(self, digest: str, operator: str, now_ms: int) -> BaselineView:
+    async def approve(self, digest: str, operator: str, now_ms: int, *, expires_ms: int | None) -> BaselineView:
         """Put a proposed baseline in force. Every executor of the class is judged anew, from its first file on."""
-        self.view(digest)
-        reference = self._load(digest)
+        executor_class = self.view(digest).executor_class
+        reference = Reference.load(self.data(digest), expires_ms)
 
-        def store(tx: Transaction) -> str:
-            (executor_class,) = tx.execute("SELECT class FROM baselines WHERE digest = ?", (digest,)).fetchone()
+        def store(tx: Transaction) -> None:
+            (version,) = tx.execute(
+                "SELECT COALESCE(MAX(version), 0) + 1 FROM approvals WHERE class = ?", (executor_class,)
+            ).fetchone()
             tx.execute(
-                "UPDATE baselines SET approved_by = ?, approved_at = ? WHERE digest = ?", (operator, now_ms, digest)
+                "INSERT INTO approvals(class, version, digest, operator, at, expires) VALUES (?, ?, ?, ?, ?, ?)",
+                (executor_class, version, digest, operator, now_ms, expires_ms),
             )
             executors.forget_file_checks(tx, executor_class)
-            body = {"baseline": digest, "class": executor_class, "operator": operator, "expires": None}
+            body = {
+                "baseline": digest,
+                "class": executor_class,
+                "operator": operator,
+                "version": version,
+                "expires": expires_ms,
+            }
             tx.append(Record("baseline.approved", now_ms, body))
-            return str(executor_class)
+            self._recorded[executor_class] = digest
 
-        self._current[await self._database.write(store)] = reference
-        return self.view(digest)
+        before = dict(self._recorded)
+        try:
+            await self._database.write(store)
+        except GateError:
+            self._recorded = before  # the group of transactions may have been undone as a whole
+            raise
+        self._current[executor_class] = reference
+        return self.view(digest, executor_class)
 
-    def view(self, digest: str) -> BaselineView:
-        """One baseline for people; GateError ``baseline.unknown`` when there is none."""
+    def view(self, digest: str, executor_class: str | None = None) -> BaselineView:
+        """One baseline for people, of its latest class; GateError ``baseline.unknown`` when there is none."""
         row = self._database.reading.execute(
-            "SELECT class, approved_by, approved_at FROM baselines WHERE digest = ?", (digest,)
+            f"{_VIEW} WHERE b.digest = ? AND (? IS NULL OR b.class = ?) ORDER BY b.proposed_at DESC LIMIT 1",
+            (digest, executor_class, executor_class),
         ).fetchone()
         if row is None:
             raise GateError(GateReason.BASELINE_UNKNOWN, f"there is no baseline {digest}")
-        baseline = parse_baseline(self._blob(digest))
-        return BaselineView(
-            baseline=digest,
-            executor_class=row[0],
-            pcrs=len(baseline.pcrs),
-            files=len(baseline.ima),
-            approved_by=row[1],
-            approved_at=row[2],
-        )
+        return _view(row)
 
-    def _load(self, digest: str) -> Reference:
-        return Reference.load(self._blob(digest))
+    def every(self, limit: int) -> list[BaselineView]:
+        """The baselines, the latest proposal first."""
+        query = f"{_VIEW} ORDER BY b.proposed_at DESC, b.digest LIMIT ?"
+        return [_view(row) for row in self._database.reading.execute(query, (limit,)).fetchall()]
 
-    def _blob(self, digest: str) -> bytes:
+    def baseline(self, digest: str) -> Baseline:
+        """One baseline, parsed. GateError ``baseline.unknown``."""
+        self.view(digest)
+        return parse_baseline(self.data(digest))
+
+    def data(self, digest: str) -> bytes:
+        """The exact bytes of a baseline. GateError ``baseline.unknown``."""
         row = self._database.reading.execute("SELECT bytes FROM blobs WHERE digest = ?", (digest,)).fetchone()
         if row is None:
             raise GateError(GateReason.BASELINE_UNKNOWN, f"the bytes of baseline {json.dumps(digest)} are missing")
         return bytes(row[0])
+
+
+def _view(row: tuple[object, ...]) -> BaselineView:
+    names = list(BaselineView.model_fields)
+    return BaselineView(**{**dict(zip(names, row, strict=True)), "in_force": bool(row[-1])})  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ the round was for: an orchestrator's question about a new job is as good a witne
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from gateway.channel import Session
@@ -18,13 +18,14 @@ from gateway.storage.database import Database, Transaction
 from gateway.storage.executors import Executor
 from ztrooted import limits
 from ztrooted.appraisal import Appraisal, Check, Progress, Question, Status, Verdict, appraise, required_checks
-from ztrooted.appraisal_policy import AppraisalClass, AppraisalPolicy
+from ztrooted.appraisal_policy import NO_CLASS, NO_RULES, AppraisalClass, AppraisalPolicy, Subject
 from ztrooted.clock import Clock
-from ztrooted.errors import GateError
+from ztrooted.errors import GateError, PolicyError
 from ztrooted.evidence import Evidence, Purpose, qualifying_data, sha256
 from ztrooted.models import Quote
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
+from ztrooted.reference import Reference
 
 # Above this much to hash and parse, an appraisal runs on a thread, so that other executors are answered meanwhile.
 INLINE_BYTES = 64 << 10
@@ -47,6 +48,7 @@ class Round:
     baseline: str | None
     policy: AppraisalClass
     policy_digest: str
+    labels: Mapping[str, str]
 
     @property
     def trusted(self) -> bool:
@@ -69,6 +71,7 @@ class Round:
             "evidence": None if self.evidence is None else self.evidence.digest(),
             "manifest": None if self.evidence is None else self.evidence.manifest(),
             "class": self.executor.executor_class,
+            "labels": dict(self.labels),
             "appraisal_policy": self.policy_digest,
             "baseline": self.baseline,
             "now": self.now_ms,
@@ -94,17 +97,19 @@ class Rounds:
             raise GateError(GateReason.DISPATCH_EXECUTOR_UNKNOWN, f"no executor {executor} is enrolled")
         return found
 
+    def subject(self, executor: str, *, virtual: bool, manufacturer: str) -> Subject:
+        """Who an executor is, as far as its class may depend on it."""
+        return Subject(executor, virtual, manufacturer, executors.labels_of(self._database.reading, executor))
+
     def policy_of(self, executor: Executor) -> AppraisalClass:
-        """The appraisal rules for this executor."""
-        return self._policy().for_class(executor.executor_class)
+        """The appraisal rules for this executor. PolicyError ``policy.no_class`` where there are none for it."""
+        policy = self._policy()
+        subject = self.subject(executor.id, virtual=executor.virtual, manufacturer=executor.manufacturer)
+        return policy.for_class(policy.class_of(subject))
 
-    def class_policy(self, executor_class: str) -> AppraisalClass:
-        """The appraisal rules of a class."""
-        return self._policy().for_class(executor_class)
-
-    def policy_digest(self) -> str:
-        """The digest of the appraisal policy in force."""
-        return self._policy().digest
+    def policy(self) -> AppraisalPolicy:
+        """The appraisal policy in force."""
+        return self._policy()
 
     async def prove(
         self, session: Session, purpose: Purpose, bindings: tuple[bytes, ...] = (), *, from_start: bool = False
@@ -115,12 +120,19 @@ class Rounds:
         we hang up ourselves there is none, since nothing was learned of the executor: ``service.stopping`` is raised.
         ``from_start`` asks for the measurement list from its first entry on.
         """
-        executor = self.executor(session.executor)
-        policy = self.policy_of(executor)
+        found = self.executor(session.executor)
+        subject = self.subject(found.id, virtual=found.virtual, manufacturer=found.manufacturer)
+        in_force = self._policy()
+        try:
+            executor = replace(found, executor_class=in_force.class_of(subject))
+        except PolicyError as error:
+            return self._without_class(found, subject, in_force, purpose, bindings, error)
+        policy = in_force.for_class(executor.executor_class)
         previous = executor.progress
-        if from_start:
+        if from_start or executor.executor_class != found.executor_class:  # what was judged, was by another list
             previous = Progress(previous.clock)
         challenge, nonce = secrets.token_urlsafe(16), secrets.token_bytes(limits.NONCE)
+        reference = self._references.current(executor.executor_class)
         evidence = None
         try:
             quote = await session.challenge(
@@ -139,8 +151,7 @@ class Rounds:
                 raise
             appraisal = refused(policy, error, self._clock.now_ms())
         else:
-            appraisal = await self._appraise(evidence, executor, policy, previous, purpose, nonce, bindings)
-        reference = self._references.current(executor.executor_class)
+            appraisal = await self._appraise(evidence, executor, policy, previous, reference, purpose, nonce, bindings)
         return Round(
             challenge=challenge,
             executor=executor,
@@ -153,7 +164,62 @@ class Rounds:
             now_ms=self._clock.now_ms() if evidence is None else appraisal_instant(appraisal, policy),
             baseline=None if reference is None else reference.digest,
             policy=policy,
-            policy_digest=self._policy().digest,
+            policy_digest=in_force.digest,
+            labels=subject.labels,
+        )
+
+    def last(self, connection: sqlite3.Connection, executor: str, policy: AppraisalPolicy, now_ms: int) -> Round:
+        """What is known of an executor without asking it: its last verdict, under the rules it would have in ``policy``.
+
+        GateError ``dispatch.executor_unknown``, PolicyError ``policy.no_class``.
+        """
+        found = executors.find(connection, executor)
+        if found is None:
+            raise GateError(GateReason.DISPATCH_EXECUTOR_UNKNOWN, f"no executor {executor} is enrolled")
+        labels = executors.labels_of(connection, executor)
+        executor_class = policy.class_of(Subject(found.id, found.virtual, found.manufacturer, labels))
+        return Round(
+            challenge="",
+            executor=replace(found, executor_class=executor_class),
+            purpose=Purpose.RUNTIME,
+            nonce=b"",
+            bindings=(),
+            previous=found.progress,
+            evidence=None,
+            appraisal=Appraisal(Verdict.decode(found.verdict), authentic=False),
+            now_ms=now_ms,
+            baseline=None,
+            policy=policy.for_class(executor_class),
+            policy_digest=policy.digest,
+            labels=labels,
+        )
+
+    def _without_class(
+        self,
+        executor: Executor,
+        subject: Subject,
+        policy: AppraisalPolicy,
+        purpose: Purpose,
+        bindings: tuple[bytes, ...],
+        error: PolicyError,
+    ) -> Round:
+        """The round of an executor that no class is for: nothing is asked of it, and nothing is believed."""
+        now_ms = self._clock.now_ms()
+        verdict = Verdict((Check("class", Status.FAIL, error.reason, error.detail),), now_ms)
+        return Round(
+            challenge="",
+            executor=replace(executor, executor_class=NO_CLASS),
+            purpose=purpose,
+            nonce=secrets.token_bytes(limits.NONCE),
+            bindings=bindings,
+            previous=executor.progress,
+            evidence=None,
+            appraisal=Appraisal(verdict, authentic=False),
+            now_ms=now_ms,
+            baseline=None,
+            policy=NO_RULES,
+            policy_digest=policy.digest,
+            labels=subject.labels,
         )
 
     async def _appraise(
@@ -162,11 +228,11 @@ class Rounds:
         executor: Executor,
         policy: AppraisalClass,
         previous: Progress,
+        reference: Reference | None,
         purpose: Purpose,
         nonce: bytes,
         bindings: tuple[bytes, ...],
     ) -> Appraisal:
-        reference = self._references.current(executor.executor_class)
         question = Question(
             key=executor.attestation_key(),
             qualifying_data=qualifying_data(purpose, nonce, *bindings),
@@ -174,6 +240,7 @@ class Rounds:
             reference=reference,
             previous=previous,
             now_ms=self._clock.now_ms(),
+            virtual=executor.virtual,
         )
         if len(evidence.ima) > INLINE_BYTES:
             return await asyncio.to_thread(appraise, evidence, question)
@@ -197,13 +264,15 @@ class Rounds:
         return quote.evidence(log)
 
     def settle(self, tx: Transaction, done: Round) -> list[Authorization]:
-        """Record a round inside ``tx``; returns the authorizations that it revoked.
+        """Record a round inside ``tx``; returns the authorizations that it revoked, descendants elsewhere included.
 
         The caller adds the records of success for the authorizations that the round was about.
         """
         before = executors.find(tx.connection, done.executor.id)
         if before is None or before.enrollment != done.executor.enrollment:
             raise GateError(GateReason.CHANNEL_SUPERSEDED, "the executor enrolled again during this round")
+        if done.trusted:
+            self._references.require_in_force(done.executor.executor_class, done.baseline)
         after = updated(before, done)
         executors.store(tx, after)
         if done.trusted and done.appraisal.entries and done.evidence is not None:
@@ -214,18 +283,16 @@ class Rounds:
             tx.append(Record("executor.trust_changed", done.now_ms, done.body()))
         if done.trusted:
             return []
-        revoked = []
-        for authorization in authorizations.unfinished(tx.connection, done.executor.id):
-            if not authorization.live:
+        revoked: list[Authorization] = []
+        for found in authorizations.unfinished(tx.connection, done.executor.id):
+            authorization = authorizations.get(tx.connection, found.id)
+            if not authorization.live:  # or not any more, since its parent was on this executor too
                 continue
             self.keep(tx, done)
             kind = "attestation.overdue" if verdict.reason in _SILENCE else "attestation.failed"
             noted, _ = authorizations.note(tx, authorization, kind, done.now_ms, done.body())
-            ended = authorizations.revoke(
-                tx, noted, done.now_ms, verdict.reason or GateReason.ATTESTATION_DRIFT, verdict.detail
-            )
-            if ended is not None:
-                revoked.append(ended)
+            reason = verdict.reason or GateReason.ATTESTATION_DRIFT
+            revoked += authorizations.revoke(tx, noted, done.now_ms, reason, verdict.detail)
         return revoked
 
     @staticmethod
@@ -259,10 +326,13 @@ def updated(executor: Executor, done: Round) -> Executor:
     """
     verdict = done.appraisal.verdict
     progress = executor.progress
+    if done.executor.executor_class != executor.executor_class:
+        progress = Progress(progress.clock)
     if done.appraisal.progress is not None:
         progress = done.appraisal.progress if done.trusted else Progress(done.appraisal.progress.clock, progress.ima)
     return replace(
         executor,
+        executor_class=done.executor.executor_class,
         progress=progress,
         pcrs=done.appraisal.pcrs or executor.pcrs,
         trusted=done.trusted,

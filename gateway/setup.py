@@ -15,38 +15,13 @@ from gateway.config import FILE, FORMAT, load_config
 from gateway.signer import IDENTITY_FILE, create_identity, environment_problem, open_device
 from tpm.endorsement import EkRoots
 from tpm.errors import DeviceError, TpmError
-from ztrooted import canonical, entities
+from ztrooted import canonical, ready_made
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.names import lineage
-from ztrooted.policy import STARTER
 from ztrooted.reasons import GateReason
 
+STARTER = "strict"  # the ready-made policy of a new gateway
 COMMON_NAME = 64  # RFC 5280 appendix A.1, ub-common-name
-
-STARTER_APPRAISAL = """\
-# What evidence must show, for each class of executors. An unknown key refuses the whole file.
-format = "ztrooted-appraisal/1"
-
-[class.default]
-bank = "sha256"
-# The PCRs of each quote: firmware (0-7), boot loader and kernel (8, 9, 14), and IMA's measurement list (10).
-pcrs = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14]
-# Those that must equal the approved baseline.
-pinned = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14]
-# Seconds between two proofs of an executor with a live job, of an idle one, and how long an answer may take.
-interval_s = 10.0
-idle_interval_s = 60.0
-response_deadline_s = 5.0
-# An artifact is a lease of this many seconds; without a good quote in time the job dies.
-lease_s = 30.0
-
-[class.default.event_log]
-secure_boot = true
-
-[class.default.ima]
-# Every file that IMA measures must be in the approved baseline.
-allow_list = "baseline"
-"""
 
 
 def create_data_folder(
@@ -123,9 +98,8 @@ def _fill(
     _write(folder / "tls" / "cert.pem", server.public_bytes(serialization.Encoding.PEM))
     _write(folder / "tls" / "key.pem", private_pem(server_key), 0o600)
     _write(folder / "ek-roots" / "roots.pem", roots)
-    _write(folder / "policy" / "appraisal.toml", STARTER_APPRAISAL.encode())
-    _write(folder / "policy" / "dispatch.cedar", STARTER.encode())
-    _write(folder / "policy" / "entities.toml", entities.STARTER.encode())
+    for name, data in ready_made.files(STARTER).items():
+        _write(folder / "policy" / name, data)
     return {"trust_domain": trust_domain, "tpm": tpm, "virtual_tpm": identity.virtual, "ek_vendors": ek_vendors}
 
 

@@ -22,7 +22,7 @@ from tpm.public import parse_public
 from ztrooted import jose
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.issuer import certify_qualifying_data, signed_digest, statement
-from ztrooted.jose import IssuerKey
+from ztrooted.jose import IssuerKey, jwk
 from ztrooted.keys import spki
 from ztrooted.models import Issuer
 from ztrooted.reasons import GateReason
@@ -176,6 +176,14 @@ class Signer:
             epoch.kid: IssuerKey(epoch.private.public_key(), epoch.not_before, epoch.expires)
             for epoch in self._epochs[-2:]
         }
+
+    def jwks(self) -> dict[str, object]:
+        """The same keys as a JSON Web Key Set (RFC 7517), for other tools."""
+        keys = [
+            {**jwk(epoch.private.public_key()), "kid": epoch.kid, "alg": "ES256", "use": "sig"}
+            for epoch in self._epochs[-2:]
+        ]
+        return {"keys": keys}
 
     def introductions(self) -> list[Issuer]:
         """Of the keys whose artifacts may still be alive: the last two epochs."""

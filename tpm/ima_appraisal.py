@@ -16,6 +16,21 @@ from tpm.reasons import EvidenceReason
 # Enough for a person to see the pattern; a machine with another system on it has as many findings as entries.
 MAX_FINDINGS = 1000
 
+# Keyrings whose keys the kernel measures under their names when they are loaded (Documentation/ABI/testing/ima_policy).
+KEYRINGS = frozenset(
+    {
+        b".ima",
+        b"_ima",
+        b".evm",
+        b"_evm",
+        b".machine",
+        b".platform",
+        b".blacklist",
+        b".builtin_trusted_keys",
+        b".secondary_trusted_keys",
+        b".system_keyring",
+    }
+)
 _SIGNED = frozenset({b"ima-sig", b"ima-sigv2", b"ima-modsig"})
 
 QuotedPcrs = Mapping[str, Mapping[int, bytes]]
@@ -167,6 +182,12 @@ def _judge_buffer(row: Row, rules: ImaRules) -> _Judged:
     if hasher is None or hasher(entry.buffer).digest() != entry.digest:
         return EvidenceReason.IMA_NOT_ALLOWED, "the digest is not that of the buffer"
     allowed = rules.allow.names.get(row[3])
+    if allowed is None and row[3] in KEYRINGS:
+        # A key that the list says was loaded is never learned from it.
+        if rules.keyring.holds(entry.buffer):
+            return None
+        detail = f"a key was loaded into {row[3].decode()} that is neither listed nor one of the policy's keys"
+        return EvidenceReason.IMA_KEY_NOT_ALLOWED, detail
     if allowed is None:
         return EvidenceReason.IMA_NOT_ALLOWED, "no buffer of this name is listed"
     if row[2] not in allowed:

@@ -161,6 +161,14 @@ class ImaKeyring:
                 raise ValueError(f"a key cannot be read: {error}") from error
         return cls(keys)
 
+    def holds(self, certificate: bytes) -> bool:
+        """Whether the key of this certificate (DER) is one of these: what the kernel measures when a key is loaded."""
+        try:
+            key = x509.load_der_x509_certificate(certificate).public_key()
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
+            return False
+        return any(key == known for keys in self._keys.values() for known in keys)
+
     def find(self, identifier: bytes) -> Sequence[SigningKey]:
         """The keys with this id, perhaps none."""
         return self._keys.get(identifier, ())

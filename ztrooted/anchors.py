@@ -25,10 +25,10 @@ from tpm.errors import TpmError
 from tpm.pcr import PcrSelection
 from tpm.public import parse_public
 from ztrooted import names, strict_toml
-from ztrooted.appraisal_policy import explain_validation
 from ztrooted.errors import EnvironmentProblem, ProofError
 from ztrooted.note_keys import NoteKey, parse_vkey
 from ztrooted.reasons import GateReason
+from ztrooted.validation import explain_validation
 
 FORMAT = "ztrooted-anchors/1"
 

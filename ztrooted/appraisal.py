@@ -4,10 +4,12 @@ The list of required checks is computed from the policy first. Then they run, in
 
 1. ``quote``: the TPM signed exactly the challenged PCRs for exactly this challenge.
 2. ``clock``: it is still the same boot of the same TPM as in the round before.
-3. ``event_log``: the firmware's log explains the quoted PCRs, and shows what the policy asks of it.
-4. ``baseline``: the pinned PCRs are the approved ones.
-5. ``ima``: the kernel's measurement list explains the quoted PCR 10.
-6. ``files``: every file measured so far is an approved one.
+3. ``event_log``: the firmware's log explains the quoted PCRs, and tells one story about Secure Boot.
+4. ``boot``: its events are those that the policy asks for.
+5. ``baseline``: the pinned PCRs are the approved ones.
+6. ``ima``: the kernel's measurement list explains the quoted PCR 10.
+7. ``files``: every file measured so far is an approved one.
+8. ``tier``: the assurance tier is the one that the policy asks for.
 
 ``trusted`` needs each required check to have run and passed. A check that could not run is *not checked*, which is as
 bad as *fail*. When the quote is refused nothing else runs: without it there is no evidence to look at.
@@ -21,17 +23,20 @@ from typing import Any
 
 from tpm.attestation_key import AttestationKey
 from tpm.errors import EvidenceError
-from tpm.eventlog import EventLogRules, VerifiedEventLog, parse_event_log, verify_event_log
+from tpm.eventlog import EventLogRules, Quirk, VerifiedEventLog, parse_event_log, verify_event_log
 from tpm.ima import parse_ima_list
 from tpm.ima_appraisal import appraise_ima
 from tpm.ima_entry import ImaEntries
 from tpm.ima_replay import ImaState, VerifiedImaEntries, replay
 from tpm.quote import Clock, VerifiedQuote, check_clock, parse_quote, verify_quote
 from ztrooted.appraisal_policy import IMA_PCR, AppraisalClass
+from ztrooted.boot_reference import BootReference, boot_reference
 from ztrooted.errors import GateError
+from ztrooted.event_rules import EventLogPolicy, first_difference, judge_boot
 from ztrooted.evidence import Evidence
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.reference import Reference
+from ztrooted.results import tier, tier_name
 
 
 class Status(StrEnum):
@@ -84,6 +89,20 @@ class Verdict:
         """``detail`` of a verdict in its encoded form."""
         return next((check["detail"] for check in encoded["checks"] if check["status"] == Status.FAIL.value), "")
 
+    @classmethod
+    def decode(cls, value: Mapping[str, Any]) -> "Verdict":
+        """The inverse of ``encode``. KeyError or ValueError when ``value`` is something else."""
+        checks = tuple(
+            Check(
+                check["name"],
+                Status(check["status"]),
+                None if check["reason"] is None else parse_reason(check["reason"]),
+                check["detail"],
+            )
+            for check in value["checks"]
+        )
+        return cls(checks, value["expires"])
+
     def encode(self) -> dict[str, Any]:
         """For records: equal appraisals give equal bytes."""
         return {
@@ -130,9 +149,11 @@ class Question:
     reference: Reference | None
     previous: Progress
     now_ms: int
+    virtual: bool
 
 
 _GENUINE = frozenset({"quote", "clock", "event_log", "ima"})
+_RESTS_ON = {"boot": "event_log", "files": "ima"}
 _NO_ENTRIES = ImaEntries([], "sha1")
 
 
@@ -140,7 +161,7 @@ _NO_ENTRIES = ImaEntries([], "sha1")
 class Appraisal:
     """A verdict with what was learned on the way. ``progress`` is None unless the evidence explained itself.
 
-    ``authentic`` says that the evidence is genuine and complete (checks 1, 2, 3 and 5), whatever it shows: this is what
+    ``authentic`` says that the evidence is genuine and complete (checks 1, 2, 3 and 6), whatever it shows: this is what
     enrollment needs, before any baseline can exist. ``entries`` are the verified new entries of the measurement list.
     """
 
@@ -162,14 +183,18 @@ class Appraisal:
 
 def required_checks(policy: AppraisalClass) -> tuple[str, ...]:
     """The checks a verdict under ``policy`` rests on, in their order."""
-    names = ["quote", "clock"]
-    if policy.event_log is not None:
-        names.append("event_log")
-    if policy.pinned:
-        names.append("baseline")
-    if policy.ima is not None:
-        names += ["ima", "files"]
-    return tuple(names)
+    log = policy.event_log
+    required = {
+        "quote": True,
+        "clock": True,
+        "event_log": log is not None,
+        "boot": log is not None and bool(log.rules()),
+        "baseline": bool(policy.pinned),
+        "ima": policy.ima is not None,
+        "files": policy.ima is not None and not policy.observe,
+        "tier": policy.min_tier is not None,
+    }
+    return tuple(name for name, wanted in required.items() if wanted)
 
 
 def appraise(evidence: Evidence, question: Question) -> Appraisal:
@@ -185,6 +210,7 @@ class _Run:
         self.question = question
         self.required = required_checks(question.policy)
         self.found: dict[str, Check] = {}
+        self.remarks: dict[str, str] = {}
         self.quote: VerifiedQuote | None = None
         self.pcrs: Mapping[int, bytes] = {}
         self.event_log: VerifiedEventLog | None = None
@@ -196,14 +222,16 @@ class _Run:
             "quote": self._quote,
             "clock": self._clock,
             "event_log": self._event_log,
+            "boot": self._boot,
             "baseline": self._baseline,
             "ima": self._ima,
             "files": self._files,
+            "tier": self._tier,
         }
         for name in self.required:
             if name != "quote" and not self._passed("quote"):
                 break
-            if name == "files" and not self._passed("ima"):
+            if name in _RESTS_ON and not self._passed(_RESTS_ON[name]):
                 continue
             self._check(name, steps[name])
         checks = tuple(self.found.get(name) or Check(name, Status.NOT_CHECKED) for name in self.required)
@@ -226,7 +254,7 @@ class _Run:
         except (EvidenceError, GateError) as error:
             self.found[name] = Check(name, Status.FAIL, parse_reason(error.reason), error.detail)
         else:
-            self.found[name] = Check(name, Status.PASS)
+            self.found[name] = Check(name, Status.PASS, detail=self.remarks.get(name, ""))
 
     # 1. The TPM signed exactly the challenged PCRs for exactly this challenge.
     def _quote(self) -> None:
@@ -247,13 +275,26 @@ class _Run:
         if self.question.previous.clock is not None:
             check_clock(self.question.previous.clock, self.quote.clock)
 
-    # 3. The firmware's log explains the quoted PCRs, and shows what the policy asks of it.
+    # 3. The firmware's log explains the quoted PCRs, and tells one story about Secure Boot.
     def _event_log(self) -> None:
         policy = self.question.policy
         boot = tuple((index, value) for index, value in self.pcrs.items() if index != IMA_PCR)
-        self.event_log = verified_event_log(self.evidence.event_log, policy.bank, boot, policy.event_log_rules)
+        self.event_log = verified_event_log(
+            self.evidence.event_log, policy.bank, boot, policy.event_log_rules, policy.quirks
+        )
+        if self.event_log.quirks_used:
+            self.remarks["event_log"] = f"tolerated: {', '.join(sorted(self.event_log.quirks_used))}"
 
-    # 4. The pinned PCRs are the approved ones.
+    # 4. Its events are those that the policy asks for.
+    def _boot(self) -> None:
+        policy = self.question.policy
+        if self.event_log is None or policy.event_log is None:
+            raise GateError(GateReason.ATTESTATION_POLICY, "there is no verified event log")
+        good = self._approved().baseline.boot if policy.event_log.wants_baseline() else None
+        if (refusal := boot_refusal(policy.event_log, facts_of(self.event_log), good)) is not None:
+            raise GateError(*refusal)
+
+    # 5. The pinned PCRs are the approved ones.
     def _baseline(self) -> None:
         baseline = self._approved().baseline
         for index in self.question.policy.pinned:
@@ -261,12 +302,13 @@ class _Run:
             if wanted is None:
                 raise GateError(GateReason.ATTESTATION_DRIFT, f"the approved baseline says nothing about PCR {index}")
             if self.pcrs[index] != wanted:
-                raise GateError(
-                    GateReason.ATTESTATION_DRIFT,
-                    f"PCR {index} is {self.pcrs[index].hex()}, and the approved baseline has {wanted.hex()}",
-                )
+                detail = f"PCR {index} is {self.pcrs[index].hex()}, and the approved baseline has {wanted.hex()}"
+                if self.event_log is not None and baseline.boot is not None:
+                    difference = first_difference(facts_of(self.event_log).events, baseline.boot.events, index)
+                    detail += f"; {difference}" if difference else ""
+                raise GateError(GateReason.ATTESTATION_DRIFT, detail)
 
-    # 5. The kernel's measurement list explains the quoted PCR 10.
+    # 6. The kernel's measurement list explains the quoted PCR 10.
     def _ima(self) -> None:
         listed = parse_ima_list(self.evidence.ima, format="ascii").entries if self.evidence.ima else _NO_ENTRIES
         result = replay(
@@ -279,12 +321,22 @@ class _Run:
         self.verified = result.verified
         self.ima = result.state
 
-    # 6. Every file measured so far is an approved one.
+    # 7. Every file measured so far is an approved one.
     def _files(self) -> None:
-        reference = self._approved()
-        if self.verified is None or self.quote is None:
+        policy = self.question.policy
+        if self.verified is None or self.quote is None or policy.ima is None:
             raise GateError(GateReason.ATTESTATION_POLICY, "there are no verified files to judge")
-        appraise_ima(self.verified, self.question.policy.ima_rules(reference.allow), pcrs=self.quote.pcr_values)
+        allow = self._approved().allow if policy.ima.allow_list == "baseline" else None
+        appraise_ima(self.verified, policy.ima_rules(allow), pcrs=self.quote.pcr_values)
+
+    # 8. The assurance tier is the one that the policy asks for.
+    def _tier(self) -> None:
+        policy, virtual = self.question.policy, self.question.virtual
+        level = tier(policy, trusted=True, virtual=virtual)
+        if policy.min_tier is not None and level < int(policy.min_tier[1]):
+            why = "a software TPM" if virtual else "these rules"
+            detail = f"{why} can prove {tier_name(level)} at most, and the policy asks for {policy.min_tier}"
+            raise GateError(GateReason.ATTESTATION_TIER, detail)
 
     def _approved(self) -> Reference:
         reference = self.question.reference
@@ -299,7 +351,49 @@ class _Run:
 
 @lru_cache(maxsize=1024)
 def verified_event_log(
-    data: bytes, bank: str, pcrs: tuple[tuple[int, bytes], ...], rules: EventLogRules
+    data: bytes, bank: str, pcrs: tuple[tuple[int, bytes], ...], rules: EventLogRules, quirks: frozenset[Quirk]
 ) -> VerifiedEventLog:
     """``verify_event_log``, remembered: it is a pure function, and between two boots its arguments never change."""
-    return verify_event_log(parse_event_log(data), bank=bank, pcrs=dict(pcrs), rules=rules)
+    return verify_event_log(parse_event_log(data, quirks=quirks), bank=bank, pcrs=dict(pcrs), rules=rules)
+
+
+class _Same:
+    """An object as a key: equal to itself alone, and kept alive by being one."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: object) -> None:
+        self.it = it
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.it is other.it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+
+def facts_of(log: VerifiedEventLog) -> BootReference:
+    """``boot_reference``, remembered like the log it is taken from."""
+    return _facts_of(_Same(log))
+
+
+@lru_cache(maxsize=1024)
+def _facts_of(log: _Same) -> BootReference:
+    assert isinstance(log.it, VerifiedEventLog)  # noqa: S101 -- ``facts_of`` is the only caller
+    return boot_reference(log.it)
+
+
+def boot_refusal(policy: EventLogPolicy, seen: BootReference, good: BootReference | None) -> tuple[Reason, str] | None:
+    """What ``judge_boot`` refuses, remembered likewise: between two boots and two policies it is always the same."""
+    return _boot_refusal(_Same(policy), _Same(seen), _Same(good))
+
+
+@lru_cache(maxsize=4096)
+def _boot_refusal(policy: _Same, seen: _Same, good: _Same) -> tuple[Reason, str] | None:
+    assert isinstance(policy.it, EventLogPolicy) and isinstance(seen.it, BootReference)  # noqa: S101, PT018
+    assert good.it is None or isinstance(good.it, BootReference)  # noqa: S101
+    try:
+        judge_boot(policy.it, seen.it, good.it)
+    except GateError as error:
+        return error.reason, error.detail
+    return None

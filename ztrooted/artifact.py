@@ -148,8 +148,9 @@ _REASON_OF = {
     "ren": GateReason.JWS_RENEWAL,
 }
 
-# What a renewal may not change: who, where, what, under which rules, with which key.
-_KEPT = ("iss", "aud", "sub", "jti", "cnf", "ak", "job", "act", "lim", "pol", "tier", "par")
+# What a renewal may not change: who, where, what, with which key. The policies that permit it may be newer ones, and with
+# them the tier may be another.
+_KEPT = ("iss", "aud", "sub", "jti", "cnf", "ak", "job", "act", "lim", "par")
 
 
 def issue(claims: ArtifactClaims, key: ec.EllipticCurvePrivateKey | Signer, kid: str) -> str:

@@ -17,9 +17,12 @@ from tpm.endorsement import verify_ek_certificate
 from tpm.public import EK, parse_public
 from tpm.templates import policy_pcr
 from ztrooted import artifact, jose
+from ztrooted.appraisal import Verdict
+from ztrooted.ar4si import vector_of
 from ztrooted.artifact import ArtifactClaims
-from ztrooted.audit_rounds import Round, approval, check_evidence_name, class_rules, mismatch
+from ztrooted.audit_rounds import Round, approval, check_class, check_evidence_name, class_rules, mismatch
 from ztrooted.bundle import ProvenRecord
+from ztrooted.delegation import Delegation, ends_ms
 from ztrooted.dispatch_context import Facts, policy_request
 from ztrooted.enrollment import transcript
 from ztrooted.entities import Entities
@@ -75,8 +78,8 @@ def check_executor(proof: "Proof") -> None:
         _check_keys(proof, record)
         _check_enrollment_round(proof, Round(index, record.type, index, record.body["round"]), record)
         body = record.body
-        if any((one.body["executor"], one.body["class"]) != (body["executor"], body["class"]) for one in proof.rounds):
-            raise mismatch("a round is of another executor, or another class, than was enrolled")
+        if any(one.body["executor"] != body["executor"] for one in proof.rounds):
+            raise mismatch("a round is of another executor than was enrolled")
         if proof.story()[0].record.body["executor"] != body["executor"]:
             raise mismatch("the evidence is of another executor than the dispatch was for")
 
@@ -131,6 +134,7 @@ def check_policies(proof: "Proof") -> None:
     """Each by a record with a lower index than its first use."""
     for one in proof.rounds:
         _activated_before(proof, one.index, "appraisal", one.body["appraisal_policy"])
+        check_class(proof, one, proof.at(one.enrollment).body)
         if one.body["baseline"] is not None:
             proof.facts["baseline_approved_by"] = approval(proof, one)["operator"]
     for index, body in decisions(proof):
@@ -144,7 +148,7 @@ def _activated_before(proof: "Proof", index: int, which: str, digest: str) -> No
         raise mismatch(f"the {which} policy {digest} had not been activated when record {index} was written")
 
 
-# 11. Evaluating the dispatch policy again gives the recorded decisions, and they were followed.
+# 12. Evaluating the dispatch policy again gives the recorded decisions, and they were followed.
 def check_decisions(proof: "Proof") -> None:
     """The request is made again from what was verified, so the policy was asked about this job and this verdict."""
     story = proof.story()
@@ -156,7 +160,7 @@ def check_decisions(proof: "Proof") -> None:
         led_to = follows.get(one.index, "")
         body = decided.get(one.index)
         if body is None:
-            if one.trusted and led_to != "authorization.activated":
+            if one.trusted:
                 raise mismatch(f"record {one.index} goes on without asking the dispatch policy")
             continue
         digest, listed = body["dispatch_policy"], body["entities"]
@@ -172,13 +176,14 @@ def check_decisions(proof: "Proof") -> None:
             raise mismatch(f"evaluating the dispatch policy of record {one.index} again gives another decision")
         permitted = decision.permitted and one.trusted
         no_time_left = permitted and led_to == "authorization.revoked"
-        if permitted is not (led_to in GRANTS) and not no_time_left:
+        if permitted is not (led_to in {*GRANTS, "authorization.activated"}) and not no_time_left:
             raise mismatch(f"what followed record {one.index} is not what was decided")
 
 
 def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
     """The question to the dispatch policy that follows from what was verified, and from nothing else."""
     asked = proof.story()[0].record.body
+    chain = proof.chain
     facts = Facts(
         orchestrator=asked["orchestrator"],
         executor=asked["executor"],
@@ -189,8 +194,19 @@ def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
         job=asked["job"],
         job_digest=asked["job_digest"],
         now_ms=one.now_ms,
+        manufacturer=proof.at(one.enrollment).body["manufacturer"],
+        max_runtime_s=_max_runtime_s(proof),
+        labels=one.body["labels"],
+        vector=vector_of(
+            Verdict.decode(one.body["verdict"]),
+            class_rules(proof, one),
+            virtual=proof.at(one.enrollment).body["virtual"],
+        ).as_context(),
+        delegation=Delegation.model_validate(asked["delegation"]).facts(),
+        parent=None if chain is None else chain.parent_at(one.index).facts(chain.place),
     )
-    return policy_request("dispatch" if one.kind == "policy.evaluated" else "renew", facts, entities)
+    first = "dispatch" if chain is None else "delegate"
+    return policy_request(first if one.kind == "policy.evaluated" else "renew", facts, entities)
 
 
 def decisions(proof: "Proof") -> Iterator[tuple[int, dict[str, Any]]]:
@@ -200,7 +216,7 @@ def decisions(proof: "Proof") -> Iterator[tuple[int, dict[str, Any]]]:
             yield one.index, one.record.body
 
 
-# 12. The artifacts are those that were recorded, signed by keys that the log key introduced, in one chain.
+# 13. The artifacts are those that were recorded, signed by keys that the log key introduced, in one chain.
 def check_artifacts(proof: "Proof") -> None:
     """One artifact for each record that issued one, and no other; each says what follows from the round before it."""
     anchors = proof.anchors
@@ -247,7 +263,7 @@ def _check_claims(proof: "Proof", one: ProvenRecord, claims: ArtifactClaims) -> 
     if place != {"origin": head.origin, "index": one.index, "size": one.index + 1, "root": root.hex()}:
         raise mismatch(f"the artifact of record {one.index} names another place in the lineage, or another lineage")
     basis = _basis(proof, one.index)
-    expected = _expected_claims(proof, basis)
+    expected = _expected_claims(proof, one.index, basis)
     if {name: stated[name] for name in stated if name not in {"exp", "ren"}} != expected:
         differing = sorted(name for name in expected if stated.get(name) != expected[name])
         raise mismatch(f"the artifact of record {one.index} says what was not verified: {', '.join(differing)}")
@@ -260,10 +276,21 @@ def _latest_end(proof: "Proof", index: int, basis: Round) -> int:
     began_ms = [
         one.record.at for one in proof.story() if one.record.type == "authorization.activated" and one.index < index
     ]
-    max_runtime_s: int = proof.story()[0].record.body["max_runtime_s"]
-    last_ms = (began_ms or [basis.now_ms])[0] + max_runtime_s * 1000
+    last_ms = (began_ms or [basis.now_ms])[0] + _max_runtime_s(proof) * 1000
+    if proof.chain is not None:
+        last_ms = min(last_ms, ends_ms(proof.chain.parent_at(index), basis.now_ms))
     end_ms = basis.now_ms + round(class_rules(proof, basis).lease_s * 1000)
     return min(end_ms // 1000, -(-last_ms // 1000))
+
+
+def _max_runtime_s(proof: "Proof") -> int:
+    """What was asked for, or what the parent had left where nothing was."""
+    asked = proof.story()[0].record.body["max_runtime_s"]
+    if proof.chain is not None:
+        return proof.chain.max_runtime_s
+    if type(asked) is not int:
+        raise mismatch("the dispatch neither says how long it may run nor names a parent")
+    return asked
 
 
 def _basis(proof: "Proof", index: int) -> Round:
@@ -274,12 +301,16 @@ def _basis(proof: "Proof", index: int) -> Round:
     return basis[-1]
 
 
-def _expected_claims(proof: "Proof", basis: Round) -> dict[str, Any]:
-    """Everything in an artifact that follows from the intent, the enrollment, and the round it rests on."""
+def _expected_claims(proof: "Proof", index: int, basis: Round) -> dict[str, Any]:
+    """Everything in an artifact that follows from intent, enrollment, parent, and the round it rests on."""
     asked, enrolled = proof.story()[0].record.body, proof.at(basis.enrollment).body
     job = asked["job"]
-    decided = [body for index, body in decisions(proof) if index <= basis.index][-1]
+    decided = [body for at, body in decisions(proof) if at <= basis.index][-1]
     level = tier(class_rules(proof, basis), trusted=True, virtual=enrolled["virtual"])
+    parent = {}
+    if proof.chain is not None:
+        level = min(level, proof.chain.parent_at(index).tier)
+        parent = {"par": asked["parent"]}
     return {
         "iss": proof.anchors.issuer,
         "aud": proof.anchors.audience,
@@ -291,7 +322,7 @@ def _expected_claims(proof: "Proof", basis: Round) -> dict[str, Any]:
         "ak": enrolled["ak"],
         "job": asked["job_digest"],
         "act": {"workflow": job["workflow"], "run": job["run"], "step": job["step"]},
-        "lim": {"max_runtime_s": asked["max_runtime_s"]},
+        "lim": {"max_runtime_s": _max_runtime_s(proof)},
         "pol": {
             "appraisal": basis.body["appraisal_policy"],
             "dispatch": decided["dispatch_policy"],
@@ -299,6 +330,7 @@ def _expected_claims(proof: "Proof", basis: Round) -> dict[str, Any]:
         },
         "ev": basis.body["evidence"],
         "tier": tier_name(level),
+        **parent,
     }
 
 

@@ -17,9 +17,9 @@ from tpm.ima_replay import VerifiedImaEntries, extend
 from tpm.public import parse_public
 from tpm.quote import check_clock
 from ztrooted import limits
-from ztrooted.appraisal import Appraisal, Progress, Question, appraise
-from ztrooted.appraisal_policy import AppraisalClass, AppraisalPolicy
-from ztrooted.errors import ProofError
+from ztrooted.appraisal import Appraisal, Progress, Question, appraise, required_checks
+from ztrooted.appraisal_policy import NO_CLASS, NO_RULES, AppraisalClass, AppraisalPolicy, Subject
+from ztrooted.errors import PolicyError, ProofError
 from ztrooted.evidence import Evidence, Purpose, live_set_digest, qualifying_data
 from ztrooted.reasons import GateReason
 from ztrooted.reference import Reference
@@ -118,8 +118,9 @@ def _binding(proof: "Proof", one: Round, follows: str) -> list[bytes] | None:
     job = bytes.fromhex(proof.story()[0].record.body["job_digest"])
     if one.kind == "policy.evaluated":
         return [job] if purpose is Purpose.DISPATCH else None
-    if follows == "authorization.activated":
-        return [authorization.encode(), job] if purpose is Purpose.START else None
+    begun = any(other.record.type == "authorization.activated" and other.index < one.index for other in proof.story())
+    if follows == "authorization.activated" or (purpose is Purpose.START and not begun):
+        return [authorization.encode(), job] if purpose is Purpose.START and not begun else None
     live = frozenset(one.body["live"])
     return [live_set_digest(live)] if purpose is Purpose.RUNTIME and authorization in live else None
 
@@ -148,7 +149,7 @@ class _History:
         self.entries = _whole_list(proof)
         self.needed = 0
         self.clocks: dict[int, Progress] = {}
-        self.judged: dict[str, int] = {}
+        self.judged: dict[tuple[str | None, str, str], int] = {}
         self.replayed: dict[str, tuple[int, bytes]] = {}
         self.baselines: dict[str, Reference] = {}
 
@@ -167,11 +168,13 @@ class _History:
             self.clocks[one.enrollment] = again.progress
         earlier = self.entries[: previous.ima.entries]
         digest = one.body["baseline"]
-        listed = class_rules(self.proof, one).ima is not None
-        if again.verdict.trusted and listed and len(earlier) > self.judged.get(digest, 0):
-            rules = class_rules(self.proof, one).ima_rules(self.baselines[digest].allow)
-            appraise_ima(VerifiedImaEntries(0, earlier), rules, pcrs=evidence.pcrs)
-            self.judged[digest] = len(earlier)
+        rules = class_rules(self.proof, one)
+        listed = "files" in required_checks(rules)
+        by = (digest, one.body["appraisal_policy"], one.body["class"])
+        if again.verdict.trusted and listed and len(earlier) > self.judged.get(by, 0):
+            allow = None if digest is None else self.baselines[digest].allow
+            appraise_ima(VerifiedImaEntries(0, earlier), rules.ima_rules(allow), pcrs=evidence.pcrs)
+            self.judged[by] = len(earlier)
 
     def _appraise(self, one: Round, previous: Progress) -> tuple[Appraisal, Evidence]:
         evidence = one.evidence(self.proof)
@@ -189,6 +192,7 @@ class _History:
             reference=None if digest is None else self._baseline(one, digest),
             previous=previous,
             now_ms=one.now_ms,
+            virtual=self.proof.at(one.enrollment).body["virtual"],
         )
         again = appraise(evidence, question)
         if again.verdict.encode() != one.body["verdict"]:
@@ -244,12 +248,35 @@ class _History:
             )
 
 
-def class_rules(proof: "Proof", one: Round) -> AppraisalClass:
-    """The appraisal rules that a round was judged by, read once."""
-    digest = one.body["appraisal_policy"]
+def _policy(proof: "Proof", digest: str) -> AppraisalPolicy:
+    """A recorded appraisal policy, read once."""
     if digest not in proof.appraisal_policies:
         proof.appraisal_policies[digest] = AppraisalPolicy(proof.bundle.blob(digest), "the recorded appraisal policy")
-    return proof.appraisal_policies[digest].for_class(one.body["class"])
+    return proof.appraisal_policies[digest]
+
+
+def class_rules(proof: "Proof", one: Round) -> AppraisalClass:
+    """The appraisal rules that a round was judged by."""
+    if one.body["class"] == NO_CLASS:
+        return NO_RULES
+    return _policy(proof, one.body["appraisal_policy"]).for_class(one.body["class"])
+
+
+def check_class(proof: "Proof", one: Round, enrolled: dict[str, Any]) -> None:
+    """The class follows from what the TPM proved, the labels an operator gave, and the policy. ``bundle.mismatch`` else."""
+    given: dict[str, str] = {}
+    for index, record in proof.of_type("executor.labelled"):
+        if index < one.index and record.body["executor"] == enrolled["executor"]:
+            given = record.body["labels"]
+    if one.body["labels"] != given:
+        raise mismatch(f"record {one.index} says other labels than an operator had given")
+    subject = Subject(enrolled["executor"], enrolled["virtual"], enrolled["manufacturer"], given)
+    try:
+        found = _policy(proof, one.body["appraisal_policy"]).class_of(subject)
+    except PolicyError:
+        found = NO_CLASS
+    if one.body["class"] != found:
+        raise mismatch(f"record {one.index} counts the executor as {one.body['class']!r}, and policy as {found!r}")
 
 
 def approval(proof: "Proof", one: Round) -> dict[str, Any]:

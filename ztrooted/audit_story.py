@@ -50,18 +50,14 @@ def lifecycle(detail: str) -> ProofError:
 def check_story(proof: "Proof") -> None:
     """Each record names the one before, each step is one the lifecycle table has, and what belongs together is there."""
     story = proof.story()
-    if not story or story[0].record.type != "dispatch.requested" or story[0].record.prev is not None:
-        raise lifecycle("the story does not begin with the intent")
-    state, before = State.REQUESTED, story[0]
-    for one in story[1:]:
-        state = _step(state, before, one)
-        before = one
+    check_intent(proof.bundle.authorization, story)
+    state = State.REQUESTED
+    for before, one in pairwise(story):
+        state = follow(state, before, one)
     if state not in FINAL:
         raise lifecycle(f"the story ends while the authorization is {state}: export the bundle again after its end")
     asked = story[0].record.body
     job = Job.model_validate(asked["job"])
-    if job.digest() != asked["job_digest"]:
-        raise mismatch("the job is not the one its digest names")
     proof.rounds = read_rounds(proof)
     proof.facts |= {
         "authorization": proof.bundle.authorization,
@@ -79,7 +75,16 @@ def check_story(proof: "Proof") -> None:
     }
 
 
-def _step(state: State, before: ProvenRecord, one: ProvenRecord) -> State:
+def check_intent(authorization: str, story: list[ProvenRecord]) -> None:
+    """A story begins with what was asked for. ProofError ``bundle.lifecycle`` or ``bundle.mismatch``."""
+    if not story or story[0].record.type != "dispatch.requested" or story[0].record.prev is not None:
+        raise lifecycle(f"the story of {authorization} does not begin with the intent")
+    asked = story[0].record.body
+    if Job.model_validate(asked["job"]).digest() != asked["job_digest"]:
+        raise mismatch("the job is not the one its digest names")
+
+
+def follow(state: State, before: ProvenRecord, one: ProvenRecord) -> State:
     """The state after one more record."""
     previous, kind = before.record.type, one.record.type
     if one.record.prev != Link(before.index, leaf_hash(before.data)):
@@ -96,7 +101,7 @@ def _step(state: State, before: ProvenRecord, one: ProvenRecord) -> State:
     return state
 
 
-# 13. Between two good quotes no more time passed than the lease allowed; nothing was renewed without one.
+# 14. Between two good quotes no more time passed than the lease allowed; nothing was renewed without one.
 def check_continuity(proof: "Proof") -> None:
     """From the first artifact to the end of authority."""
     judged = {one.index: one for one in proof.rounds}
@@ -132,7 +137,7 @@ def _gap(detail: str) -> ProofError:
     return ProofError(GateReason.BUNDLE_CONTINUITY, detail)
 
 
-# 14. What ended it is recorded, and if trust failed, the job was stopped.
+# 15. What ended it is recorded, and if trust failed, the job was stopped.
 def check_outcome(proof: "Proof") -> None:
     """A revoked authorization that was running must have been interrupted, or have ended before that."""
     by_type: dict[str, Record] = {}

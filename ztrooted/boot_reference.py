@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpm.errors import EvidenceError
-from tpm.eventlog import EventType, LoaderEntry, Text, VariableEvent, VerifiedEventLog, decode, type_name
+from tpm.eventlog import (
+    EventType,
+    ImageLoad,
+    LoaderEntry,
+    Text,
+    VariableEvent,
+    VerifiedEventLog,
+    decode,
+    type_name,
+)
 from tpm.eventlog_format import Event
 from tpm.eventlog_loader import Tag
 from ztrooted.evidence import sha256
@@ -122,6 +131,14 @@ def boot_reference(log: VerifiedEventLog) -> BootReference:
     )
 
 
+def _path(content: ImageLoad) -> str:
+    """The end of the device path: the file, where there is one."""
+    try:
+        return content.path.rpartition("/")[2]
+    except EvidenceError:
+        return "an image with a broken path"
+
+
 def shown(event: Event) -> str:
     """What an event says of itself, printable and short. A remark of the machine's, not a fact."""
     try:
@@ -134,6 +151,8 @@ def shown(event: Event) -> str:
         text = content.text
     elif isinstance(content, Tag):
         text = content.name
+    elif isinstance(content, ImageLoad):
+        text = _path(content)
     else:
         text = type(content).__name__
     return "".join(character if character.isprintable() else "\ufffd" for character in text)[:SHOWN]

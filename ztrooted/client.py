@@ -11,34 +11,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 
 from ztrooted import limits
+from ztrooted.baseline_models import ApprovalRequest, BaselineList, BaselineView, CaptureRequest
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.models import (
     ActivationRequest,
     AuthorizationView,
-    BaselineView,
-    CaptureRequest,
     DispatchRequest,
     Enrolled,
     EnrollmentChallenge,
     EnrollmentRequest,
     ExecutorView,
     Grant,
+    LabelsRequest,
     Model,
     Problem,
     compose,
     parse_json,
 )
+from ztrooted.policy_models import ActivationOfPolicies, PoliciesView, TrialOfPolicies, TrialView
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record, parse_record
+from ztrooted.reference import MAXIMUM as BASELINE
 
 M = TypeVar("M", bound=Model)
 
 TIMEOUT_S = 30.0  # a dispatch waits for a quote, which the policy bounds; nothing else takes a second
 ANSWER = 1 << 20
+POLICIES = 8 << 20  # three documents, or a thousand changes
 
 
 class Refused(GateError):  # noqa: N818 -- it is an answer
@@ -99,6 +103,11 @@ class GatewayClient:
         """Where one authorization stands."""
         return await self._call("GET", f"/v1/authorizations/{authorization}", AuthorizationView)
 
+    async def children(self, authorization: str) -> list[AuthorizationView]:
+        """What was authorized under one authorization, in order."""
+        answer = json.loads(await self._bytes("GET", f"/v1/authorizations/{authorization}/children"))
+        return [AuthorizationView.model_validate(one) for one in answer["authorizations"]]
+
     async def events(self, start: int = 0) -> AsyncIterator[FeedEvent]:
         """The feed from record ``start`` on, for ever; ends when the gateway hangs up."""
         timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
@@ -115,6 +124,13 @@ class GatewayClient:
                 elif line.startswith("data: "):
                     yield FeedEvent(seq, kind, parse_record(line[6:].encode()))
 
+    async def result(self, executor: str, *, profile: str | None = None, nonce: str | None = None) -> str:
+        """An executor's last verdict as a signed EAR token."""
+        accept = "application/eat+jwt" + (f'; eat_profile="{profile}"' if profile else "")
+        query = f"?nonce={quote(nonce, safe='')}" if nonce else ""
+        data = await self._bytes("GET", f"/v1/executors/{executor}/result{query}", headers={"Accept": accept})
+        return data.decode("ascii")
+
     # --- auditors and operators ----------------------------------------------------------------------------------
     async def bundle(self, authorization: str) -> bytes:
         """Everything that proves one authorization."""
@@ -129,9 +145,46 @@ class GatewayClient:
         """Propose an executor's present state as the baseline of its class."""
         return await self._call("POST", "/v1/baselines", BaselineView, compose(CaptureRequest, executor=executor))
 
-    async def approve_baseline(self, baseline: str) -> BaselineView:
-        """Put a proposed baseline in force."""
-        return await self._call("POST", f"/v1/baselines/{baseline}/approval", BaselineView)
+    async def propose_baseline(self, data: bytes, executor_class: str) -> BaselineView:
+        """Propose a baseline, as canonical bytes, for a class."""
+        path = f"/v1/classes/{quote(executor_class, safe='')}/baselines"
+        parsed: BaselineView = parse_json(BaselineView, await self._bytes("POST", path, data))
+        return parsed
+
+    async def approve_baseline(self, baseline: str, *, expires_in_s: int | None = None) -> BaselineView:
+        """Put a proposed baseline in force, for ever or for a time."""
+        asked = compose(ApprovalRequest, expires_in_s=expires_in_s)
+        return await self._call("POST", f"/v1/baselines/{quote(baseline, safe='')}/approval", BaselineView, asked)
+
+    async def baselines(self) -> list[BaselineView]:
+        """The baselines, the latest proposal first."""
+        return (await self._call("GET", "/v1/baselines", BaselineList)).baselines
+
+    async def baseline(self, baseline: str) -> bytes:
+        """A baseline's exact bytes."""
+        return await self._bytes("GET", f"/v1/baselines/{quote(baseline, safe='')}", maximum=BASELINE)
+
+    async def policies(self) -> PoliciesView:
+        """The policies in force."""
+        return await self._call("GET", "/v1/policies", PoliciesView, maximum=POLICIES)
+
+    async def activate_policies(self, documents: dict[str, str], *, allow_rollback: bool = False) -> PoliciesView:
+        """Put documents in force, by role."""
+        asked = compose(ActivationOfPolicies, **documents, allow_rollback=allow_rollback)
+        return await self._call("POST", "/v1/policies", PoliciesView, asked, maximum=POLICIES)
+
+    async def try_policies(self, documents: dict[str, str], *, last: int) -> TrialView:
+        """The last recorded decisions under other documents. Nothing changes."""
+        asked = compose(TrialOfPolicies, **documents, last=last)
+        return await self._call("POST", "/v1/policies/trial", TrialView, asked, maximum=POLICIES)
+
+    async def decision(self, decision: str) -> bytes:
+        """A decision file, by authorization, executor or number of a record."""
+        return await self._bytes("GET", f"/v1/decisions/{quote(decision, safe='')}", maximum=limits.BUNDLE)
+
+    async def label(self, executor: str, labels: dict[str, str]) -> None:
+        """Replace an executor's labels."""
+        await self._bytes("PUT", f"/v1/executors/{executor}/labels", compose(LabelsRequest, labels=labels))
 
     async def revoke(self, authorization: str) -> AuthorizationView:
         """End an authorization."""
@@ -146,12 +199,22 @@ class GatewayClient:
         """Second half."""
         return await self._call("POST", f"/v1/enrollments/{enrollment}/activation", Enrolled, request)
 
-    async def _call(self, method: str, path: str, answer: type[M], body: Model | None = None) -> M:
-        parsed: M = parse_json(answer, await self._bytes(method, path, body))
+    async def _call(
+        self, method: str, path: str, answer: type[M], body: Model | None = None, *, maximum: int = ANSWER
+    ) -> M:
+        parsed: M = parse_json(answer, await self._bytes(method, path, body, maximum=maximum), maximum=maximum)
         return parsed
 
-    async def _bytes(self, method: str, path: str, body: Model | None = None, *, maximum: int = ANSWER) -> bytes:
-        async with self._request(method, path, body) as response:
+    async def _bytes(
+        self,
+        method: str,
+        path: str,
+        body: Model | bytes | None = None,
+        *,
+        maximum: int = ANSWER,
+        headers: dict[str, str] | None = None,
+    ) -> bytes:
+        async with self._request(method, path, body, headers=headers) as response:
             if response.status not in {200, 201}:
                 raise await _refusal(response)
             data = bytearray()
@@ -162,12 +225,18 @@ class GatewayClient:
             return bytes(data)
 
     def _request(
-        self, method: str, path: str, body: Model | None = None, *, timeout: aiohttp.ClientTimeout | None = None
+        self,
+        method: str,
+        path: str,
+        body: Model | bytes | None = None,
+        *,
+        timeout: aiohttp.ClientTimeout | None = None,
+        headers: dict[str, str] | None = None,
     ) -> "_Reachable":
-        data = None if body is None else body.model_dump_json().encode()
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        data = body.model_dump_json().encode() if isinstance(body, Model) else body
+        sent = {} if body is None else {"Content-Type": "application/json"}
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
-        request = self.http.request(method, self.url + path, data=data, headers=headers, **options)
+        request = self.http.request(method, self.url + path, data=data, headers=sent | (headers or {}), **options)
         return _Reachable(request, self.url)
 
 

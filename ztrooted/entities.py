@@ -21,10 +21,11 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ztrooted import strict_toml
-from ztrooted.appraisal_policy import explain_validation
 from ztrooted.errors import PolicyError
 from ztrooted.evidence import sha256
 from ztrooted.reasons import GateReason
+from ztrooted.toml_lines import line_of
+from ztrooted.validation import explain_document
 
 FORMAT = "ztrooted-entities/1"
 STARTER = f"""\
@@ -74,15 +75,18 @@ class Entities:
         def refuse(detail: str) -> PolicyError:
             return PolicyError(GateReason.POLICY_INVALID, f"{name} is {detail}")
 
+        parsed = strict_toml.parse(data, refuse)
         try:
-            document = _Document.model_validate(strict_toml.parse(data, refuse))
+            document = _Document.model_validate(parsed)
         except ValidationError as error:
-            raise PolicyError(GateReason.POLICY_INVALID, f"{name}: {explain_validation(error)}") from error
+            detail = explain_document(error, name=name, text=data.decode(), model=_Document)
+            raise PolicyError(GateReason.POLICY_INVALID, detail) from error
         self.groups, self.pools = document.groups, document.pools
         for kind, found in (("group", self.groups), ("pool", self.pools)):
             for one, entry in found.items():
                 if unknown := [other for other in entry.within if other not in found]:
-                    detail = f"{name}: {kind}.{one}.in: there is no {kind} {unknown[0]!r}"
+                    line = line_of(data.decode(), (kind, one, "in"))
+                    detail = f"{name}:{line}: {kind}.{one}.in: there is no {kind} {unknown[0]!r}"
                     raise PolicyError(GateReason.POLICY_INVALID, detail)
         self.data = data
         self.digest = sha256(data)

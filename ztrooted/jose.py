@@ -118,6 +118,11 @@ def verify(jws: Jws, keys: Keys) -> VerifiedJws:
     return VerifiedJws(jws.kid, key, _object(jws.payload))
 
 
+def verify_signature(jws: Jws, public_key: ec.EllipticCurvePublicKey) -> None:
+    """Verify a token's signature with a key that was told, and nothing else of it: ``jws.signature``."""
+    _verify_es256(public_key, jws.signed, jws.signature)
+
+
 def sign(claims: Mapping[str, Any], key: ec.EllipticCurvePrivateKey | Signer, *, kid: str, typ: str) -> str:
     """Make a token of canonical JSON. ArtifactError ``jws.too_large`` where no verifier would read it."""
     header = _encode(canonical.encode({"alg": ALG, "kid": kid, "typ": typ}))

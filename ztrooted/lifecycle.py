@@ -13,6 +13,9 @@ phase  what happens                  state it leaves behind
 8      proof persisted               ``closed``
 =====  ============================  =====================================================
 
+While it is live, an authorization may be given children; each is an event of its own story, so that what has ended has
+none.
+
 The table is the only place that knows which step may follow which. A pair that is not in it is refused, so a revoked
 authorization can't be renewed, a denied one can't be activated, and nothing runs twice.
 """
@@ -48,6 +51,7 @@ class Event(StrEnum):
     START = "start"
     ATTEST = "attest"
     RENEW = "renew"
+    DELEGATE = "delegate"
     REVOKE = "revoke"
     INTERRUPT = "interrupt"
     CLOSE = "close"
@@ -60,13 +64,16 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.REQUESTED, Event.DENY): State.DENIED,
         (State.AUTHORIZED, Event.ATTEST): State.AUTHORIZED,
         (State.AUTHORIZED, Event.ACTIVATE): State.ACTIVATED,
+        (State.AUTHORIZED, Event.DELEGATE): State.AUTHORIZED,
         (State.AUTHORIZED, Event.REVOKE): State.REVOKED,
         (State.ACTIVATED, Event.ATTEST): State.ACTIVATED,
         (State.ACTIVATED, Event.START): State.RUNNING,
         (State.ACTIVATED, Event.RENEW): State.ACTIVATED,
+        (State.ACTIVATED, Event.DELEGATE): State.ACTIVATED,
         (State.ACTIVATED, Event.REVOKE): State.REVOKED,
         (State.RUNNING, Event.ATTEST): State.RUNNING,
         (State.RUNNING, Event.RENEW): State.RUNNING,
+        (State.RUNNING, Event.DELEGATE): State.RUNNING,
         (State.RUNNING, Event.REVOKE): State.REVOKED,
         (State.RUNNING, Event.CLOSE): State.CLOSED,
         (State.REVOKED, Event.INTERRUPT): State.INTERRUPTED,
@@ -91,6 +98,7 @@ RECORD_EVENTS: Mapping[str, Event] = MappingProxyType(
         "attestation.passed": Event.ATTEST,
         "execution.started": Event.START,
         "authorization.renewed": Event.RENEW,
+        "authorization.delegated": Event.DELEGATE,
         "authorization.revoked": Event.REVOKE,
         "execution.interrupted": Event.INTERRUPT,
         "execution.closed": Event.CLOSE,

@@ -8,7 +8,15 @@ JSON_DEPTH = 32  # our deepest message nests seven levels
 STRING = 4096  # any string no other rule bounds
 ARGV_ITEMS = 256  # a command line longer than this belongs into a script that the job names by digest
 FILES_ITEMS = 256  # files that a job names by digest; more belong into an image
+DELEGATION_DEPTH = 8  # levels below one authorization; workflows nest three or four
+DELEGATION_CHILDREN = 256  # of one authorization in its whole life; each is a record in its story
+DELEGATION_NAMES = 256  # steps or executors that a delegation lists
+LIVE_DESCENDANTS = 1024  # they are revoked in one transaction, for which everybody else waits
+LABELS = 32  # of one executor
 MAX_RUNTIME_S = 7 * 86400  # a job that runs longer asks again: what was decided a week ago is not believed
+
+POLICY = 1 << 20  # one document; 200 rules with their comments are 50 KB
+POLICY_BODY = 4 << 20  # three documents as JSON text
 
 # --- evidence ----------------------------------------------------------------------------------------------------
 ATTEST = 1024  # TPMS_ATTEST with every buffer full is 700
@@ -29,6 +37,8 @@ CLOCK_LEEWAY_S = 5  # between gateway and executor, in both directions
 # --- memory ------------------------------------------------------------------------------------------------------
 PENDING_ENROLLMENTS = 256  # each holds one public area, a certificate chain and a secret
 FEED_BATCH = 500  # records read at once for one subscriber
+REPLAYED = 10_000  # recorded decisions in one trial of policies; each costs about a millisecond
+DIFFERENCES = 10_000  # shown between two baselines; whoever has more has another system
 PAGE = 200  # rows of one list answer
 BUNDLE = 64 << 20  # a day of proofs every ten seconds is about 40 MB
 RECORD = 256 << 10  # a lineage record names blobs by digest instead of containing them

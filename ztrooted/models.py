@@ -19,10 +19,11 @@ from pydantic import (
 )
 
 from ztrooted import canonical, limits, strict_json
-from ztrooted.appraisal_policy import explain_validation
+from ztrooted.delegation import Delegation
 from ztrooted.errors import GateError
 from ztrooted.evidence import Evidence, Purpose
 from ztrooted.reasons import GateReason
+from ztrooted.validation import explain_validation
 
 
 def _from_base64(value: object) -> object:
@@ -57,6 +58,7 @@ class Model(BaseModel):
 
 
 M = TypeVar("M", bound=Model)
+B = TypeVar("B", bound=BaseModel)
 
 
 class Job(Model):
@@ -77,11 +79,16 @@ class Job(Model):
 
 
 class DispatchRequest(Model):
-    """An orchestrator asks whether one job may run on one executor, now."""
+    """An orchestrator asks whether one job may run on one executor, now.
+
+    Left out, ``max_runtime_s`` is an hour, or what the parent has left where that is less.
+    """
 
     executor: ExecutorId
     job: Job
-    max_runtime_s: Annotated[int, Field(ge=1, le=limits.MAX_RUNTIME_S)] = 3600
+    max_runtime_s: Annotated[int, Field(ge=1, le=limits.MAX_RUNTIME_S)] | None = None
+    parent: Id | None = None
+    delegation: Delegation = Delegation()
 
 
 class Grant(Model):
@@ -285,28 +292,17 @@ GATEWAY_MESSAGE: TypeAdapter[GatewayMessage] = TypeAdapter(GatewayMessage)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
-class CaptureRequest(Model):
-    """Propose the verified state of one executor as the baseline of its class."""
+class LabelsRequest(Model):
+    """All labels of an executor, from now on; an operator's word, never the executor's."""
 
-    executor: ExecutorId
-
-
-class BaselineView(Model):
-    """A baseline, proposed or approved."""
-
-    baseline: Hex32
-    executor_class: Name
-    pcrs: int
-    files: int
-    approved_by: Name | None
-    approved_at: int | None
+    labels: Annotated[dict[Name, Name], Field(max_length=limits.LABELS)]
 
 
 class ExecutorView(Model):
-    """What the gateway knows of one executor."""
+    """What the gateway knows of one executor; no class where none of the appraisal policy is for it."""
 
     executor: ExecutorId
-    executor_class: Name
+    executor_class: Name | Literal[""]
     virtual: bool
     manufacturer: Text
     connected: bool
@@ -316,6 +312,7 @@ class ExecutorView(Model):
     tier: str
     evidence_age_ms: int
     next_proof_due: int
+    labels: dict[Name, Name]
 
 
 class AuthorizationView(Model):
@@ -332,6 +329,9 @@ class AuthorizationView(Model):
     step: Name
     lease_expires: int | None
     renewals: int
+    parent: Id | None
+    depth: int
+    children: int
 
 
 class Problem(Model):
@@ -358,7 +358,7 @@ def parse_json(model: TypeAdapter[Any] | type[BaseModel], data: bytes, *, maximu
         raise GateError(GateReason.REQUEST_MALFORMED, explain_validation(error)[: limits.STRING]) from error
 
 
-def compose(model: type[M], **fields: Any) -> M:
+def compose(model: type[B], **fields: Any) -> B:
     """A message made of what a person or a program gave. GateError ``request.malformed`` naming what is wrong with it."""
     try:
         return model(**fields)

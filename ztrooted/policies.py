@@ -6,6 +6,9 @@ from ztrooted.appraisal_policy import AppraisalPolicy
 from ztrooted.entities import Entities
 from ztrooted.policy import DispatchPolicy
 
+# What the documents are called in a folder, by role.
+FILES = {"appraisal": "appraisal.toml", "dispatch": "dispatch.cedar", "entities": "entities.toml"}
+
 
 @dataclass(frozen=True, slots=True)
 class Policies:
@@ -35,6 +38,12 @@ class Policies:
             "dispatch": self.dispatch.data,
             "entities": self.entities.data,
         }
+
+    def trusts_everything(self) -> tuple[str, ...]:
+        """What permits or trusts without any condition, for people to see in red; empty for policies that don't."""
+        found = [f"appraisal class {name!r} only observes" for name in self.appraisal.open_classes]
+        found += [f"dispatch policy {name!r} permits everything" for name in self.dispatch.permits_everything]
+        return tuple(found)
 
     def digests(self) -> dict[str, str]:
         """What records and artifacts call them."""

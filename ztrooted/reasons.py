@@ -21,6 +21,7 @@ class GateReason(StrEnum):
     ATTESTATION_NO_BASELINE = "attestation.no_baseline"
     ATTESTATION_OVERDUE = "attestation.overdue"
     ATTESTATION_POLICY = "attestation.policy"
+    ATTESTATION_TIER = "attestation.tier"
 
     AUTH_CREDENTIAL_INVALID = "auth.credential_invalid"
     AUTH_CREDENTIAL_MISSING = "auth.credential_missing"
@@ -29,7 +30,16 @@ class GateReason(StrEnum):
     BASELINE_EXPIRED = "baseline.expired"
     BASELINE_MALFORMED = "baseline.malformed"
     BASELINE_NOT_APPROVED = "baseline.not_approved"
+    BASELINE_SOURCE = "baseline.source"
     BASELINE_UNKNOWN = "baseline.unknown"
+
+    BOOT_AUTHORITY = "boot.authority"
+    BOOT_COMMAND_LINE = "boot.command_line"
+    BOOT_EVENT = "boot.event"
+    BOOT_FILE = "boot.file"
+    BOOT_IMAGE = "boot.image"
+    BOOT_KEYS = "boot.keys"
+    BOOT_NO_REFERENCE = "boot.no_reference"
 
     BUNDLE_CONTINUITY = "bundle.continuity"
     BUNDLE_INCOMPLETE = "bundle.incomplete"
@@ -67,8 +77,14 @@ class GateReason(StrEnum):
     DATABASE_IN_USE = "database.in_use"
     DATABASE_UNAVAILABLE = "database.unavailable"
 
+    DECISION_UNKNOWN = "decision.unknown"
+
     DISPATCH_EXECUTOR_UNKNOWN = "dispatch.executor_unknown"
     DISPATCH_EXECUTOR_UNREACHABLE = "dispatch.executor_unreachable"
+
+    EAR_EXPIRED = "ear.expired"
+    EAR_MALFORMED = "ear.malformed"
+    EAR_PROFILE = "ear.profile"
 
     ENROLL_ACTIVATION_FAILED = "enroll.activation_failed"
     ENROLL_CHALLENGE_EXPIRED = "enroll.challenge_expired"
@@ -137,11 +153,23 @@ class GateReason(StrEnum):
 
     OPERATOR_REVOKED = "operator.revoked"
 
+    PARENT_CHILDREN = "parent.children"
+    PARENT_DELEGATION = "parent.delegation"
+    PARENT_DEPTH = "parent.depth"
+    PARENT_ENDED = "parent.ended"
+    PARENT_LIFETIME = "parent.lifetime"
+    PARENT_SCOPE = "parent.scope"
+    PARENT_UNKNOWN = "parent.unknown"
+
+    POLICY_CHANGED = "policy.changed"
     POLICY_DENIED = "policy.denied"
     POLICY_EMPTY = "policy.empty"
     POLICY_ERROR = "policy.error"
     POLICY_INVALID = "policy.invalid"
     POLICY_MISMATCH = "policy.mismatch"
+    POLICY_NO_CLASS = "policy.no_class"
+    POLICY_PERMITS_ALL = "policy.permits_all"
+    POLICY_ROLLBACK = "policy.rollback"
 
     REQUEST_CONTENT_TYPE = "request.content_type"
     REQUEST_MALFORMED = "request.malformed"

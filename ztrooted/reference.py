@@ -5,7 +5,7 @@ named by the digest of its canonical bytes, so approving one approves exactly th
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -22,6 +22,7 @@ from ztrooted.reasons import GateReason
 
 FORMAT = "ztrooted-baseline/1"
 MAXIMUM = 64 << 20  # 100,000 files with one digest each are about 15 MB
+IMA_PCR = 10
 PCRS = 24  # PC Client Platform TPM Profile §4.6: 0 to 23
 _BANK_SIZE = {name: DIGEST_SIZE[alg] for alg, name in BANKS.items()}
 
@@ -60,16 +61,15 @@ def capture(
     *,
     bank: str,
     pcrs: Mapping[int, bytes],
-    pinned: Iterable[int],
     entries: ImaEntries,
     event_log: VerifiedEventLog | None,
     executor: str,
     now_ms: int,
 ) -> Baseline:
-    """A baseline from verified PCR values, IMA entries and event log. ``pinned`` are the PCRs to compare from now on."""
+    """A baseline from verified PCR values, IMA entries and event log. PCR 10 is left out: IMA goes on extending it."""
     return Baseline(
         bank=bank,
-        pcrs={index: pcrs[index] for index in pinned},
+        pcrs={index: value for index, value in pcrs.items() if index != IMA_PCR},
         ima={path: frozenset(digests) for path, digests in AllowList.of_entries(entries).items()},
         captured_from=executor,
         captured_at=now_ms,

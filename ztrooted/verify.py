@@ -13,10 +13,11 @@ which it is run; the numbers are the same in this text, in the code, in reports 
  8. ``policies``: the policies and baselines that were applied had been activated and approved before.
  9. ``quotes``: each piece of evidence was made for this purpose, this job and this authorization.
 10. ``appraisals``: appraising the evidence again gives the recorded verdicts.
-11. ``decisions``: evaluating the dispatch policy again gives the recorded decisions, and they were followed.
-12. ``artifacts``: the artifacts are those that were recorded, signed by keys that the log key introduced, in one chain.
-13. ``continuity``: between two good quotes no more time passed than the lease allowed; nothing was renewed without one.
-14. ``outcome``: what ended it is recorded, and if trust failed, the job was stopped.
+11. ``parents``: where it is a child, its parent had granted this and was live each time, and so on upwards.
+12. ``decisions``: evaluating the dispatch policy again gives the recorded decisions, and they were followed.
+13. ``artifacts``: the artifacts are those that were recorded, signed by keys that the log key introduced, in one chain.
+14. ``continuity``: between two good quotes no more time passed than the lease allowed; nothing was renewed without one.
+15. ``outcome``: what ended it is recorded, and if trust failed, the job was stopped.
 
 Each check ends as pass, fail or not checked; what comes after a failure is not checked, because it would rest on it.
 *Verified* needs zero of the latter two.
@@ -40,6 +41,7 @@ from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record
 
 if TYPE_CHECKING:
+    from ztrooted.audit_parents import Chain
     from ztrooted.audit_rounds import Round
 
 _DIGEST = re.compile(r'"([0-9a-f]{64})"')
@@ -100,6 +102,7 @@ class Proof:
     facts: dict[str, Any] = field(default_factory=dict)
     appraisal_policies: dict[str, AppraisalPolicy] = field(default_factory=dict)
     rounds: tuple["Round", ...] = ()
+    chain: "Chain | None" = None
     _bundle: Bundle | None = None
     _checkpoint: VerifiedCheckpoint | None = None
 
@@ -144,7 +147,7 @@ class Proof:
 
 def verify_bundle(data: bytes, anchors: Anchors) -> Report:
     """Run the plan. Never raises for what the bundle contains: every defect is a failed check."""
-    from ztrooted import audit, audit_rounds, audit_story  # noqa: PLC0415 -- they need ``Proof``
+    from ztrooted import audit, audit_parents, audit_rounds, audit_story  # noqa: PLC0415 -- they need ``Proof``
 
     plan: tuple[tuple[str, Callable[[Proof], None]], ...] = (
         ("bundle", _bundle),
@@ -157,6 +160,7 @@ def verify_bundle(data: bytes, anchors: Anchors) -> Report:
         ("policies", audit.check_policies),
         ("quotes", audit_rounds.check_quotes),
         ("appraisals", audit_rounds.check_appraisals),
+        ("parents", audit_parents.check_parents),
         ("decisions", audit.check_decisions),
         ("artifacts", audit.check_artifacts),
         ("continuity", audit_story.check_continuity),

@@ -6,6 +6,8 @@ from gateway.routes.baselines import BaselineRoutes
 from gateway.routes.dispatches import DispatchRoutes
 from gateway.routes.executors import ExecutorRoutes
 from gateway.routes.health import HealthRoutes
+from gateway.routes.policies import PolicyRoutes
+from gateway.routes.results import ResultRoutes
 from gateway.routes.route import Route, add_routes
 
 if TYPE_CHECKING:
@@ -16,5 +18,12 @@ __all__ = ["Route", "add_routes", "all_routes"]
 
 def all_routes(gateway: "Gateway") -> tuple[Route, ...]:
     """Every route of the service."""
-    groups = (HealthRoutes(gateway), ExecutorRoutes(gateway), DispatchRoutes(gateway), BaselineRoutes(gateway))
+    groups = (
+        HealthRoutes(gateway),
+        ExecutorRoutes(gateway),
+        DispatchRoutes(gateway),
+        BaselineRoutes(gateway),
+        PolicyRoutes(gateway),
+        ResultRoutes(gateway),
+    )
     return tuple(route for group in groups for route in group.routes)

@@ -1,19 +1,24 @@
-"""Reference values: captured and approved by operators."""
+"""Reference values: captured, proposed, compared and approved by operators."""
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from gateway.auth import Caller, Role
-from gateway.routes.route import Route, json_answer, read_body
+from gateway.routes.route import Route, json_answer, read_body, read_bytes
+from ztrooted import limits
+from ztrooted.baseline_diff import diff
+from ztrooted.baseline_models import ApprovalRequest, BaselineList, CaptureRequest
 from ztrooted.errors import GateError
 from ztrooted.evidence import Purpose
-from ztrooted.models import CaptureRequest
 from ztrooted.reasons import GateReason
-from ztrooted.reference import capture
+from ztrooted.reference import MAXIMUM, capture, parse_baseline
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
+
+READERS = frozenset({Role.OPERATOR, Role.AUDITOR})
 
 
 class BaselineRoutes:
@@ -21,10 +26,19 @@ class BaselineRoutes:
 
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
+        operator = frozenset({Role.OPERATOR})
         self.routes = (
-            Route("POST", "/v1/baselines", frozenset({Role.OPERATOR}), self.capture),
-            Route("POST", "/v1/baselines/{baseline}/approval", frozenset({Role.OPERATOR}), self.approve),
+            Route("GET", "/v1/baselines", READERS, self.every),
+            Route("POST", "/v1/baselines", operator, self.capture),
+            Route("POST", "/v1/classes/{executor_class}/baselines", operator, self.propose),
+            Route("GET", "/v1/baselines/{baseline}", READERS, self.bytes),
+            Route("GET", "/v1/baselines/{baseline}/diff/{other}", READERS, self.diff),
+            Route("POST", "/v1/baselines/{baseline}/approval", operator, self.approve),
         )
+
+    async def every(self, _request: web.Request, _caller: Caller) -> web.Response:
+        """The baselines, the latest proposal first."""
+        return json_answer(BaselineList(baselines=self._gateway.references.every(limits.PAGE)).model_dump())
 
     async def capture(self, request: web.Request, _caller: Caller) -> web.Response:
         """Propose the present, verified state of an executor as the baseline of its class."""
@@ -40,18 +54,44 @@ class BaselineRoutes:
         baseline = capture(
             bank=done.policy.bank,
             pcrs=done.appraisal.pcrs,
-            pinned=done.policy.pinned,
             entries=done.appraisal.entries,
             event_log=done.appraisal.event_log,
             executor=executor.id,
             now_ms=done.now_ms,
         )
-        view = await gateway.references.propose(executor, baseline, done.now_ms)
+        view = await gateway.references.propose(done.executor.executor_class, baseline, done.now_ms)
         return json_answer(view.model_dump(), status=201)
+
+    async def propose(self, request: web.Request, _caller: Caller) -> web.Response:
+        """Propose a baseline that was computed elsewhere; the body is its canonical bytes."""
+        gateway, executor_class = self._gateway, request.match_info["executor_class"]
+        gateway.policies.current.appraisal.for_class(executor_class)
+        data = await read_bytes(request, MAXIMUM)
+        baseline = await asyncio.to_thread(parse_baseline, data)  # others are answered meanwhile
+        view = await gateway.references.propose(executor_class, baseline, gateway.clock.now_ms())
+        return json_answer(view.model_dump(), status=201)
+
+    async def bytes(self, request: web.Request, _caller: Caller) -> web.Response:
+        """A baseline's exact bytes."""
+        digest = request.match_info["baseline"]
+        self._gateway.references.view(digest)
+        data = self._gateway.references.data(digest)
+        return web.Response(body=data, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+    async def diff(self, request: web.Request, _caller: Caller) -> web.Response:
+        """What differs, from the first to the second."""
+        references = self._gateway.references
+        first, second = request.match_info["baseline"], request.match_info["other"]
+        found = await asyncio.to_thread(lambda: diff(references.baseline(first), references.baseline(second)))
+        shown = [one.encode() for one in found[: limits.DIFFERENCES]]
+        return json_answer({"same": not found, "count": len(found), "differences": shown})
 
     async def approve(self, request: web.Request, caller: Caller) -> web.Response:
         """Put a proposed baseline in force."""
-        gateway = self._gateway
-        view = await gateway.references.approve(request.match_info["baseline"], caller.name, gateway.clock.now_ms())
+        gateway, now_ms = self._gateway, self._gateway.clock.now_ms()
+        asked = await read_body(request, ApprovalRequest) if request.can_read_body else ApprovalRequest()
+        expires_ms = None if asked.expires_in_s is None else now_ms + asked.expires_in_s * 1000
+        digest = request.match_info["baseline"]
+        view = await gateway.references.approve(digest, caller.name, now_ms, expires_ms=expires_ms)
         gateway.prove_all()
         return json_answer(view.model_dump())

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -31,6 +31,7 @@ class DispatchRoutes:
             Route("POST", "/v1/dispatches", frozenset({Role.ORCHESTRATOR}), self.dispatch),
             Route("GET", "/v1/authorizations", PEOPLE, self.authorizations),
             Route("GET", "/v1/authorizations/{authorization}", PEOPLE, self.authorization),
+            Route("GET", "/v1/authorizations/{authorization}/children", PEOPLE, self.children),
             Route("GET", "/v1/authorizations/{authorization}/bundle", PEOPLE, self.bundle),
             Route("POST", "/v1/authorizations/{authorization}/revocation", frozenset({Role.OPERATOR}), self.revoke),
             Route("GET", "/v1/events", PEOPLE, self.events),
@@ -47,11 +48,17 @@ class DispatchRoutes:
         """The latest authorizations."""
         own = caller.name if caller.role is Role.ORCHESTRATOR else None
         found = authorizations.page(self._gateway.database.reading, orchestrator=own, limit=limits.PAGE)
-        return json_answer({"authorizations": [authorization_view(one).model_dump() for one in found]})
+        return json_answer({"authorizations": [self._view(one) for one in found]})
 
     async def authorization(self, request: web.Request, caller: Caller) -> web.Response:
         """One authorization."""
-        return json_answer(authorization_view(self._own(request, caller)).model_dump())
+        return json_answer(self._view(self._own(request, caller)))
+
+    async def children(self, request: web.Request, caller: Caller) -> web.Response:
+        """What was authorized under one authorization, in order; orchestrators see their own of these."""
+        found = authorizations.children(self._gateway.database.reading, self._own(request, caller).id)
+        own = [one for one in found if caller.role is not Role.ORCHESTRATOR or one.orchestrator == caller.name]
+        return json_answer({"authorizations": [self._view(one) for one in own]})
 
     async def bundle(self, request: web.Request, caller: Caller) -> web.Response:
         """Everything that proves one authorization."""
@@ -64,7 +71,11 @@ class DispatchRoutes:
         found = self._own(request, caller)
         detail = f"revoked by operator {caller.name}"
         await self._gateway.endings.revoke(found.id, GateReason.OPERATOR_REVOKED, detail)
-        return json_answer(authorization_view(self._own(request, caller)).model_dump())
+        return json_answer(self._view(self._own(request, caller)))
+
+    def _view(self, found: Authorization) -> dict[str, Any]:
+        children = authorizations.count_children(self._gateway.database.reading, found.id)
+        return authorization_view(found, children).model_dump()
 
     def _own(self, request: web.Request, caller: Caller) -> Authorization:
         found = authorizations.get(self._gateway.database.reading, request.match_info["authorization"])
@@ -111,7 +122,7 @@ class DispatchRoutes:
         return web.Response(body=latest[1], content_type="text/plain", charset="utf-8")
 
 
-def authorization_view(found: Authorization) -> AuthorizationView:
+def authorization_view(found: Authorization, children: int) -> AuthorizationView:
     """One authorization for people."""
     return AuthorizationView(
         authorization=found.id,
@@ -125,4 +136,7 @@ def authorization_view(found: Authorization) -> AuthorizationView:
         step=found.job.step,
         lease_expires=found.lease_expires,
         renewals=found.renewals,
+        parent=found.parent,
+        depth=found.depth,
+        children=children,
     )

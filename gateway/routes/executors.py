@@ -1,6 +1,7 @@
 """Executors: enrollment, their channel, and what people see of them."""
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -9,10 +10,11 @@ from gateway.auth import Caller, Role
 from gateway.channel import Session, listen
 from gateway.routes.route import PEOPLE, Route, json_answer, read_body
 from gateway.storage import executors
+from gateway.storage.database import Transaction
 from gateway.storage.executors import Executor
 from ztrooted import limits
 from ztrooted.appraisal import Verdict
-from ztrooted.errors import GateError
+from ztrooted.errors import GateError, PolicyError
 from ztrooted.models import (
     ActivateMessage,
     ActivationRequest,
@@ -21,14 +23,17 @@ from ztrooted.models import (
     EnrollmentRequest,
     ExecutorView,
     IssuerMessage,
+    LabelsRequest,
     StartedMessage,
 )
 from ztrooted.reasons import GateReason
+from ztrooted.records import Record
 from ztrooted.results import tier, tier_name
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
+EXECUTOR_ID = re.compile(r"ex-[0-9a-f]{32}")
 HEARTBEAT_S = 10.0
 CLOSE_S = 1.0  # for the goodbye of a channel; the one that replaces a half-open channel waits for it
 
@@ -43,6 +48,7 @@ class ExecutorRoutes:
             Route("POST", "/v1/enrollments/{enrollment}/activation", frozenset({Role.ANYONE}), self.activate),
             Route("GET", "/v1/executor/channel", frozenset({Role.EXECUTOR}), self.channel),
             Route("GET", "/v1/executors", PEOPLE, self.executors),
+            Route("PUT", "/v1/executors/{executor}/labels", frozenset({Role.OPERATOR}), self.label),
         )
 
     async def enroll(self, request: web.Request, _caller: Caller) -> web.Response:
@@ -127,7 +133,6 @@ class ExecutorRoutes:
     def _executor_view(self, executor: Executor) -> ExecutorView:
         now_ms = self._gateway.clock.now_ms()
         trusted = executor.trusted and now_ms <= executor.proof_due
-        policy = self._gateway.rounds.policy_of(executor)
         return ExecutorView(
             executor=executor.id,
             executor_class=executor.executor_class,
@@ -137,7 +142,33 @@ class ExecutorRoutes:
             trusted=trusted,
             reason=executor.verdict["reason"] if not executor.trusted else None if trusted else "attestation.overdue",
             detail=Verdict.detail_of(executor.verdict),
-            tier=tier_name(tier(policy, trusted=trusted, virtual=executor.virtual)),
+            tier=self._tier(executor, trusted=trusted),
+            labels=executors.labels_of(self._gateway.database.reading, executor.id),
             evidence_age_ms=max(0, now_ms - executor.proved_at),
             next_proof_due=executor.proof_due,
         )
+
+    def _tier(self, executor: Executor, *, trusted: bool) -> str:
+        try:
+            rules = self._gateway.rounds.policy_of(executor)
+        except PolicyError:  # no class is for it any more
+            return tier_name(0)
+        return tier_name(tier(rules, trusted=trusted, virtual=executor.virtual))
+
+    async def label(self, request: web.Request, caller: Caller) -> web.Response:
+        """An operator says what an executor is labelled with, from now on; it is proved again at once."""
+        executor = request.match_info["executor"]
+        if not EXECUTOR_ID.fullmatch(executor):
+            raise GateError(GateReason.ID_INVALID, "an executor's id is 'ex-' and 32 hexadecimal digits")
+        labels = (await read_body(request, LabelsRequest)).labels
+        gateway = self._gateway
+        body = {"executor": executor, "labels": labels, "operator": caller.name}
+        record = Record("executor.labelled", gateway.clock.now_ms(), body)
+
+        def store(tx: Transaction) -> None:
+            executors.set_labels(tx, executor, labels)
+            tx.append(record)
+
+        await gateway.database.write(store)
+        gateway.prove_soon(executor)
+        return json_answer({"executor": executor, "labels": labels})

@@ -46,8 +46,8 @@ def _guarded(route: Route, authenticator: Authenticator) -> Callable[[web.Reques
     return guarded
 
 
-async def read_body(request: web.Request, model: type[M], maximum: int = limits.BODY) -> M:
-    """The body as ``model``; refused by its declared or real size, its type and its encoding before it is parsed."""
+async def read_bytes(request: web.Request, maximum: int) -> bytes:
+    """The body, refused by its declared or real size, its type and its encoding."""
     if request.headers.get("Content-Encoding") or request.content_type != "application/json":
         raise GateError(GateReason.REQUEST_CONTENT_TYPE, "send plain application/json")
     data = bytearray()
@@ -59,8 +59,14 @@ async def read_body(request: web.Request, model: type[M], maximum: int = limits.
                     raise GateError(GateReason.REQUEST_TOO_LARGE, f"the body is over {maximum} bytes")
     except TimeoutError:
         raise GateError(GateReason.REQUEST_TIMEOUT, f"the body did not arrive within {limits.REQUEST_S} s") from None
+    return bytes(data)
+
+
+async def read_body(request: web.Request, model: type[M], maximum: int = limits.BODY) -> M:
+    """The body as ``model``; refused by its declared or real size, its type and its encoding before it is parsed."""
+    data = await read_bytes(request, maximum)
     try:
-        parsed: M = parse_json(model, bytes(data), maximum=maximum)
+        parsed: M = parse_json(model, data, maximum=maximum)
     except EvidenceError as error:
         raise GateError(GateReason.REQUEST_MALFORMED, error.detail) from error
     return parsed

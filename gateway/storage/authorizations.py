@@ -1,11 +1,15 @@
 """Authorizations: the state machine of each dispatch, moved only together with its lineage record."""
 
+import json
 import sqlite3
-from dataclasses import dataclass, replace
+from collections import deque
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.storage.database import Transaction
 from gateway.storage.lineage import Appended
+from ztrooted import limits
+from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.lifecycle import LIVE, RECORD_EVENTS, TRANSITIONS, State, advance
 from ztrooted.models import Job
@@ -14,14 +18,22 @@ from ztrooted.records import Link, Record
 
 _COLUMNS = (
     "id, executor, orchestrator, state, job, job_digest, max_runtime_s, enrollment, requested_at, activated_at,"
-    " lease_expires, renewals, artifact, reason, last_seq, last_leaf"
+    " lease_expires, renewals, artifact, reason, last_seq, last_leaf, parent, place, depth, delegation, tier"
 )
-_MARKS = ", ".join("?" * 16)
+_MARKS = ", ".join("?" * 21)
+# Not REPLACE: that would also remove a sibling which has the same place.
+_UPDATES = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS.split(", ") if name != "id")
+_LIVE = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
 
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """One dispatch. ``artifact`` is the digest of the artifact issued last; times in milliseconds since the epoch."""
+    """One dispatch. ``artifact`` is the digest of the artifact issued last; times in milliseconds since the epoch.
+
+    ``max_runtime_s`` is 0 for a dispatch that asked for what its parent has left, until that is decided. ``place`` is its
+    number among its parent's children, from 0 on, once it is one; ``depth`` how many are above it; ``tier`` that of its
+    artifacts, None before the first.
+    """
 
     id: str
     executor: str
@@ -39,6 +51,11 @@ class Authorization:
     reason: str | None = None
     last_seq: int | None = None
     last_leaf: bytes | None = None
+    parent: str | None = None
+    place: int | None = None
+    depth: int = 0
+    delegation: Delegation = field(default_factory=Delegation)
+    tier: int | None = None
 
     @property
     def live(self) -> bool:
@@ -55,7 +72,8 @@ class Authorization:
 def check(connection: sqlite3.Connection) -> None:
     """The stored state of each authorization must be what its records lead to. EnvironmentProblem for the first that is not.
 
-    The lineage proves its records; a state that somebody edited beside them would otherwise be acted upon.
+    The lineage proves its records; a state that somebody edited beside them would otherwise be acted upon. The same goes
+    for whose child a live one is, and what it may hand on.
     """
     states: dict[str, State] = {}
     rows = connection.execute("SELECT authorization, type FROM records WHERE authorization IS NOT NULL ORDER BY seq")
@@ -69,11 +87,34 @@ def check(connection: sqlite3.Connection) -> None:
     for authorization in sorted(states.keys() | stored.keys()):
         said, led_to = stored.get(authorization, "missing"), states.get(authorization, "missing")
         if said != led_to:
-            raise EnvironmentProblem(
-                GateReason.LINEAGE_CHAIN_BROKEN,
-                f"authorization {authorization!r:.60} is stored as {said!r:.20}, and its records say {led_to}",
-                "the database was altered or damaged; restore a backup, and keep this file as evidence",
+            raise _altered(
+                f"authorization {authorization!r:.60} is stored as {said!r:.20}, and its records say {led_to}"
             )
+    _check_chains(connection)
+
+
+def _check_chains(connection: sqlite3.Connection) -> None:
+    """No live child has a parent that is not, and each has the parent and the delegation that it asked for."""
+    rows = connection.execute(
+        "SELECT a.id, a.parent, a.delegation, r.bytes, p.state FROM authorizations a"  # noqa: S608 -- constants
+        " JOIN records r ON r.authorization = a.id AND r.type = 'dispatch.requested'"
+        f" LEFT JOIN authorizations p ON p.id = a.parent WHERE a.state IN ({_LIVE})"
+    )
+    for authorization, parent, delegation, data, above in rows:
+        if parent is not None and above not in LIVE:
+            raise _altered(f"authorization {authorization!r:.60} is live, and its parent is {above!r:.20}")
+        asked = json.loads(bytes(data))["body"]
+        nothing = Delegation().model_dump()  # what was not asked for was not granted
+        if (parent, json.loads(delegation)) != (asked.get("parent"), asked.get("delegation", nothing)):
+            raise _altered(f"authorization {authorization!r:.60} has another parent or delegation than it asked for")
+
+
+def _altered(detail: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        GateReason.LINEAGE_CHAIN_BROKEN,
+        detail,
+        "the database was altered or damaged; restore a backup, and keep this file as evidence",
+    )
 
 
 def create(tx: Transaction, authorization: Authorization, body: dict[str, Any]) -> Authorization:
@@ -92,32 +133,115 @@ def note(
     """Append the record ``kind`` and move the authorization as the lifecycle table says.
 
     ``lifecycle.transition`` when the table has no such step from the state that is *stored*: what the caller holds may
-    be older, and a revocation is never overwritten.
+    be older, and a revocation is never overwritten. One that is not live after it takes its descendants along: see ``end``.
     """
-    current = get(tx.connection, authorization.id)
-    event = RECORD_EVENTS.get(kind)
-    state = current.state if event is None else advance(current.state, event)
-    appended = tx.append(Record(kind, now_ms, body, current.id, current.link()))
-    return _store(tx, replace(current, state=state, **changes), appended), appended
+    moved, appended, _ = _move(tx, authorization, kind, now_ms, body, changes)
+    return moved, appended
+
+
+def end(
+    tx: Transaction, authorization: Authorization, kind: str, now_ms: int, body: dict[str, Any], **changes: Any
+) -> list[Authorization]:
+    """``note`` for a record that may end an authorization: it as it is now, and the descendants that ended with it.
+
+    Their revocations stand right behind its record, parents before children.
+    """
+    moved, _, descendants = _move(tx, authorization, kind, now_ms, body, changes)
+    return [moved, *descendants]
 
 
 def revoke(
     tx: Transaction, authorization: Authorization, now_ms: int, reason: Reason, detail: str
-) -> Authorization | None:
-    """End a live authorization; None when it is not live any more, so that revoking twice is harmless."""
+) -> list[Authorization]:
+    """End a live authorization and its descendants: all that ended, itself first.
+
+    Nothing when it is not live any more, so that revoking twice is harmless.
+    """
     if not get(tx.connection, authorization.id).live:
-        return None
+        return []
     body = {"reason": str(reason), "detail": detail}
-    return note(tx, authorization, "authorization.revoked", now_ms, body, reason=str(reason))[0]
+    return end(tx, authorization, "authorization.revoked", now_ms, body, reason=str(reason))
+
+
+def _move(
+    tx: Transaction, authorization: Authorization, kind: str, now_ms: int, body: dict[str, Any], changes: dict[str, Any]
+) -> tuple[Authorization, Appended, list[Authorization]]:
+    current = get(tx.connection, authorization.id)
+    event = RECORD_EVENTS.get(kind)
+    state = current.state if event is None else advance(current.state, event)
+    appended = tx.append(Record(kind, now_ms, body, current.id, current.link()))
+    moved = _store(tx, replace(current, state=state, **changes), appended)
+    return moved, appended, _end_descendants(tx, moved, now_ms) if current.live and not moved.live else []
+
+
+def _end_descendants(tx: Transaction, ended: Authorization, now_ms: int) -> list[Authorization]:
+    """Revoke what is below, breadth first. A live one has live parents only, so what is dead hides nothing."""
+    found: list[Authorization] = []
+    parents = deque([ended])
+    while parents:
+        parent = parents.popleft()
+        for child in children(tx.connection, parent.id):
+            if not child.live:
+                continue
+            reason = str(GateReason.PARENT_ENDED)
+            body = {"reason": reason, "detail": f"its parent {parent.id} is {parent.state}"}
+            appended = tx.append(Record("authorization.revoked", now_ms, body, child.id, child.link()))
+            state = advance(child.state, RECORD_EVENTS["authorization.revoked"])
+            found.append(_store(tx, replace(child, state=state, reason=reason), appended))
+            parents.append(found[-1])
+    return found
+
+
+def children(connection: sqlite3.Connection, parent: str) -> list[Authorization]:
+    """Those that were authorized under ``parent``, in the order in which they were."""
+    query = (
+        f"SELECT {_COLUMNS} FROM authorizations"  # noqa: S608 -- a constant
+        " WHERE parent = ? AND place IS NOT NULL ORDER BY place"
+    )
+    return [_from_row(row) for row in connection.execute(query, (parent,))]
+
+
+def count_children(connection: sqlite3.Connection, parent: str) -> int:
+    """How many there are of ``children``, ended ones included."""
+    query = "SELECT COUNT(*) FROM authorizations WHERE parent = ? AND place IS NOT NULL"
+    return int(connection.execute(query, (parent,)).fetchone()[0])
+
+
+def count_live_descendants(connection: sqlite3.Connection, root: str) -> int:
+    """How many would end with ``root``."""
+    query = (
+        "WITH RECURSIVE tree(id) AS (VALUES (?) UNION ALL"  # noqa: S608 -- constants
+        " SELECT a.id FROM authorizations a JOIN tree ON a.parent = tree.id"
+        f" WHERE a.place IS NOT NULL AND a.state IN ({_LIVE})) SELECT COUNT(*) - 1 FROM tree"
+    )
+    return int(connection.execute(query, (root,)).fetchone()[0])
+
+
+def above(connection: sqlite3.Connection, authorization: Authorization) -> list[Authorization]:
+    """Everything above an authorization, its parent first. ``lineage.chain_broken`` where that has no end."""
+    found: list[Authorization] = []
+    parent = authorization.parent
+    while parent is not None:
+        if len(found) >= limits.DELEGATION_DEPTH:
+            raise GateError(GateReason.LINEAGE_CHAIN_BROKEN, f"too many are above authorization {authorization.id}")
+        found.append(get(connection, parent))
+        parent = found[-1].parent
+    return found
+
+
+def find(connection: sqlite3.Connection, authorization: str) -> Authorization | None:
+    """One authorization, if there is one."""
+    query = f"SELECT {_COLUMNS} FROM authorizations WHERE id = ?"  # noqa: S608 -- a constant
+    row = connection.execute(query, (authorization,)).fetchone()
+    return None if row is None else _from_row(row)
 
 
 def get(connection: sqlite3.Connection, authorization: str) -> Authorization:
     """One authorization; GateError ``artifact.unknown`` when there is none."""
-    query = f"SELECT {_COLUMNS} FROM authorizations WHERE id = ?"  # noqa: S608 -- a constant
-    row = connection.execute(query, (authorization,)).fetchone()
-    if row is None:
+    found = find(connection, authorization)
+    if found is None:
         raise GateError(GateReason.ARTIFACT_UNKNOWN, f"there is no authorization {authorization!r}")
-    return _from_row(row)
+    return found
 
 
 def unfinished(connection: sqlite3.Connection, executor: str | None = None) -> list[Authorization]:
@@ -148,7 +272,8 @@ def page(connection: sqlite3.Connection, *, orchestrator: str | None, limit: int
 def _store(tx: Transaction, authorization: Authorization, appended: Appended) -> Authorization:
     stored = replace(authorization, last_seq=appended.index, last_leaf=appended.leaf)
     tx.execute(
-        f"INSERT OR REPLACE INTO authorizations({_COLUMNS}) VALUES ({_MARKS})",  # noqa: S608 -- constants
+        f"INSERT INTO authorizations({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608 -- constants
+        f" ON CONFLICT(id) DO UPDATE SET {_UPDATES}",
         (
             stored.id,
             stored.executor,
@@ -166,6 +291,11 @@ def _store(tx: Transaction, authorization: Authorization, appended: Appended) ->
             stored.reason,
             stored.last_seq,
             stored.last_leaf,
+            stored.parent,
+            stored.place,
+            stored.depth,
+            stored.delegation.model_dump_json(),
+            stored.tier,
         ),
     )
     return stored
@@ -189,4 +319,9 @@ def _from_row(row: tuple[Any, ...]) -> Authorization:
         reason=row[13],
         last_seq=row[14],
         last_leaf=None if row[15] is None else bytes(row[15]),
+        parent=row[16],
+        place=row[17],
+        depth=row[18],
+        delegation=Delegation.model_validate_json(row[19]),
+        tier=row[20],
     )

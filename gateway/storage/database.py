@@ -133,6 +133,13 @@ class Database:
         await asyncio.to_thread(self._thread.join)
         self._opened.close()
 
+    def abandon(self) -> None:
+        """Close what was opened for a start that came to nothing: no event loop waits for anything yet."""
+        self._stopped = True
+        self._queue.put(None)
+        self._thread.join()
+        self._opened.close()
+
     # --- the writer's thread -------------------------------------------------------------------------------------
     def _serve(self) -> None:
         batch: list[_Work] | None = []

@@ -72,6 +72,17 @@ def find(connection: sqlite3.Connection, executor: str) -> Executor | None:
     return None if row is None else _from_row(row)
 
 
+def labels_of(connection: sqlite3.Connection, executor: str) -> dict[str, str]:
+    """What operators labelled an executor with, enrolled or not."""
+    row = connection.execute("SELECT labels FROM labels WHERE executor = ?", (executor,)).fetchone()
+    return {} if row is None else dict(json.loads(row[0]))
+
+
+def set_labels(tx: Transaction, executor: str, labels: Mapping[str, str]) -> None:
+    """Replace all labels of an executor."""
+    tx.execute("INSERT OR REPLACE INTO labels(executor, labels) VALUES (?, ?)", (executor, json.dumps(dict(labels))))
+
+
 def every(connection: sqlite3.Connection, *, after: str = "", limit: int = 200) -> list[Executor]:
     """A page of executors in the order of their ids."""
     query = f"SELECT {_COLUMNS} FROM executors WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 -- a constant
@@ -112,6 +123,12 @@ def forget_file_checks(tx: Transaction, executor_class: str) -> None:
         "UPDATE executors SET progress = json_set(progress, '$.ima', json(?)) WHERE class = ?",
         (json.dumps(fresh), executor_class),
     )
+
+
+def forget_every_file_check(tx: Transaction) -> None:
+    """After a new policy: likewise, for every executor."""
+    fresh = json.dumps(Progress().encode()["ima"])
+    tx.execute("UPDATE executors SET progress = json_set(progress, '$.ima', json(?))", (fresh,))
 
 
 def _from_row(row: tuple[Any, ...]) -> Executor:

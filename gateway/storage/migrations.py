@@ -7,7 +7,7 @@ MIGRATIONS = Migrations("ztrooted")
 
 # The lineage and everything it refers to by digest can be added to and read, nothing else. These triggers stop mistakes;
 # an attacker with write access to the file is stopped by the tree and its sealed checkpoints.
-APPEND_ONLY = ("records", "tiles", "blobs", "checkpoints", "artifacts")
+APPEND_ONLY = ("records", "tiles", "blobs", "checkpoints", "artifacts", "approvals")
 
 
 @MIGRATIONS()
@@ -75,24 +75,58 @@ def m0001_initial(db: SqliteUtils) -> None:
             "reason": str,
             "last_seq": int,
             "last_leaf": bytes,
+            "parent": str,
+            "place": int,
+            "depth": int,
+            "delegation": str,
+            "tier": int,
         },
         pk="id",
-        not_null={"executor", "orchestrator", "state", "job", "job_digest", "requested_at", "renewals"},
+        not_null={
+            "executor",
+            "orchestrator",
+            "state",
+            "job",
+            "job_digest",
+            "requested_at",
+            "renewals",
+            "depth",
+            "delegation",
+        },
         strict=True,
     )
     db.execute(
         "CREATE INDEX authorizations_live ON authorizations(executor)"
         " WHERE state IN ('authorized', 'activated', 'running', 'revoked')"
     )
+    # Each child has its own place among those of its parent; a denied one has none.
+    db.execute("CREATE UNIQUE INDEX authorizations_by_parent ON authorizations(parent, place) WHERE parent IS NOT NULL")
     db.table("artifacts").create(
         {"authorization": str, "n": int, "digest": str}, pk=("authorization", "n"), not_null={"digest"}, strict=True
     )
     db.table("baselines").create(
-        {"digest": str, "class": str, "proposed_at": int, "approved_by": str, "approved_at": int},
-        pk="digest",
-        not_null={"class", "proposed_at"},
+        {
+            "digest": str,
+            "class": str,
+            "proposed_at": int,
+            "pcrs": int,
+            "events": int,
+            "files": int,
+            "captured_from": str,
+            "captured_at": int,
+        },
+        pk=("digest", "class"),
+        not_null={"proposed_at", "pcrs", "events", "files", "captured_from", "captured_at"},
         strict=True,
     )
+    db.table("approvals").create(
+        {"class": str, "version": int, "digest": str, "operator": str, "at": int, "expires": int},
+        pk=("class", "version"),
+        not_null={"digest", "operator", "at"},
+        strict=True,
+    )
+    db.table("labels").create({"executor": str, "labels": str}, pk="executor", not_null={"labels"}, strict=True)
+    db.table("pending_policy").create({"appraisal": str, "dispatch": str, "entities": str}, strict=True)
     db.table("tokens").create(
         {"hash": str, "role": str, "name": str, "created_at": int, "expires": int},
         pk="hash",

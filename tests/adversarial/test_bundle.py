@@ -473,6 +473,19 @@ def _another_class(forger: Forger) -> None:
         record["body"].get("round", record["body"])["class"] = "lenient"
 
 
+def _other_labels(forger: Forger) -> None:
+    for record in forger.all("policy.evaluated", "attestation.passed"):
+        record["body"].get("round", record["body"])["labels"] = {"zone": "safe"}
+
+
+def _labels_afterwards(forger: Forger) -> None:
+    """The label that the rounds count by is given only behind them."""
+    _other_labels(forger)
+    body = {"executor": forger.first("executor.enrolled")["body"]["executor"], "labels": {"zone": "safe"}}
+    given = forger.record("executor.labelled", forger.records[-1]["at"], {**body, "operator": "x"})
+    forger.insert_after(forger.records[-1], given)
+
+
 def _virtual_is_hardware(forger: Forger) -> None:
     forger.first("executor.enrolled")["body"]["virtual"] = False
 
@@ -662,7 +675,9 @@ LIES: dict[str, tuple[Lie, tuple[str, ...]]] = {
     "asked_about_a_better_tier": (_asked(tier=4), ("decisions",)),
     "asked_about_another_step": (_asked(step="harmless"), ("decisions",)),
     "renewals_without_policy": (_renewals_without_policy, ("decisions",)),
-    "another_class": (_another_class, ("executor",)),
+    "another_class": (_another_class, ("policies",)),
+    "labels_nobody_gave": (_other_labels, ("policies",)),
+    "labels_given_afterwards": (_labels_afterwards, ("policies",)),
     "virtual_is_hardware": (_virtual_is_hardware, ("executor",)),
     "quote_used_twice": (_quote_used_twice, ("quotes",)),
     "quote_for_other_authorizations": (_other_binding, ("quotes",)),

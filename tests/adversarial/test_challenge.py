@@ -136,15 +136,14 @@ async def test_D2_a_quote_that_was_accepted_is_worth_nothing_for_the_next_challe
 async def test_D5_a_late_answer_is_no_answer(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
 ) -> None:
-    gate.gateway.policies = replace(gate.gateway.policies)
     late: list[EvidenceMessage] = []
 
     def slowly(challenge: ChallengeMessage, collect: Callable[[], Evidence]) -> None:
         late.append(EvidenceMessage(challenge=challenge.challenge, quote=wire(collect())))
 
     channel.answer = slowly
-    policy = gate.gateway.policies.appraisal.classes["default"]
-    gate.gateway.policies.appraisal.classes["default"] = policy.model_copy(update={"response_deadline_s": 0.1})
+    classes = gate.gateway.policies.current.appraisal.classes
+    classes["default"] = classes["default"].model_copy(update={"response_deadline_s": 0.1})
     done = await prove(gate, executor)
     assert not done.trusted
     assert done.appraisal.verdict.reason == "attestation.overdue"

@@ -36,7 +36,15 @@ from ztrooted.reasons import GateReason
 
 def paths(inner: gateway.app.Gateway) -> list[tuple[Route, str]]:
     """Each route with an address that leads to it."""
-    filled = {"{enrollment}": "x" * 22, "{authorization}": "a" * 32, "{baseline}": "b" * 64}
+    filled = {
+        "{enrollment}": "x" * 22,
+        "{authorization}": "a" * 32,
+        "{baseline}": "b" * 64,
+        "{executor}": "ex-" + "0" * 32,
+        "{decision}": "9",
+        "{executor_class}": "default",
+        "{other}": "c" * 64,
+    }
     found = []
     for route in all_routes(inner):
         path = route.path
@@ -206,7 +214,7 @@ async def test_M4_nobody_speaks_for_another(
     assert executor.state(grant.authorization) == "running"
     # One orchestrator neither sees nor ends what another one has.
     stranger = await gate.token("orchestrator", "stranger")
-    for path in ("", "/bundle"):
+    for path in ("", "/bundle", "/children"):
         answer = await gate.call("GET", f"/v1/authorizations/{name}{path}", token=stranger)
         assert (answer.status, answer.code) == (404, "artifact.unknown")
     listed = await gate.call("GET", "/v1/authorizations", token=stranger)

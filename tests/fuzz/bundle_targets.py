@@ -27,6 +27,7 @@ from ztrooted import merkle, verify
 from ztrooted.anchors import Anchors, parse_anchors
 from ztrooted.bundle import Bundle, ProvenRecord, parse_bundle
 from ztrooted.checkpoint import Checkpoint, VerifiedCheckpoint
+from ztrooted.delegation import Delegation
 from ztrooted.entities import STARTER as ENTITIES
 from ztrooted.errors import GateError
 from ztrooted.evidence import sha256
@@ -214,6 +215,7 @@ def story() -> bytes:
     decided = {"round": round_, "dispatch_policy": named[5], "entities": named[13], "request": request}
     decided |= {"decision": {"permitted": True}}
     asked = {"executor": "ex-1", "orchestrator": "orchestrator", "job": job, "job_digest": "ab" * 32}
+    asked |= {"max_runtime_s": 60, "parent": None, "delegation": Delegation().model_dump()}
     identity = {
         "log_key_public": ak.public.marshal().hex(),
         "certify_attest": attest.hex(),

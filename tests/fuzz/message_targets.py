@@ -29,7 +29,7 @@ def _message_models() -> tuple[Any, ...]:
             models.Enrolled,
             models.Grant,
         ),
-        *(models.ExecRequest, models.Problem, models.CaptureRequest),
+        *(models.ExecRequest, models.Problem, models.LabelsRequest),
     )
 
 
@@ -90,6 +90,7 @@ def messages() -> tuple[bytes, ...]:
         "deadline_ms": 5000,
     }
     ended = {"authorization": identifier, "outcome": "killed", "exit_status": None, "signal": 9, "reason": "x"}
+    delegation = {"depth": 2, "children": 3, "steps": ["fit"], "executors": [executor]}
     made: list[tuple[int, Any]] = [
         (0, {"type": "evidence", "challenge": identifier, "quote": quote}),
         (0, {"type": "activate", "artifact": token()}),
@@ -101,6 +102,7 @@ def messages() -> tuple[bytes, ...]:
         (1, {"type": "issuer", "issuer": {"statement": text(b"{}"), "signature": text(b"s")}}),
         (2, {"event": "ended", **ended, "detail": ""}),
         (3, {"executor": executor, "job": job, "max_runtime_s": 60}),
+        (3, {"executor": executor, "job": job, "parent": "0" * 32, "delegation": delegation}),
         (4, job),
         (5, enrollment),
         (7, {"mac": digest, "quote": quote}),

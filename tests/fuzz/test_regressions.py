@@ -15,9 +15,9 @@ from tpm.endorsement_google import parse_instance_identity
 from tpm.endorsement_san import check_tpm_specification
 from tpm.errors import MalformedError
 from ztrooted.anchors import parse_anchors
-from ztrooted.appraisal_policy import MAX_FINDINGS, MAX_LISTED, explain_validation
 from ztrooted.bundle import parse_bundle
 from ztrooted.errors import EnvironmentProblem, ProofError
+from ztrooted.validation import MAX_FINDINGS, MAX_LISTED, explain_validation
 
 
 def test_an_element_holds_no_more_than_its_maximum() -> None:

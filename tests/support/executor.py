@@ -168,12 +168,13 @@ class ScriptedExecutor:
             view = await operator.capture_baseline(self.id)
             await operator.approve_baseline(view.baseline)
 
-    async def authorize(self, wanted: Job | None = None, *, max_runtime_s: int = 600, name: str = "flows") -> Grant:
+    async def authorize(
+        self, wanted: Job | None = None, *, max_runtime_s: int | None = 600, name: str = "flows", **asked: Any
+    ) -> Grant:
         """An orchestrator asks for a job on this machine."""
+        request = DispatchRequest(executor=self.id, job=wanted or job(), max_runtime_s=max_runtime_s, **asked)
         async with await self.gate.client("orchestrator", name) as orchestrator:
-            return await orchestrator.authorize(
-                DispatchRequest(executor=self.id, job=wanted or job(), max_runtime_s=max_runtime_s)
-            )
+            return await orchestrator.authorize(request)
 
     async def wait_for(self, kind: str, authorization: str, within_s: float = 10.0) -> dict[str, Any]:
         """The body of a record of one authorization, once it is there."""

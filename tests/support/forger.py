@@ -47,14 +47,22 @@ class Forger:
 
     # --- finding and changing ------------------------------------------------------------------------------------
     def all(self, *types: str) -> list[Value]:
-        """The story's records of some types."""
+        """The records of authorizations, of some types."""
         return [one for one in self.records if one["authorization"] and (not types or one["type"] in types)]
+
+    def story(self, authorization: str, *types: str) -> list[Value]:
+        """The records of one authorization, its own or one above it, of some types."""
+        return [one for one in self.all(*types) if one["authorization"] == authorization]
 
     def first(self, kind: str) -> Value:
         return next(one for one in self.records if one["type"] == kind)
 
     def remove(self, *records: Value) -> None:
         self.records = [one for one in self.records if not any(one is other for other in records)]
+
+    def insert_before(self, record: Value, *others: Value) -> None:
+        at = next(number for number, one in enumerate(self.records) if one is record)
+        self.records[at:at] = others
 
     def insert_after(self, record: Value, *others: Value) -> None:
         at = next(number for number, one in enumerate(self.records) if one is record) + 1

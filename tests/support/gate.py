@@ -309,11 +309,14 @@ class Gate:
         """Start a job beside the test; what it says goes to ``job-STEP.log``."""
         return self.stage.start(f"job-{job.step}", *self.exec_command(job, artifact, executor))
 
-    def run(self, step: str = "", executor: Executor | None = None) -> Life:
-        """Authorize and start a job that never ends; returns once all of its processes are alive."""
+    def run(self, step: str = "", executor: Executor | None = None, *, grant: Grant | None = None) -> Life:
+        """Authorize and start a job that never ends; returns once all of its processes are alive.
+
+        With ``grant`` it is authorized already, as ``job(step)``.
+        """
         step = step or f"life-{time.monotonic_ns()}"
         job = self.job(step)
-        grant = self.authorize(job, executor)
+        grant = grant or self.authorize(job, executor)
         life = Life(grant.authorization, self.data / step, self.start_job(job, grant.artifact, executor))
 
         def started() -> bool:

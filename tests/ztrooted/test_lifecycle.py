@@ -36,10 +36,10 @@ def test_the_table_written_out_by_hand(state: State) -> None:
     """A second, independent statement of the eight phases: changing the table by accident changes only one of them."""
     expected = {
         State.REQUESTED: {Event.EVALUATE, Event.PERMIT, Event.DENY},
-        State.AUTHORIZED: {Event.ATTEST, Event.ACTIVATE, Event.REVOKE},
+        State.AUTHORIZED: {Event.ATTEST, Event.ACTIVATE, Event.DELEGATE, Event.REVOKE},
         State.DENIED: set(),
-        State.ACTIVATED: {Event.ATTEST, Event.START, Event.RENEW, Event.REVOKE},
-        State.RUNNING: {Event.ATTEST, Event.RENEW, Event.REVOKE, Event.CLOSE},
+        State.ACTIVATED: {Event.ATTEST, Event.START, Event.RENEW, Event.DELEGATE, Event.REVOKE},
+        State.RUNNING: {Event.ATTEST, Event.RENEW, Event.DELEGATE, Event.REVOKE, Event.CLOSE},
         State.REVOKED: {Event.INTERRUPT, Event.CLOSE},
         State.INTERRUPTED: {Event.CLOSE},
         State.CLOSED: set(),
@@ -75,6 +75,11 @@ def test_nothing_runs_that_was_not_permitted_and_activated_before(events: list[E
 def test_every_live_state_can_be_revoked_at_once() -> None:
     assert {state for state in State if (state, Event.REVOKE) in TRANSITIONS} == LIVE
     assert all(advance(state, Event.REVOKE) is State.REVOKED for state in LIVE)
+
+
+def test_only_what_is_live_can_be_given_a_child() -> None:
+    assert {state for state in State if (state, Event.DELEGATE) in TRANSITIONS} == LIVE
+    assert all(advance(state, Event.DELEGATE) is state for state in LIVE)
 
 
 def test_final_states_are_exactly_those_without_a_way_out() -> None:

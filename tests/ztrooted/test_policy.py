@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztrooted import canonical
+from ztrooted.ar4si import TrustVector
 from ztrooted.errors import PolicyError
 from ztrooted.evidence import sha256
 from ztrooted.policy import STARTER, Decision, DispatchPolicy, Request
@@ -17,14 +18,21 @@ CONTEXT = {
     "trusted": True,
     "tier": 2,
     "virtual": False,
+    "vector": dict.fromkeys(TrustVector().as_context(), 0),
+    "risk": 10,
     "workflow": "nightly",
     "run": "17",
     "step": "build",
     "attempt": 1,
     "job": "ab" * 32,
+    "env": "cd" * 32,
+    "files": [],
+    "max_runtime_s": 600,
+    "time": {"hour": 3, "minute": 190, "weekday": 1},
     "delegation": {"depth": 0, "children": 0},
 }
-ATTRIBUTES = {"class": "default", "virtual": False}
+ATTRIBUTES = {"class": "default", "virtual": False, "manufacturer": "id:494E5443", "labels": ["zone=eu"]}
+OPEN = '@permits_everything("intended") permit (principal, action, resource);'
 
 
 def load(text: str) -> DispatchPolicy:
@@ -86,7 +94,7 @@ def test_a_narrow_policy_permits_only_what_it_names() -> None:
     assert policy.decide(asked()).permitted
     assert not policy.decide(asked("renew")).permitted
     assert not policy.decide(asked(workflow="nightly2")).permitted
-    assert not policy.decide(asked(attributes={"class": "other", "virtual": False})).permitted
+    assert not policy.decide(asked(attributes={**ATTRIBUTES, "class": "other"})).permitted
     other = replace(asked(), orchestrator="other")
     assert not policy.decide(other).permitted
 
@@ -128,7 +136,7 @@ def test_J2_a_policy_without_a_rule_is_refused(text: str) -> None:
     assert refusal.value.reason is GateReason.POLICY_EMPTY
 
 
-OVERFLOW = "context.tier + 9223372036854775807 > 0"
+OVERFLOW = "context.trusted && context.tier + 9223372036854775807 > 0"
 FAILING = {
     "the only permit": f"permit (principal, action, resource) when {{ {OVERFLOW} }};",
     "a forbid beside a permit": f"{STARTER} forbid (principal, action, resource) when {{ {OVERFLOW} }};",
@@ -167,16 +175,16 @@ REQUESTS: dict[str, Request] = {
         {name: value for name, value in CONTEXT.items() if name != "trusted"},
     ),
     "no context": Request("dispatch", "ci", (), "ex", (), ATTRIBUTES, {}),
-    "no class": asked(attributes={"virtual": False}),
-    "class is a number": asked(attributes={"class": 1, "virtual": False}),
+    "no class": asked(attributes={name: ATTRIBUTES[name] for name in ("virtual", "manufacturer", "labels")}),
+    "class is a number": asked(attributes={**ATTRIBUTES, "class": 1}),
     "an extra attribute": asked(attributes={**ATTRIBUTES, "admin": True}),
-    "an entity in the attributes": asked(attributes={"class": {"__entity": {"type": "Pool", "id": "p"}}}),
+    "an entity in the attributes": asked(attributes={**ATTRIBUTES, "class": {"__entity": {"type": "Pool", "id": "p"}}}),
 }
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS.keys())
 def test_J7_a_request_that_does_not_fit_the_schema_is_denied_as_an_error(request_: Request) -> None:
-    decision = load("permit (principal, action, resource);").decide(request_)
+    decision = load(OPEN).decide(request_)
     assert (decision.permitted, decision.reason) == (False, GateReason.POLICY_ERROR)
 
 
@@ -192,7 +200,7 @@ def test_equal_requests_give_equal_bytes_and_any_other_another_digest() -> None:
     request = asked()
     assert Request.decode(canonical.decode(canonical.encode(request.encode()))) == request
     assert asked().digest() == request.digest()
-    others = [asked("renew"), asked(trusted=False), asked(attributes={"class": "b", "virtual": False}), asked(job="")]
+    others = [asked("renew"), asked(trusted=False), asked(attributes={**ATTRIBUTES, "class": "b"}), asked(job="")]
     assert len({one.digest() for one in [request, *others]}) == 5
 
 
@@ -206,3 +214,81 @@ def test_a_decision_can_be_recorded() -> None:
 def test_a_policy_is_named_by_its_exact_bytes() -> None:
     assert load(STARTER).digest == sha256(STARTER.encode())
     assert load(STARTER + "\n").digest != load(STARTER).digest
+
+
+# --- what would permit everything --------------------------------------------------------------------------------
+OPEN_TEXTS = {
+    "no condition": "permit (principal, action, resource);",
+    "when true": "permit (principal, action, resource) when { true };",
+    "unless false": "permit (principal, action, resource) unless { false };",
+    "or true": "permit (principal, action, resource) when { context.trusted || true };",
+    "not never": "permit (principal, action, resource) when { !(context.trusted && false) };",
+    "equal to itself": "permit (principal, action, resource) when { context.tier == context.tier };",
+    "every type": "permit (principal is Orchestrator, action, resource is Executor);",
+    "every action": 'permit (principal, action in [Action::"dispatch", Action::"delegate", Action::"renew"], resource);',
+    "what a machine that proved nothing fulfils": "permit (principal, action, resource) when { context.tier >= 0 };",
+    "who is not trusted": "permit (principal, action, resource) unless { context.trusted };",
+}
+
+
+@pytest.mark.parametrize("text", OPEN_TEXTS.values(), ids=OPEN_TEXTS.keys())
+def test_J2_a_policy_that_permits_everything_needs_the_explicit_word(text: str) -> None:
+    with pytest.raises(PolicyError) as refusal:
+        load(f"{STARTER}\n{text}")
+    assert refusal.value.reason is GateReason.POLICY_PERMITS_ALL
+    line = STARTER.count("\n") + 2
+    assert refusal.value.detail.startswith(f"dispatch.cedar:{line}: line {line}: ")
+    meant = load(f'{STARTER}\n@permits_everything("intended")\n{text}')
+    assert meant.permits_everything == (f"line {line}",)
+    with pytest.raises(PolicyError):
+        load(f'{STARTER}\n@permits_everything("yes")\n{text}')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        STARTER,
+        "permit (principal, action, resource) when { context.tier >= 1 };",
+        'permit (principal == Orchestrator::"ci", action, resource);',
+        'permit (principal, action == Action::"renew", resource) when { context.trusted };',
+        "permit (principal, action, resource) when { context.trusted } unless { context.virtual };",
+        "forbid (principal, action, resource);",
+    ],
+)
+def test_a_policy_with_conditions_needs_no_word(text: str) -> None:
+    assert load(text).permits_everything == ()
+
+
+# --- where an error is -------------------------------------------------------------------------------------------
+PLACES = {
+    "half a statement": ("// first\npermit (principal, action, resource", 3),
+    "another attribute": ("\npermit (principal, action, resource)\nwhen { context.trustd };", 3),
+    "text with a semicolon": ('permit (principal, action, resource) when { context.step == "a;" && context.x };', 2),
+    "the same name": ('@id("trusted-machines-only") forbid (principal, action, resource);', 2),
+}
+
+
+@pytest.mark.parametrize(("text", "below"), PLACES.values(), ids=PLACES.keys())
+def test_an_error_names_its_line(text: str, below: int) -> None:
+    with pytest.raises(PolicyError) as refusal:
+        load(f"{STARTER}\n{text}")
+    line = STARTER.count("\n") + below
+    assert refusal.value.detail.startswith(f"dispatch.cedar:{line}: ")
+
+
+def test_an_error_says_what_was_probably_meant() -> None:
+    with pytest.raises(PolicyError) as refusal:
+        load("permit (principal, action, resource) when { context.trustd };")
+    assert "did you mean 'trusted'?" in refusal.value.detail
+
+
+def test_a_policy_without_a_name_is_called_by_its_line() -> None:
+    policy = load("\n\npermit (principal, action, resource) when { context.trusted };")
+    assert policy.decide(asked()).determining == ("line 3",)
+
+
+@given(st.permutations([STARTER, OPEN, '@id("f") forbid (principal, action, resource) when { context.attempt > 3 };']))
+def test_the_order_of_policies_decides_nothing(texts: list[str]) -> None:
+    policy = load("\n".join(texts))
+    assert policy.decide(asked()).permitted
+    assert not policy.decide(asked(attempt=4)).permitted

@@ -64,6 +64,27 @@ def verify(
         sys.exit(NO)
 
 
+@app.command()
+def redecide(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A decision file ('ztrooted explain -o'), or a bundle.")],
+    json: JsonFlag = False,
+) -> None:
+    """Make recorded decisions again, offline, and compare byte by byte. Exit code 0 only if each comes out the same."""
+    from ztrooted.redecide_bundle import redecide_file  # noqa: PLC0415 -- loads much that --help has no use for
+
+    results = redecide_file(_read(file, "file", limits.BUNDLE))
+    same = bool(results) and not any(one.differing for one in results)
+    lines = [
+        f"record {one.index}: {'the same' if not one.differing else 'OTHERWISE: ' + ', '.join(one.differing)}"
+        f" ({'permit' if one.permitted else 'deny'})"
+        for one in results
+    ]
+    verdict = f"{len(results)} decisions made again, {'all the same' if same else 'NOT all the same'}."
+    show({"same": same, "decisions": [one.encode() for one in results]}, "\n".join([*lines, verdict]), json=json)
+    if not same:
+        sys.exit(NO)
+
+
 def _read(path: Path, what: str, maximum: int = limits.BODY) -> bytes:
     try:
         if path.stat().st_size > maximum:

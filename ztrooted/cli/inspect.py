@@ -27,9 +27,11 @@ from ztrooted.cli import inspect_view as view
 from ztrooted.cli.output import JsonFlag, show
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.inspect import (
+    MAX_EAR,
     Report,
     inspect_ak_public,
     inspect_attest,
+    inspect_ear,
     inspect_ek_certificate,
     inspect_event_log,
     inspect_ima,
@@ -259,6 +261,19 @@ def ekcert(
 def attest(file: Evidence, json: JsonFlag = False) -> None:
     """Decode any attestation (TPMS_ATTEST). Nothing in it is verified: that takes a key and a nonce."""
     _show(inspect_attest(_read(file, MAX_ATTEST)), view.attestation, json)
+
+
+@app.command()
+def ear(
+    file: Evidence,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The verifier's public key, PEM or JWK: verify the signature.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Decode an attestation result (EAR), a token or its claims, of any verifier; say what its claims mean."""
+    told = None if key is None else _read(key, 16 << 10)
+    _show(inspect_ear(_read(file, MAX_EAR), told), view.attestation_result, json)
 
 
 def _show(report: Report, render: Callable[[Report], None], json: bool) -> None:

@@ -227,3 +227,30 @@ def _cell(text: object) -> str:
 def _short(digest: str) -> str:
     algorithm, _, digits = digest.rpartition(":")
     return f"{algorithm}:{digits[:16]}…" if len(digits) > 16 else digest
+
+
+def attestation_result(report: Report) -> None:
+    """An attestation result, part by part."""
+    console = Console(highlight=False)
+    colour = {"affirming": "green", "warning": "yellow", "contraindicated": "bold red", "none": "dim"}
+    for name, part in report["parts"].items():
+        status = part["status"]
+        console.print(f"[bold]{_cell(name)}[/]: [{colour[status]}]{status}[/]")
+        table = _table("claim", "value", "tier", "meaning")
+        for claim, said in part["vector"].items():
+            table.add_row(claim, str(said["value"]), f"[{colour[said['tier']]}]{said['tier']}[/]", said["meaning"])
+        if part["vector"]:
+            console.print(table)
+    facts = {
+        "profile": report["profile"],
+        "verifier": f"{report['verifier']['developer']}, {report['verifier']['build']}",
+        "issued": str(report["issued"]),
+        "expires": "not said" if report["expires"] is None else str(report["expires"]),
+        "nonces": ", ".join(report["nonces"]) or "none",
+        "signature": report["signature"],
+    }
+    _facts(console, facts | ({"detached": ", ".join(report["detached"])} if report["detached"] else {}))
+    for finding in report["findings"]:
+        console.print(f"[yellow]{_cell(finding)}[/]")
+    if not report["verified"]:
+        console.print("[yellow]The signature was not verified: anybody may have written this.[/]")

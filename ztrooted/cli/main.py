@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 import typer
 
 from tpm.errors import TpmError
-from ztrooted.cli import audit, executor, inspect, operate, orchestrate
+from ztrooted.cli import audit, baseline, executor, explain, inspect, operate, orchestrate, policy
 from ztrooted.cli.demo import demo
 from ztrooted.cli.output import fail
 from ztrooted.errors import GateError
@@ -22,9 +22,13 @@ app.command("authorize")(orchestrate.authorize)
 app.command("exec")(orchestrate.execute)
 app.command("watch")(orchestrate.watch)
 app.command("executors")(operate.executors)
+app.command("label")(operate.label)
 app.command("revoke")(operate.revoke)
+app.command("explain")(explain.explain)
+app.command("result")(operate.result)
 app.add_typer(executor.app, name="executor")
-app.add_typer(operate.app, name="baseline")
+app.add_typer(baseline.app, name="baseline")
+app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(inspect.app, name="inspect")
 

@@ -10,13 +10,14 @@ import typer
 from pydantic import ValidationError
 
 from ztrooted import canonical
-from ztrooted.appraisal_policy import explain_validation
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.executor import DEFAULT_SOCKET, Socket
 from ztrooted.cli.output import JsonFlag, errors, show
+from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.models import DispatchRequest, ExecRequest, ExecStarted, Job, compose
 from ztrooted.reasons import GateReason
+from ztrooted.validation import explain_validation
 
 Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="The command line of the job.")]
 Workflow = Annotated[str, typer.Option(help="Workflow that the job belongs to.")]
@@ -47,13 +48,32 @@ def authorize(
     env: Env = None,
     cwd: Cwd = "/",
     file: Files = None,
-    max_runtime: Annotated[int, typer.Option(min=1, help="Seconds after which the job ends in any case.")] = 3600,
+    max_runtime: Annotated[
+        int | None,
+        typer.Option(min=1, help="Seconds after which the job ends in any case; an hour, or what its parent has left."),
+    ] = None,
+    parent: Annotated[str | None, typer.Option(help="The live authorization that this is a child of.")] = None,
+    delegate_depth: Annotated[int, typer.Option(min=0, help="How many levels there may be below this one.")] = 0,
+    delegate_children: Annotated[int, typer.Option(min=0, help="How many children this one may be given.")] = 0,
+    delegate_step: Annotated[list[str] | None, typer.Option(help="A step that children may run; any without.")] = None,
+    delegate_executor: Annotated[
+        list[str] | None, typer.Option(help="An executor that children may run on; any without.", metavar="ID")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the artifact to this file.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Ask whether a job may run on an executor, now. Prints the artifact; exit code 1 when the answer is no."""
     job = _job(command, workflow, run, step, attempt, env, cwd, file)
-    request = compose(DispatchRequest, executor=executor, job=job, max_runtime_s=max_runtime)
+    delegation = compose(
+        Delegation,
+        depth=delegate_depth,
+        children=delegate_children,
+        steps=delegate_step or None,
+        executors=delegate_executor or None,
+    )
+    request = compose(
+        DispatchRequest, executor=executor, job=job, max_runtime_s=max_runtime, parent=parent, delegation=delegation
+    )
 
     async def ask() -> dict[str, object]:
         async with connect(gateway, ca, token_file) as client:

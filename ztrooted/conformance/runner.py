@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tpm.errors import EvidenceError
-from ztrooted.conformance import evidence_ima, evidence_keys, evidence_logs, evidence_quotes, lineage
+from ztrooted.conformance import evidence_ima, evidence_keys, evidence_logs, evidence_quotes, evidence_results, lineage
 from ztrooted.conformance.attacks import JUDGES
 from ztrooted.conformance.index import Entry, Fields, VectorSet, read_index
 from ztrooted.conformance.jws_model import REVOKED, USED, judge_token, load_keys
@@ -32,6 +32,9 @@ _EVIDENCE: Mapping[str, Callable[[Entry, Fields, Checks], None]] = {
     "ak_creation_params": evidence_keys.judge_creation,
     "attestation_evidence": evidence_quotes.judge_bundle,
     "certificate": evidence_keys.judge_certificate,
+    "ar4si_table": evidence_results.judge_table,
+    "ear_claims": evidence_results.judge_claims,
+    "ear_jwt": evidence_results.judge_token,
     "ek_public_key": evidence_keys.judge_ek_location,
     "ima_log": evidence_ima.judge_log,
     "ima_log_entry": evidence_ima.judge_entry,
@@ -47,10 +50,7 @@ _EVIDENCE: Mapping[str, Callable[[Entry, Fields, Checks], None]] = {
 }
 # Kinds that this product has nothing to do with, and why.
 _OUTSIDE: Mapping[str, str] = {
-    "ar4si_table": "tiers of trust claims are not computed here",
     "attribute_certificate": "platform certificates are not read here",
-    "ear_claims": "attestation results of other verifiers are not read here",
-    "ear_jwt": "attestation results of other verifiers are not read here",
     "ek_certificate_rule": "the case is a line of another language's source, without a certificate",
     "expected_output": "what another program printed; not an input",
 }

@@ -5,10 +5,45 @@ from types import MappingProxyType
 
 from tpm.reasons import EvidenceReason
 from ztrooted.explanations.explanation import Explanation
-from ztrooted.reasons import Reason
+from ztrooted.reasons import GateReason, Reason
 
 BOOT: Mapping[Reason, Explanation] = MappingProxyType(
     {
+        GateReason.BOOT_AUTHORITY: Explanation(
+            403,
+            "An image was vouched for by a key or hash that the policy does not allow.",
+            "Find out which boot loader or driver it belongs to; approve a baseline that has it, or remove it and reboot.",
+        ),
+        GateReason.BOOT_COMMAND_LINE: Explanation(
+            403,
+            "The machine was booted with a command line, or with boot loader commands, that the policy does not allow.",
+            "Restore the boot loader's configuration and reboot, or allow the text in the policy or a new baseline.",
+        ),
+        GateReason.BOOT_EVENT: Explanation(
+            403,
+            "The firmware measured an event that is not as in the baseline, and the policy does not let it vary.",
+            "Compare both boots with 'ztrooted baseline diff'; approve a new baseline, or declare the event as varying.",
+        ),
+        GateReason.BOOT_FILE: Explanation(
+            403,
+            "The boot loader read a kernel, an initial RAM disk or another file that the policy does not allow.",
+            "If the update was meant, approve a baseline of the updated machine; otherwise restore the file and reboot.",
+        ),
+        GateReason.BOOT_IMAGE: Explanation(
+            403,
+            "The firmware started an image that the policy does not allow.",
+            "If the update was meant, approve a baseline of the updated machine; otherwise restore the image and reboot.",
+        ),
+        GateReason.BOOT_KEYS: Explanation(
+            403,
+            "The Secure Boot keys (PK, KEK, db or dbx) are not those that the policy asks for.",
+            "Compare them with 'ztrooted baseline diff'; restore them in the firmware's setup, or approve a new baseline.",
+        ),
+        GateReason.BOOT_NO_REFERENCE: Explanation(
+            403,
+            "The policy compares events with the baseline, and the baseline has none.",
+            "Capture a baseline from a machine whose class has an event log, and approve it.",
+        ),
         EvidenceReason.IMA_BOOT_AGGREGATE: Explanation(
             403,
             "The list's boot aggregate is missing, repeated, or not that of the PCRs quoted.",

@@ -18,6 +18,11 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             "The artifact was used already or its authorization has ended, and each works only once.",
             "Ask for a new authorization; every attempt needs its own.",
         ),
+        GateReason.DECISION_UNKNOWN: Explanation(
+            404,
+            "There is no such recorded decision, or it concerns somebody else's authorization.",
+            "Name an authorization, the number of a record, or an executor.",
+        ),
         GateReason.DISPATCH_EXECUTOR_UNKNOWN: Explanation(
             404,
             "No executor of this id is enrolled.",
@@ -188,6 +193,41 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             "An operator revoked the authorization.",
             "Ask the operator why, before asking for a new one.",
         ),
+        GateReason.PARENT_CHILDREN: Explanation(
+            403,
+            "The parent authorization has been given as many children as it may have.",
+            "Ask for more children when the parent is authorized, or dispatch without a parent.",
+        ),
+        GateReason.PARENT_DELEGATION: Explanation(
+            403,
+            "The child asks to hand on more than its parent may.",
+            "Ask for fewer levels and children, and name only steps and executors of the parent's delegation.",
+        ),
+        GateReason.PARENT_DEPTH: Explanation(
+            403,
+            "The parent authorization may have no level below it.",
+            "Ask for a delegation when the parent is authorized, or name an authorization further up.",
+        ),
+        GateReason.PARENT_ENDED: Explanation(
+            409,
+            "The parent authorization is not live any more, and a child does not outlive its parent.",
+            "Authorize the parent again, then ask for its children.",
+        ),
+        GateReason.PARENT_LIFETIME: Explanation(
+            403,
+            "The child would run longer than its parent, and everything above it, may.",
+            "Ask for no more time than is named, or leave the maximum runtime out.",
+        ),
+        GateReason.PARENT_SCOPE: Explanation(
+            403,
+            "The child's workflow, run, step or executor is outside of what its parent may hand on to.",
+            "Keep to the parent's run and its delegation, or dispatch without a parent.",
+        ),
+        GateReason.PARENT_UNKNOWN: Explanation(
+            404,
+            "There is no such parent authorization, or you may not delegate under it.",
+            "Check the parent's id, and whether the dispatch policy permits you to delegate under it.",
+        ),
         GateReason.POLICY_DENIED: Explanation(
             403,
             "The dispatch policy does not permit this dispatch.",
@@ -207,6 +247,26 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             400,
             "The policy cannot be read or does not fit its schema.",
             "Correct the line or key that is named, then load the policy again.",
+        ),
+        GateReason.POLICY_CHANGED: Explanation(
+            409,
+            "The policies changed while this was being decided, so the decision was dropped.",
+            "Ask again; the answer will be one of the policies in force now.",
+        ),
+        GateReason.POLICY_PERMITS_ALL: Explanation(
+            403,
+            "A policy permits everything, on machines that proved nothing too, and does not say that this is meant.",
+            "Add a condition; or, if it is meant, the annotation that says so.",
+        ),
+        GateReason.POLICY_ROLLBACK: Explanation(
+            409,
+            "These policies were in force before, and were replaced since.",
+            "If going back is meant, activate them with --allow-rollback; the record will show it.",
+        ),
+        GateReason.POLICY_NO_CLASS: Explanation(
+            403,
+            "No class of the appraisal policy is for this executor, so nothing says when to trust it.",
+            "Label the executor, or add a class that matches it; 'ztrooted policy test' tries that out.",
         ),
         GateReason.POLICY_MISMATCH: Explanation(
             403,

@@ -98,6 +98,21 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
             "The lineage is shorter than it has been: records at its end are missing.",
             "Stop the gateway, keep the database as evidence, and restore the missing records.",
         ),
+        GateReason.EAR_EXPIRED: Explanation(
+            410,
+            "The attestation result is past its end, so it says nothing about now.",
+            "Ask the verifier for a new one.",
+        ),
+        GateReason.EAR_MALFORMED: Explanation(
+            400,
+            "This is no attestation result, or one that contradicts itself.",
+            "Ask the verifier for it again; nothing in it counts.",
+        ),
+        GateReason.EAR_PROFILE: Explanation(
+            406,
+            "The result can't be had in the form that was asked for.",
+            "Ask for application/eat+jwt with one of the profiles that the detail lists.",
+        ),
         GateReason.NOTE_KEY: Explanation(
             403,
             "A verifier key for signed notes cannot be used, or clashes with another.",

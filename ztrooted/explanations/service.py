@@ -28,6 +28,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "A check that the appraisal policy requires did not run and pass.",
             "Check the executor's class in the appraisal policy, and that its evidence is complete.",
         ),
+        GateReason.ATTESTATION_TIER: Explanation(
+            403,
+            "The machine's evidence can't reach the assurance tier that its class asks for.",
+            "Use a machine with a hardware TPM, or put it into a class with a lower 'min_tier'.",
+        ),
         GateReason.AUTH_CREDENTIAL_INVALID: Explanation(
             401,
             "The token or certificate is unknown, expired or replaced.",
@@ -52,6 +57,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             400,
             "The baseline cannot be read or has values that can't be right.",
             "Capture the baseline again instead of editing it.",
+        ),
+        GateReason.BASELINE_SOURCE: Explanation(
+            400,
+            "A baseline can't be computed from these files.",
+            "Correct what the detail names, and compute it again; nothing was written.",
         ),
         GateReason.BASELINE_NOT_APPROVED: Explanation(
             403,

@@ -1,0 +1,49 @@
+"""What a decision is asked about, and how it is written down."""
+
+from gateway.rounds import Round
+from gateway.storage import authorizations
+from gateway.storage.authorizations import Authorization
+from gateway.storage.database import Transaction
+from ztrooted.ar4si import vector_of
+from ztrooted.dispatch_context import Facts, Parent
+from ztrooted.policies import Policies
+from ztrooted.policy import Decision, Request
+from ztrooted.reasons import Reason
+
+
+def facts(authorization: Authorization, done: Round, parent: Parent | None = None) -> Facts:
+    """What was verified, as far as a decision may depend on it."""
+    executor = done.executor
+    return Facts(
+        orchestrator=authorization.orchestrator,
+        executor=executor.id,
+        executor_class=executor.executor_class,
+        virtual=executor.virtual,
+        rules=done.policy,
+        trusted=done.trusted,
+        job=authorization.job.model_dump(),
+        job_digest=authorization.job_digest,
+        now_ms=done.now_ms,
+        manufacturer=executor.manufacturer,
+        max_runtime_s=authorization.max_runtime_s,
+        labels=done.labels,
+        vector=vector_of(done.appraisal.verdict, done.policy, virtual=executor.virtual).as_context(),
+        delegation=authorization.delegation.facts(),
+        parent=parent,
+    )
+
+
+def decision_body(policies: Policies, request: Request, decision: Decision) -> dict[str, object]:
+    """What records of a decision contain: enough to decide again."""
+    return {
+        "dispatch_policy": policies.dispatch.digest,
+        "entities": policies.entities.digest,
+        "request": request.encode(),
+        "decision": decision.encode(),
+    }
+
+
+def note_denial(tx: Transaction, authorization: Authorization, now_ms: int, reason: Reason, detail: str) -> None:
+    """Deny a dispatch that was requested."""
+    body = {"reason": str(reason), "detail": detail}
+    authorizations.note(tx, authorization, "authorization.denied", now_ms, body, reason=str(reason))

@@ -1,0 +1,126 @@
+"""``ztrooted policy activate`` and ``show``: the policies of a gateway, changed and seen."""
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ztrooted import limits
+from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
+from ztrooted.cli.output import NO, JsonFlag, show
+from ztrooted.errors import EnvironmentProblem
+from ztrooted.policies import FILES, Policies
+from ztrooted.policy_models import PoliciesView, TrialView
+from ztrooted.reasons import GateReason
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Folder with appraisal.toml, dispatch.cedar and entities.toml.")
+]
+
+
+def activate(
+    folder: Folder,
+    gateway: GatewayUrl,
+    ca: CaFile,
+    token_file: TokenFile,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing: say which recorded decisions would be others.")
+    ] = False,
+    last: Annotated[
+        int, typer.Option(min=1, max=limits.REPLAYED, help="With --dry-run: how many decisions to replay.")
+    ] = 100,
+    allow_rollback: Annotated[
+        bool, typer.Option("--allow-rollback", help="Activate policies that were in force before and were replaced.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Put the policies of a folder in force, all three at once.
+
+    Live authorizations are decided again under them at once, and every connected executor is challenged. With --dry-run
+    nothing changes; the exit code is 1 if any recorded decision would be another.
+    """
+    documents = read_folder(folder)
+    Policies.load(documents, {role: str(folder / name) for role, name in FILES.items()})  # names file and line
+    texts = {role: data.decode() for role, data in documents.items()}
+
+    async def ask() -> PoliciesView | TrialView:
+        async with connect(gateway, ca, token_file) as client:
+            if dry_run:
+                return await client.try_policies(texts, last=last)
+            return await client.activate_policies(texts, allow_rollback=allow_rollback)
+
+    view = asyncio.run(ask())
+    if isinstance(view, PoliciesView):
+        show(view.model_dump(exclude={"documents"}), "", json=True) if json else _print_policies(view)
+        return
+    show(view.model_dump(), "", json=True) if json else _print_trial(view)
+    if view.changed:
+        sys.exit(NO)
+
+
+def in_force(gateway: GatewayUrl, ca: CaFile, token_file: TokenFile, json: JsonFlag = False) -> None:
+    """Show which policies are in force, since when, and who activated them."""
+
+    async def ask() -> PoliciesView:
+        async with connect(gateway, ca, token_file) as client:
+            return await client.policies()
+
+    view = asyncio.run(ask())
+    if json:
+        show(view.model_dump(), "", json=True)
+    else:
+        _print_policies(view)
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """The three documents of a folder, by role. EnvironmentProblem for one that is not there."""
+    found = {}
+    for role, name in FILES.items():
+        path = folder / name
+        try:
+            if path.stat().st_size > limits.POLICY:
+                raise EnvironmentProblem(
+                    GateReason.REQUEST_TOO_LARGE, f"{path} is over {limits.POLICY} bytes", "split it or shorten it"
+                )
+            found[role] = path.read_bytes()
+            found[role].decode()
+        except UnicodeDecodeError as error:
+            raise EnvironmentProblem(GateReason.POLICY_INVALID, f"{path} is not UTF-8", "save it as UTF-8") from error
+        except OSError as error:
+            raise EnvironmentProblem(
+                GateReason.CONFIG_MISSING,
+                f"{path} can't be read: {error.strerror}",
+                "a folder of policies has appraisal.toml, dispatch.cedar and entities.toml",
+            ) from error
+    return found
+
+
+def _print_policies(view: PoliciesView) -> None:
+    console = Console(highlight=False)
+    since = datetime.fromtimestamp(view.activated_at / 1000, UTC).isoformat(timespec="seconds")
+    console.print(f"In force since {since}, activated by {view.operator or 'the start of the gateway'}:")
+    for role in FILES:
+        console.print(f"  {role:<10} {getattr(view, role)}")
+    for warning in view.trusts_everything:
+        console.print(f"[bold red]{escape(warning)}[/]")
+    for authorization in view.revoked:
+        console.print(f"  revoked: {authorization}")
+
+
+def _print_trial(view: TrialView) -> None:
+    console = Console(highlight=False)
+    if view.changed:
+        table = Table("record", "authorization", "was", "would be", "why")
+        for change in view.changed:
+            why = change.detail if change.reason is None else f"{change.detail} ({change.reason})"
+            table.add_row(str(change.record), change.authorization, change.was, change.would_be, escape(why))
+        console.print(table)
+    console.print(f"{view.replayed} decisions replayed, {len(view.changed)} would be others. Nothing was changed.")
+    for why, count in view.skipped.items():
+        console.print(f"{count} could not be replayed: {escape(why)}")
