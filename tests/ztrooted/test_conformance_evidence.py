@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.attestation import SELECTION, VALUES, SoftwareAk
-from tests.support.endorsement import START, ek_certificate, ek_public, key_usage, vendor
+from tests.support.endorsement import ek_certificate, ek_public, key_usage, vendor
 from tests.support.eventlog_builder import Log
 from ztrooted.conformance import Result, Status, run_index
 
@@ -102,9 +102,11 @@ def test_the_certificate_of_a_signing_key_is_judged_as_far_as_its_path(index: Wr
     authority = [*SIGNING, (x509.BasicConstraints(ca=True, path_length=None), True)]
     leaf = ek_certificate(vendor().issuer, subject=subject, faults=authority, without=WITHOUT)
     assert only(index(chain_entry(), **chain_files(leaf))).status is Status.FAIL
-    short = (START, START + timedelta(seconds=1))
-    newer = ek_certificate(vendor().issuer, subject=subject, faults=SIGNING, without=WITHOUT, period=short)
-    assert only(index(chain_entry(), **chain_files(newer))).status is Status.PASS
+    begin = vendor().issuer.certificate.not_valid_before_utc
+    for ends, status in ((begin, Status.PASS), (begin - timedelta(seconds=1), Status.FAIL)):
+        period = (begin - timedelta(days=1), ends)
+        leaf = ek_certificate(vendor().issuer, subject=subject, faults=SIGNING, without=WITHOUT, period=period)
+        assert only(index(chain_entry(), **chain_files(leaf))).status is status
 
 
 def test_an_ek_certificate_keeps_its_own_rules(index: Write) -> None:
