@@ -57,6 +57,10 @@ class Text:
     text: str
 
 
+# The two values with which firmware closes a PCR (PFP §10.4.1).
+CLOSED = (b"\x00\x00\x00\x00", b"\xff\xff\xff\xff")
+
+
 @dataclass(frozen=True, slots=True)
 class Separator:
     """0 or 0xFFFFFFFF ends the firmware's part of a PCR, 1 says that the firmware failed; later stages use others."""

@@ -265,8 +265,10 @@ class _Parser:
         if kind != EventType.NO_ACTION or not named:
             self.legacy(0)
             return self._result("sha1", ("sha1",), None)
-        if pcr != 0 or digest != _ZERO_SHA1:
+        if digest != _ZERO_SHA1 or (pcr and (pcr >= PCR_COUNT or Quirk.SPEC_ID_REGISTER not in self.quirks)):
             _fail("the Spec ID event is not in PCR 0 with an all-zero digest")
+        if pcr:
+            self.used.add(Quirk.SPEC_ID_REGISTER)
         if len(body) != size:
             _fail(f"Spec ID event of {size} bytes, {len(body)} are left")
         body = self._vendor_bytes(body)
@@ -274,7 +276,7 @@ class _Parser:
         if body.startswith(_UNVERSIONED):
             self.used.add(Quirk.SPEC_ID_UNVERSIONED)
         self.declare(spec.algorithms)
-        self.events.append(Event(0, 0, kind, {"sha1": digest}, body))
+        self.events.append(Event(0, pcr, kind, {"sha1": digest}, body))
         self.agile(32 + len(body))
         return self._result("crypto-agile", tuple(self.names.values()), spec)
 
@@ -366,7 +368,8 @@ class _Parser:
 
     def _padding(self, at: int) -> bool:
         """Whether nothing but 0xFF follows and that is allowed."""
-        if self.data[at] != 0xFF or Quirk.FF_PADDING not in self.quirks:
+        # Most events without a PCR are told from padding by their type, so that few make us look at all that follows.
+        if Quirk.FF_PADDING not in self.quirks or self.data[at : at + 8].strip(b"\xff"):
             return False
         if self.data.count(0xFF, at) != len(self.data) - at:
             return False

@@ -77,8 +77,10 @@ class Tag:
 
 def plain_text(data: bytes) -> str:
     """UTF-8 or UTF-16LE text without closing NULs; other bytes stand as their code points, so nothing is lost."""
-    if len(data) >= 2 and not len(data) % 2 and not any(data[1::2]):
-        return data.decode("utf-16-le", "replace").rstrip("\x00")
+    # Half a closing NUL is none: older systemd-boot logs one.
+    wide = data[:-1] if len(data) % 2 and data.endswith(b"\x00") else data
+    if len(wide) >= 2 and not len(wide) % 2 and not any(wide[1::2]):
+        return wide.decode("utf-16-le", "replace").rstrip("\x00")
     try:
         return data.rstrip(b"\x00").decode()
     except UnicodeDecodeError:

@@ -73,7 +73,8 @@ class EventLogRules:
     """What ``verify_event_log`` insists on.
 
     ``secure_boot``: it must be on. ``exit_boot_services``: firmware must have handed over, once. ``separators``: each
-    quoted PCR of the firmware must have been closed. ``boot_attempts``: how many boot options may have been tried; a
+    quoted PCR of the firmware must have been closed. ``separator_ones``: 0xFFFFFFFF closes one as well as zero does,
+    which the profile allows (§10.4.1) and SeaBIOS writes. ``boot_attempts``: how many boot options may have been tried; a
     second one means that the first ran and gave up. A requirement about a PCR that was not quoted fails.
     ``allowed_types`` are the types that may extend a PCR, by its index; EV_NO_ACTION is judged apart.
     """
@@ -81,6 +82,7 @@ class EventLogRules:
     secure_boot: bool = True
     exit_boot_services: bool = True
     separators: bool = True
+    separator_ones: bool = False
     boot_attempts: int = 1
     legacy_format: bool = False
     debugger: bool = False

@@ -4,15 +4,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from tpm.algorithms import BANK_BY_NAME, digest
 from tpm.errors import RejectedError
 from tpm.eventlog_content import DATABASES, Authority, authority_of, variable_of
 from tpm.eventlog_format import Event
 from tpm.eventlog_quirks import Quirk
 from tpm.eventlog_rules import EventLogRules
 from tpm.eventlog_types import EventType
-from tpm.eventlog_uefi import EFI_GLOBAL_VARIABLE, SignatureDatabase
+from tpm.eventlog_uefi import DEVICE_SIGNATURE_DATABASE, EFI_GLOBAL_VARIABLE, SignatureDatabase, parse_variable
 from tpm.reasons import EvidenceReason
 
+_DEVICES = frozenset({EventType.EFI_SPDM_DEVICE_POLICY, EventType.EFI_SPDM_DEVICE_AUTHORITY})
 # What firmware measures, in this order; all of them exist in the log even where they are empty.
 ORDER = ("SecureBoot", "PK", "KEK", "db", "dbx")
 
@@ -45,7 +47,7 @@ class SecureBoot:
 
 
 def verify_secure_boot(
-    events: Iterable[Event], rules: EventLogRules, quirks: frozenset[Quirk], used: set[Quirk]
+    events: Iterable[Event], bank: str, rules: EventLogRules, quirks: frozenset[Quirk], used: set[Quirk]
 ) -> SecureBoot:
     """Read the measured events of PCR 7 in order and refuse every way of telling two stories.
 
@@ -55,6 +57,8 @@ def verify_secure_boot(
     3. Authorities come after the separator, each once.
     4. With Secure Boot on, all of ``ORDER`` was measured and at least one authority.
     5. Secure Boot is on, where the rules ask for it.
+    6. What PCR 7 says of devices is of the database for devices, whole: the type of an event is not measured, and an
+       authority for an image must not pass for one.
 
     Raises ``RejectedError`` (``log.secure_boot_*``, ``log.dup_variable``, ``log.var_after_separator``,
     ``log.authority_*``, ``log.variable``) and ``MalformedError`` (``log.variable``, ``log.siglist``). A quirk that
@@ -68,6 +72,8 @@ def verify_secure_boot(
             reader.variable(event)
         elif event.type == EventType.EFI_VARIABLE_AUTHORITY:
             reader.authority(event)
+        elif event.type in _DEVICES:
+            _check_device(event, bank)
     found = reader.result()
 
     # 4. Secure Boot that is on leaves traces.
@@ -90,6 +96,14 @@ def verify_secure_boot(
 
 def _reject(reason: EvidenceReason, detail: str) -> None:
     raise RejectedError(reason, detail)
+
+
+def _check_device(event: Event, bank: str) -> None:
+    """Step 6."""
+    variable = parse_variable(event.data)
+    named = variable.guid == DEVICE_SIGNATURE_DATABASE and variable.name == "devdb" and not variable.trailing
+    if not named or digest(BANK_BY_NAME[bank], event.data) != event.digests[bank]:
+        _reject(EvidenceReason.LOG_VARIABLE, f"event {event.number} does not measure the database for devices")
 
 
 class _Reader:

@@ -30,6 +30,7 @@ MAX_PARTITIONS = 1024
 
 EFI_GLOBAL_VARIABLE = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
 EFI_IMAGE_SECURITY_DATABASE = bytes.fromhex("cbb219d73a3d9645a3bcdad00e67656f")
+DEVICE_SIGNATURE_DATABASE = bytes.fromhex("f4b4c2b95fbf2d468adfc5c70ac35dad")
 SHIM_LOCK = bytes.fromhex("50ab5d6046e00043abb63dd810dd8b23")
 
 CERT_X509 = bytes.fromhex("a159c0a5e494a74a87b5ab155c2bf072")

@@ -11,29 +11,29 @@ from dataclasses import dataclass
 
 from tpm.algorithms import BANK_BY_NAME, DIGEST_SIZE, digest
 from tpm.errors import RejectedError
-from tpm.eventlog_claims import Claims, Finding, FindingCode, collect_claims
+from tpm.eventlog_claims import IMAGE_PCR, Claims, Finding, FindingCode, collect_claims
+from tpm.eventlog_content import CLOSED
 from tpm.eventlog_digests import Coverage, verify_data
+from tpm.eventlog_exit import EXIT_FAILURE, EXIT_INVOCATION, EXIT_PCR, EXIT_SUCCESS, with_unlogged_exit
 from tpm.eventlog_format import NO_PCR, PCR_COUNT, Event, EventLog, startup_locality
 from tpm.eventlog_quirks import Quirk
 from tpm.eventlog_rules import EventLogRules
 from tpm.eventlog_secure_boot import SecureBoot, verify_secure_boot
-from tpm.eventlog_types import EventType
+from tpm.eventlog_types import TYPE_NAMES, EventType
 from tpm.reasons import EvidenceReason
 
 # PCRs that belong to the firmware until it hands over.
 FIRMWARE_PCRS = range(8)
+# Those of them that hold a maker's firmware and settings, and nothing from which claims are drawn by type.
+VENDOR_PCRS = (0, 1, 2, 3, 6)
 # PCRs that TPM2_Startup sets to ones (PC Client Platform TPM Profile §4.6.2).
 DRTM_PCRS = range(17, 23)
 
 CALLING = b"Calling EFI Application from Boot Option"
-EXIT_INVOCATION = b"Exit Boot Services Invocation"
-EXIT_SUCCESS = b"Exit Boot Services Returned with Success"
-EXIT_FAILURE = b"Exit Boot Services Returned with Failure"
 DEBUG_MODE = b"UEFI Debug Mode"
 DMA_DISABLED = b"DMA Protection Disabled"
 
-_CLOSED = b"\x00\x00\x00\x00"
-_CLOSED_ALTERNATIVE = b"\xff\xff\xff\xff"
+_CLOSED, _CLOSED_ALTERNATIVE = CLOSED
 _ERROR = b"\x01\x00\x00\x00"
 _SEPARATORS = (_CLOSED, _CLOSED_ALTERNATIVE, _ERROR)
 # Honest events with the digest of a separator: startup code measures an absent part of the firmware interface table as
@@ -80,7 +80,8 @@ def verify_event_log(
     1. The log is of an allowed form and size and measured anything at all.
     2. EV_NO_ACTION events, which extend nothing, carry no digests and open no second log; StartupLocality is
        unambiguous.
-    3. Every quoted PCR is what its events add up to; one without events holds its reset value.
+    3. Every quoted PCR is what its events add up to; one without events holds its reset value. Under the quirk
+       ``exit_not_logged`` PCR 5 may go on to the end of boot services, which the result's log then tells.
     4. Each event's type belongs into its PCR, and none hides a separator under another type.
     5. Data that is measured is what was measured.
     6. Firmware closed each of its quoted PCRs once, without an error.
@@ -104,13 +105,14 @@ def verify_event_log(
     locality = startup_locality(log)
 
     # 3. The PCRs.
+    log = _complete(log, bank, pcrs, used)
     _verify_replay(log, bank, pcrs, locality)
     measured = [event for event in log.events if event.type != EventType.NO_ACTION]
     quoted = [event for event in measured if event.pcr in pcrs]
     findings.extend(_unquoted(measured, pcrs))
 
     # 4. Types.
-    _verify_types(quoted, bank, rules)
+    _verify_types(quoted, bank, rules, log.quirks, used)
 
     # 5. Data.
     coverage = {event.number: verify_data(event, bank, log.quirks) for event in quoted}
@@ -122,7 +124,7 @@ def verify_event_log(
     exited = _verify_actions(quoted, rules)
 
     # 8. Secure Boot.
-    secure_boot = verify_secure_boot((event for event in quoted if event.pcr == 7), rules, log.quirks, used)
+    secure_boot = verify_secure_boot((event for event in quoted if event.pcr == 7), bank, rules, log.quirks, used)
     findings.extend(_unlisted(secure_boot))
 
     # 9. Claims.
@@ -156,6 +158,17 @@ def _verify_no_action(log: EventLog) -> None:
             _reject(EvidenceReason.LOG_NO_ACTION_ABUSE, f"event {event.number} is EV_NO_ACTION and has a digest")
         if event.number and event.data.startswith(b"Spec ID Event"):
             _reject(EvidenceReason.LOG_NO_ACTION_ABUSE, f"event {event.number} begins a second log")
+
+
+def _complete(log: EventLog, bank: str, pcrs: Mapping[int, bytes], used: set[Quirk]) -> EventLog:
+    """The log, or where PCR 5 needs it and the quirk allows it, the log up to the end of boot services."""
+    if Quirk.EXIT_NOT_LOGGED not in log.quirks or EXIT_PCR not in pcrs:
+        return log
+    completed = with_unlogged_exit(log, bank, pcrs[EXIT_PCR])
+    if completed is None:
+        return log
+    used.add(Quirk.EXIT_NOT_LOGGED)
+    return completed
 
 
 def _verify_replay(log: EventLog, bank: str, pcrs: Mapping[int, bytes], locality: int) -> None:
@@ -195,7 +208,9 @@ def _unlisted(secure_boot: SecureBoot) -> list[Finding]:
     ]
 
 
-def _verify_types(quoted: Iterable[Event], bank: str, rules: EventLogRules) -> None:
+def _verify_types(
+    quoted: Iterable[Event], bank: str, rules: EventLogRules, quirks: frozenset[Quirk], used: set[Quirk]
+) -> None:
     separators = {digest(BANK_BY_NAME[bank], value): value for value in _SEPARATORS}
     for event in quoted:
         if event.type == EventType.SEPARATOR:
@@ -206,7 +221,11 @@ def _verify_types(quoted: Iterable[Event], bank: str, rules: EventLogRules) -> N
                 EvidenceReason.LOG_SEPARATOR_DISGUISED, f"event {event.number} measures a separator under another type"
             )
         allowed = rules.allowed_types[event.pcr] if event.pcr < len(rules.allowed_types) else frozenset()
-        if event.type not in allowed:
+        if event.type in allowed:
+            continue
+        if Quirk.VENDOR_EVENT_TYPE in quirks and event.pcr in VENDOR_PCRS and event.type not in TYPE_NAMES:
+            used.add(Quirk.VENDOR_EVENT_TYPE)
+        else:
             _reject(
                 EvidenceReason.LOG_UNKNOWN_EVENT_TYPE,
                 f"event {event.number} of type {event.type_name} has no business in PCR {event.pcr}",
@@ -220,7 +239,7 @@ def _verify_separators(quoted: Iterable[Event], pcrs: Mapping[int, bytes], rules
             continue
         if event.pcr in found:
             _reject(EvidenceReason.LOG_SEPARATOR_DUPLICATE, f"event {event.number} closes PCR {event.pcr} again")
-        if event.data != _CLOSED:
+        if event.data != _CLOSED and not (rules.separator_ones and event.data == _CLOSED_ALTERNATIVE):
             shown = event.data[:16].hex()
             _reject(
                 EvidenceReason.LOG_SEPARATOR_INVALID, f"the separator of PCR {event.pcr} is 0x{shown}, expected zero"
@@ -235,26 +254,32 @@ def _verify_separators(quoted: Iterable[Event], pcrs: Mapping[int, bytes], rules
 def _verify_actions(quoted: Iterable[Event], rules: EventLogRules) -> int | None:
     """The number of the event with which boot services ended, or None.
 
-    A loader may ask for the end and be refused, then ask again (UEFI 2.10 §7.4.6); each request has its answer.
+    A loader may ask for the end and be refused, then ask again (UEFI 2.10 §7.4.6). Between a request and its answer
+    nothing is measured; EDK2 tells a refusal without the request, other firmware an end after a refusal without a new
+    one. An end that nobody ever asked for is none.
     """
     attempts = 0
-    asked = False
+    asked = pending = False
     ended: int | None = None
     for event in quoted:
         if event.pcr not in FIRMWARE_PCRS:
             continue
-        text = event.data.rstrip(b"\x00") if event.type in (EventType.EFI_ACTION, EventType.ACTION) else b""
-        if ended is not None or (asked and text not in (EXIT_SUCCESS, EXIT_FAILURE)):
+        action = event.type in (EventType.EFI_ACTION, EventType.ACTION)
+        text = event.data.rstrip(b"\x00") if action else b""
+        if action and event.pcr == IMAGE_PCR and not (text.isascii() and text.decode().isprintable()):
+            # An image under the type of an action would be none of the images that were started.
+            _reject(EvidenceReason.LOG_UNKNOWN_EVENT_TYPE, f"event {event.number} is an action that is no text")
+        if ended is not None or (pending and text not in (EXIT_SUCCESS, EXIT_FAILURE)):
             _reject(
                 EvidenceReason.LOG_EVENT_AFTER_EBS,
                 f"event {event.number} extends PCR {event.pcr} after boot services ended",
             )
-        if text == EXIT_INVOCATION and event.pcr == 5:
-            asked = True
-        elif text in (EXIT_SUCCESS, EXIT_FAILURE) and event.pcr == 5:
-            if not asked:
+        if text == EXIT_INVOCATION and event.pcr == EXIT_PCR:
+            asked = pending = True
+        elif text in (EXIT_SUCCESS, EXIT_FAILURE) and event.pcr == EXIT_PCR:
+            if text == EXIT_SUCCESS and not asked:
                 _reject(EvidenceReason.LOG_EBS_MISSING, f"event {event.number} answers a request nobody made")
-            asked = False
+            pending = False
             ended = event.number if text == EXIT_SUCCESS else None
         elif text == CALLING:
             attempts += 1

@@ -6,7 +6,7 @@ fs-verity digest is never taken for that of a file. RSA keys sign PKCS#1 v1.5, E
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -14,7 +14,12 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
 
 from tpm.codec import Reader
 from tpm.errors import RejectedError
@@ -35,6 +40,8 @@ _HASHES: dict[int, tuple[str, hashes.HashAlgorithm]] = {
 # RSA-8192; the attribute holds one signature.
 MAX_SIGNATURE = 1024
 MIN_RSA_BITS = 2048
+# What DER of a key or certificate begins with: a SEQUENCE.
+_DER = b"\x30"
 # More keys than distributions, vendors and operators of one machine have between them.
 MAX_KEYS = 256
 
@@ -92,6 +99,33 @@ def _certificate_key(certificate: x509.Certificate) -> tuple[bytes, SigningKey]:
     return skid[-4:], key
 
 
+def _keys_of_pem(part: bytes) -> list[tuple[bytes, SigningKey]]:
+    """The keys of a PEM file, each with every id by which a signature may name it."""
+    if b"-----BEGIN CERTIFICATE-----" not in part:
+        return _named(load_pem_public_key(part))
+    return [named for found in x509.load_pem_x509_certificates(part) for named in _named_by(found)]
+
+
+def _keys_of_der(part: bytes) -> list[tuple[bytes, SigningKey]]:
+    """The same for a file that is a certificate or a public key in DER."""
+    try:
+        certificate = x509.load_der_x509_certificate(part)
+    except ValueError:
+        return _named(load_der_public_key(part))
+    return _named_by(certificate)
+
+
+def _named(key: object) -> list[tuple[bytes, SigningKey]]:
+    usable = _usable(key)
+    return [(key_id(usable), usable)]
+
+
+def _named_by(certificate: x509.Certificate) -> list[tuple[bytes, SigningKey]]:
+    """A certificate's key is known by its subject key identifier, as in the kernel, and by its bits."""
+    identifier, key = _certificate_key(certificate)
+    return [(name, key) for name in sorted({identifier, key_id(key)})]
+
+
 class ImaKeyring:
     """Keys whose signatures on files are accepted, by key id. Ids are short; several keys may share one."""
 
@@ -109,20 +143,20 @@ class ImaKeyring:
 
     @classmethod
     def from_pem(cls, parts: Sequence[bytes]) -> "ImaKeyring":
-        """A keyring of PEM files, each one public key or certificates. ValueError for any that cannot be used.
+        """A keyring of PEM texts, each one public key or certificates. ValueError for any that cannot be used."""
+        return cls._read(parts, _keys_of_pem)
 
-        A certificate's key is known by its subject key identifier, as in the kernel, and by its bits.
-        """
+    @classmethod
+    def from_files(cls, parts: Sequence[bytes]) -> "ImaKeyring":
+        """The same of files, which may also be one certificate or public key in DER, as the kernel's keyring takes."""
+        return cls._read(parts, lambda part: _keys_of_der(part) if part[:1] == _DER else _keys_of_pem(part))
+
+    @classmethod
+    def _read(cls, parts: Sequence[bytes], read: Callable[[bytes], list[tuple[bytes, SigningKey]]]) -> "ImaKeyring":
         keys: list[tuple[bytes, SigningKey]] = []
         for part in parts:
             try:
-                if b"-----BEGIN CERTIFICATE-----" not in part:
-                    key = _usable(load_pem_public_key(part))
-                    keys.append((key_id(key), key))
-                    continue
-                for certificate in x509.load_pem_x509_certificates(part):
-                    identifier, key = _certificate_key(certificate)
-                    keys += [(name, key) for name in sorted({identifier, key_id(key)})]
+                keys += read(part)
             except (UnsupportedAlgorithm, x509.InvalidVersion) as error:
                 raise ValueError(f"a key cannot be read: {error}") from error
         return cls(keys)

@@ -25,7 +25,8 @@ MAX_LEGACY_NAME = 255
 # A signature is an extended attribute and a buffer a kernel object of some kilobytes; XATTR_SIZE_MAX bounds the first.
 MAX_FIELD = 65536
 
-# Digest sizes by the kernel's names (crypto/hash_info.c). A name that is not here is refused.
+# Digest sizes by the kernel's names (crypto/hash_info.c), those of older kernels included, and SM3 as TPM software
+# spells it. A name that is not here is refused.
 DIGEST_SIZES: dict[bytes, int] = {
     b"md5": 16,
     b"sha1": 20,
@@ -33,6 +34,13 @@ DIGEST_SIZES: dict[bytes, int] = {
     b"sha224": 28,
     b"sha256": 32,
     b"sm3": 32,
+    b"sm3-256": 32,
+    b"sm3_256": 32,
+    b"streebog256": 32,
+    b"streebog512": 64,
+    b"wp256": 32,
+    b"wp384": 48,
+    b"wp512": 64,
     b"sha3-256": 32,
     b"sha384": 48,
     b"sha3-384": 48,

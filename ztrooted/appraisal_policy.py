@@ -29,7 +29,7 @@ from tpm.ima_rules import AllowList, ImaRules
 from tpm.pcr import PcrSelection
 from ztrooted import limits, strict_toml
 from ztrooted.errors import PolicyError
-from ztrooted.event_rules import TEXT_PCRS, EventLogPolicy, PcrIndex
+from ztrooted.event_rules import EventLogPolicy, PcrIndex
 from ztrooted.evidence import sha256
 from ztrooted.ima_policy import ImaPolicy
 from ztrooted.reasons import GateReason
@@ -133,8 +133,6 @@ class AppraisalClass(_Strict):
                 yield f"the event log's {rule!r} is proved by PCR {pcr}; add {pcr} to 'pcrs'"
         if IMA_PCR in log.events or set(log.events) & set(self.pinned):
             yield "'events' are of PCRs that are neither pinned nor 10; a pinned PCR can't vary"
-        if log.command_line is not None and not set(TEXT_PCRS) & set(self.pcrs):
-            yield "a command line is measured into PCR 8, 9 or 12; add the one your boot loader uses to 'pcrs'"
         for one in log.varying:
             if one.pcr not in log.events:
                 yield f"'varying' speaks of PCR {one.pcr}, whose events are not compared; add it to 'events'"

@@ -10,7 +10,6 @@ from typing import Any
 
 from tpm.errors import EvidenceError
 from tpm.eventlog import (
-    Coverage,
     EventType,
     ImageLoad,
     LoaderEntry,
@@ -20,7 +19,6 @@ from tpm.eventlog import (
     decode,
     type_name,
 )
-from tpm.eventlog_claims import FILE_PCR
 from tpm.eventlog_format import MAX_EVENTS, PCR_COUNT, Event
 from tpm.eventlog_loader import Tag
 from ztrooted.evidence import sha256
@@ -61,7 +59,8 @@ class BootReference:
     ``events`` are those of the quoted PCRs in the order of the log. ``keys`` maps PK, KEK, db and dbx to the SHA-256 of
     each of their entries (dbx: the entries themselves, which are digests). ``authorities`` are digests of what vouched
     for an image (PCR 7), ``images`` Authenticode digests of what firmware started (PCR 4), ``files`` digests of what the
-    boot loader or the kernel's stub read (PCR 9), ``texts`` what they were told: commands, modules and command lines.
+    boot loader or the kernel's stub read (PCR 9), ``texts`` what they were told: commands, modules and command lines,
+    and ``bank:digest`` of what cannot be read. None of the four leaves anything out that was measured in its PCR.
     """
 
     events: tuple[BootEvent, ...]
@@ -125,15 +124,9 @@ def boot_reference(log: VerifiedEventLog) -> BootReference:
         for name in KEY_VARIABLES
         if name in secure_boot.databases
     }
-    # What is not covered as text is the digest of a file, whatever label stands beside it.
-    files = {
-        event.digests[log.bank].hex()
-        for event in measured
-        if event.pcr == FILE_PCR and log.coverage[event.number] is Coverage.NOTHING
-    }
-    options = (tag.data for tag in log.claims.tags if tag.name == "load_options")
     texts = {*log.claims.grub_commands, *log.claims.modules, *log.claims.kernel_command_lines}
-    texts |= {data.decode("utf-16-le", "backslashreplace").rstrip("\0") for data in options}
+    # What was told and cannot be read stands for itself: a log that shows something else in its place hides nothing.
+    texts |= {f"{log.bank}:{digest.hex()}" for digest in log.claims.unread}
     return BootReference(
         events=tuple(BootEvent(event.pcr, event.type, event.digests[log.bank], shown(event)) for event in measured),
         secure_boot=log.secure_boot,
@@ -144,7 +137,7 @@ def boot_reference(log: VerifiedEventLog) -> BootReference:
             if event.pcr == 7 and event.type == EventType.EFI_VARIABLE_AUTHORITY
         ),
         images=frozenset(digest.hex() for digest in log.claims.applications),
-        files=frozenset(files),
+        files=frozenset(digest.hex() for digest in log.claims.loader_files),
         texts=frozenset(texts),
     )
 

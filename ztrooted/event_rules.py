@@ -46,9 +46,13 @@ class KeyRules(_Strict):
 
 
 class Varying(_Strict):
-    """Events that differ from machine to machine: every event of this type in this PCR."""
+    """Events that differ from machine to machine: every event of this type in this PCR.
 
-    pcr: PcrIndex
+    The type of an event is not in its digest, so any event of the PCR may claim to be one of these. That is why only the
+    PCRs of configuration may vary, and never those of code and keys.
+    """
+
+    pcr: Literal[1, 3, 5, 6]
     type: str
 
     @field_validator("type")
@@ -105,6 +109,9 @@ class EventLogPolicy(_Strict):
         ):
             if rule is not None:
                 found.setdefault(pcr, name)
+        if self.command_line is not None:  # of all of them: what is not quoted would hide a command line
+            for pcr in TEXT_PCRS:
+                found.setdefault(pcr, "command_line")
         for pcr in self.events:
             found.setdefault(pcr, "events")
         return found

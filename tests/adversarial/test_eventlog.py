@@ -51,6 +51,9 @@ from tpm.eventlog import (
     parse_event_log,
     verify_event_log,
 )
+from ztrooted.boot_reference import boot_reference
+
+ACTION = 5
 
 
 def verify(log: Log, pcrs: dict[int, bytes] | None = None, **rules: Any) -> VerifiedEventLog:
@@ -448,12 +451,193 @@ def test_H13_request_that_succeeds_at_the_second_try_is_accepted() -> None:
     assert verify(log).exit_boot_services
 
 
-def test_H13_event_of_the_os_is_no_claim() -> None:
+@pytest.mark.parametrize("told", [(EXIT_FAILED, EXIT, EXIT_OK), (EXIT, EXIT_FAILED, EXIT_OK)])
+def test_H13_refusal_before_the_end_is_told_in_several_ways(told: tuple[bytes, ...]) -> None:
+    """EDK2 measures a refusal without its request; others measure one request for both answers."""
+    log = Log()
+    log.records[-2:] = [event(5, EFI_ACTION, text) for text in told]
+    assert verify(log).exit_boot_services
+
+
+def test_H13_nothing_is_measured_between_a_request_and_its_answer() -> None:
+    log = Log()
+    log.insert(-1, event(4, IPL, b"loader"))
+    assert refused(log) == "log.event_after_ebs"
+    log.insert(-2, event(5, EFI_ACTION, EXIT_FAILED))
+    assert verify(log).exit_boot_services
+
+
+UNLOGGED_ENDS = (
+    (EXIT, EXIT_OK),
+    (EXIT_FAILED, EXIT, EXIT_OK),
+    (EXIT, EXIT_FAILED, EXIT_OK),
+    (EXIT, EXIT_FAILED, EXIT, EXIT_OK),
+)
+
+
+@pytest.mark.parametrize("bank", ["sha1", "sha256"])
+@pytest.mark.parametrize("texts", UNLOGGED_ENDS)
+def test_H13_end_that_the_log_leaves_out_is_read_from_the_pcr_where_that_is_allowed(
+    texts: tuple[bytes, ...], bank: str
+) -> None:
+    """An operating system that does not read the table of final events has a log without the last events."""
+    log, whole = Log(), Log()
+    whole.records[-2:] = [event(5, EFI_ACTION, text) for text in texts]
+    del log.records[-2:]
+    with pytest.raises(RejectedError, match=r"log\.replay_mismatch"):
+        verify_event_log(parse_event_log(log.data()), bank=bank, pcrs=whole.pcrs(bank))
+    parsed = parse_event_log(log.data(), quirks=frozenset({Quirk.EXIT_NOT_LOGGED}))
+    verified = verify_event_log(parsed, bank=bank, pcrs=whole.pcrs(bank))
+    assert verified.exit_boot_services
+    assert verified.quirks_used == {Quirk.EXIT_NOT_LOGGED}
+    assert [item.data for item in verified.log.events[-len(texts) :]] == list(texts)
+    assert verified.log.replay("sha256") == parse_event_log(whole.data()).replay("sha256")
+
+
+def test_H13_end_is_made_up_for_no_other_value() -> None:
+    quirks = frozenset({Quirk.EXIT_NOT_LOGGED})
+    log, more, untold = Log(), Log(), Log()
+    more.records.append(event(5, IPL, b"more"))
+    with pytest.raises(RejectedError, match=r"log\.replay_mismatch"):
+        verify_event_log(parse_event_log(log.data(), quirks=quirks), bank="sha256", pcrs=more.pcrs())
+    # A log that tells of the end is taken at its word: what follows is not a second one.
+    more.records[-1:] = [event(5, EFI_ACTION, EXIT), event(5, EFI_ACTION, EXIT_OK)]
+    with pytest.raises(RejectedError, match=r"log\.replay_mismatch"):
+        verify_event_log(parse_event_log(log.data(), quirks=quirks), bank="sha256", pcrs=more.pcrs())
+    # One that stops early under a PCR that stops there too does not say that boot services ended.
+    del untold.records[-2:]
+    with pytest.raises(RejectedError, match=r"log\.ebs_missing"):
+        verify_event_log(parse_event_log(untold.data(), quirks=quirks), bank="sha256", pcrs=untold.pcrs())
+
+
+def test_H8_separator_of_ones_is_accepted_where_the_rules_say_so() -> None:
+    log = Log()
+    for index, record in enumerate(log.records):
+        if record.kind == SEPARATOR:
+            log.change(index, data=b"\xff" * 4, measured=b"\xff" * 4)
+    assert refused(log) == "log.separator_invalid"
+    assert verify(log, separator_ones=True).exit_boot_services
+    log.change(log.find(3, SEPARATOR), data=b"\x01\x00\x00\x00", measured=b"\x01\x00\x00\x00")
+    assert refused(log, separator_ones=True) == "log.separator_invalid"
+
+
+def test_H13_event_told_after_the_end_counts_and_is_told() -> None:
+    """Nothing proves that it happened later: who hides a file or a command line tells it last."""
     log = Log()
     log.records.append(event(8, IPL, b"kernel_cmdline: /other\x00", b"/other"))
+    log.records.append(event(9, IPL, b"/initrd\x00", b"another initrd"))
     verified = verify(log)
-    assert verified.claims.kernel_command_lines == ("/vmlinuz ro",)
+    assert verified.claims.kernel_command_lines == ("/vmlinuz ro", "/other")
+    assert len(verified.claims.loader_files) == 2
     assert FindingCode.AFTER_EXIT_BOOT_SERVICES in {finding.code for finding in verified.findings}
+
+
+# H6: the type of an event is not measured, nor is data that its digest does not cover. Nothing may hide behind them.
+
+EVENT_TAG, COMPACT_HASH, PARTITION_DATA, OMITTED, DRIVER = 6, 0x0C, 0x0E, 0x12, 0x80000004
+SPDM_POLICY, SPDM_AUTHORITY = 0x800000E3, 0x800000E4
+DEVICES = bytes.fromhex("f4b4c2b95fbf2d468adfc5c70ac35dad")
+HIDDEN = b"MZ\x90\x00 what was really started"
+
+
+@pytest.mark.parametrize("data", [b"", b"a remark", HIDDEN])
+@pytest.mark.parametrize("kind", [EVENT_TAG, COMPACT_HASH, IPL, PARTITION_DATA, OMITTED, DRIVER, APPLICATION])
+def test_H6_image_is_an_image_under_every_type(kind: int, data: bytes) -> None:
+    log = Log()
+    hidden = event(4, kind, data, HIDDEN)
+    log.insert(-2, hidden)
+    assert hidden.digest("sha256") in verify(log).claims.applications
+    assert hidden.digest("sha256").hex() in boot_reference(verify(log)).images
+
+
+@pytest.mark.parametrize("kind", [EFI_ACTION, ACTION])
+def test_H6_image_is_no_action(kind: int) -> None:
+    log = Log()
+    log.insert(-2, event(4, kind, HIDDEN))
+    assert refused(log) == "log.unknown_event_type"
+    log.change(-3, data=b"Returning from EFI Application from Boot Option", measured=None)
+    log.change(-3, measured=log.records[-3].data)
+    assert len(verify(log).claims.applications) == 1
+
+
+@pytest.mark.parametrize("data", [b"/initrd\x00", HIDDEN, HIDDEN + b"\x00", b"grub_cmd: " + HIDDEN])
+@pytest.mark.parametrize("kind", [EVENT_TAG, COMPACT_HASH, IPL, APPLICATION, VAR_BOOT, SEPARATOR, EFI_ACTION])
+def test_H6_file_is_a_file_under_every_type(kind: int, data: bytes) -> None:
+    log = Log()
+    hidden = event(9, kind, data, HIDDEN)
+    log.insert(-2, hidden)
+    try:
+        verified = verify(log)
+    except EvidenceError:  # data that is not what was measured, of a type that says it is
+        assert kind in (VAR_BOOT, SEPARATOR, EFI_ACTION) or data.startswith(b"grub_cmd")
+        return
+    assert hidden.digest("sha256") in verified.claims.loader_files
+    assert hidden.digest("sha256").hex() in boot_reference(verified).files
+
+
+TOLD = b"linux /vmlinuz init=/bin/sh"
+
+
+@pytest.mark.parametrize("pcr", [8, 12])
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (IPL, b"another\x00"),
+        (IPL, b""),
+        (COMPACT_HASH, TOLD),
+        (COMPACT_HASH, b""),
+        (EVENT_TAG, TOLD),
+        (EVENT_TAG, struct.pack("<II", 1, len(TOLD)) + TOLD),
+        (APPLICATION, TOLD),
+        (EFI_ACTION, TOLD),
+        (SEPARATOR, TOLD),
+    ],
+)
+def test_H6_command_is_told_or_stands_for_itself(pcr: int, kind: int, data: bytes) -> None:
+    log = Log()
+    hidden = event(pcr, kind, data, TOLD)
+    log.insert(-2, hidden)
+    verified = verify(log)
+    assert verified.claims.unread == (hidden.digest("sha256"),)
+    assert f"sha256:{hidden.digest('sha256').hex()}" in boot_reference(verified).texts
+
+
+def test_H6_separator_of_the_loader_tells_nothing() -> None:
+    log = Log()
+    log.insert(-2, event(12, SEPARATOR, bytes(4)), event(8, SEPARATOR, b"boot"))
+    assert verify(log).claims.unread == (log.records[-3].digest("sha256"),)
+
+
+@pytest.mark.parametrize("pcr", [9, 12])
+@pytest.mark.parametrize("whole", [False, True])
+def test_load_options_of_a_stub_are_a_command_line(pcr: int, whole: bool) -> None:
+    options = "root=/dev/vda quiet\x00".encode("utf-16-le")
+    tag = struct.pack("<II", 0x8F3B22ED, len(options)) + options
+    log = Log()
+    log.insert(-2, event(pcr, EVENT_TAG, tag, tag if whole else options))
+    claims = verify(log).claims
+    assert claims.kernel_command_lines == ("/vmlinuz ro", "root=/dev/vda quiet")
+    assert not claims.unread
+    assert len(claims.loader_files) == (2 if pcr == 9 else 1)
+
+
+@pytest.mark.parametrize("kind", [SPDM_POLICY, SPDM_AUTHORITY])
+def test_H11_authority_is_no_authority_for_devices(kind: int) -> None:
+    """Else an image that a key of the attacker vouched for would be hidden among cards and disks."""
+    honest = variable(DEVICES, "devdb", OWNER + CERTIFICATE)
+    shim = variable(bytes(16), "Shim", b"another key")
+    log = Log()
+    log.insert(-2, event(7, kind, honest))
+    assert len(verify(log).secure_boot_state.authorities_after) == 1
+    for data, measured in (
+        (shim, shim),
+        (variable(DEVICES, "devdb", shim), shim),
+        (variable(DEVICES, "db", shim), variable(DEVICES, "db", shim)),
+        (variable(bytes(16), "devdb", shim), variable(bytes(16), "devdb", shim)),
+        (honest + b"\x00", honest + b"\x00"),
+        (honest, shim),
+    ):
+        assert refused(log.change(-3, data=data, measured=measured)) == "log.variable"
 
 
 def test_H13_second_boot_attempt_is_refused() -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.support.eventlog_builder import CRTM_VERSION, IPL, NO_ACTION, Log, ev
 from tests.support.judged import check_evidence
 from tpm.errors import MalformedError, RejectedError
 from tpm.eventlog import (
+    MAX_EVENTS,
     Event,
     EventLog,
     EventLogRules,
@@ -197,6 +199,21 @@ def test_quirk_event_without_a_pcr() -> None:
     assert verified.quirks_used == {Quirk.NO_ACTION_WITHOUT_PCR}
 
 
+def test_quirks_of_padding_and_of_events_without_a_pcr_do_not_cost_more_together() -> None:
+    """Each such event begins like padding; looking at all that follows each of them took fifty times as long."""
+
+    def cost(quirks: frozenset[Quirk]) -> float:
+        started = time.process_time()
+        assert len(parse_event_log(data, quirks=quirks).events) == MAX_EVENTS
+        return time.process_time() - started
+
+    record = struct.pack("<II20sI", 0xFFFFFFFF, NO_ACTION, bytes(20), 90) + bytes(90)
+    data = record * MAX_EVENTS
+    alone = min(cost(EVERY_QUIRK - {Quirk.FF_PADDING}) for _ in range(5))
+    assert min(cost(EVERY_QUIRK) for _ in range(5)) < 10 * alone
+    assert len(parse_event_log(record + b"\xff" * 7, quirks=EVERY_QUIRK).events) == 1
+
+
 def test_quirk_vendor_bytes_outside_the_event() -> None:
     body = spec_id(("sha1", "sha256"), vendor=b"\xde\xad")
     first = struct.pack("<II20sI", 0, NO_ACTION, bytes(20), len(body) - 2) + body
@@ -207,10 +224,39 @@ def test_quirk_vendor_bytes_outside_the_event() -> None:
     assert log.replay("sha256") == parse_event_log(Log().data()).replay("sha256")
 
 
+def test_quirk_spec_id_in_a_register() -> None:
+    data = Log().data()
+    log = accepted_only_with(Quirk.SPEC_ID_REGISTER, b"\x01" + data[1:], EvidenceReason.LOG_MALFORMED)
+    assert log.replay("sha256") == parse_event_log(data).replay("sha256")
+    for wrong in (b"\x18" + data[1:], b"\x01" + data[1:8] + b"\x01" + data[9:]):
+        with pytest.raises(MalformedError, match=r"log\.malformed"):
+            parse_event_log(wrong, quirks=EVERY_QUIRK)
+
+
 def test_quirk_spec_id_without_version() -> None:
     data = Log().data().replace(b"Spec ID Event03\x00", b"Spec ID Event\x00\x00\x00", 1)
     log = accepted_only_with(Quirk.SPEC_ID_UNVERSIONED, data, EvidenceReason.LOG_MALFORMED)
     assert log.banks == ("sha1", "sha256")
+
+
+@pytest.mark.parametrize("pcr", [0, 1, 2, 3, 6])
+def test_quirk_types_of_a_maker(pcr: int) -> None:
+    log = Log()
+    log.insert(-2, event(pcr, 0x8401, b"\x01"))
+    with pytest.raises(RejectedError, match=r"log\.unknown_event_type"):
+        verify_event_log(parse_event_log(log.data()), bank="sha256", pcrs=log.pcrs())
+    quirk = Quirk.VENDOR_EVENT_TYPE
+    verified = verify_event_log(parse_event_log(log.data(), quirks=frozenset({quirk})), bank="sha256", pcrs=log.pcrs())
+    assert verified.quirks_used == {quirk}
+
+
+@pytest.mark.parametrize(("pcr", "kind"), [(4, 0x8401), (5, 0x8401), (7, 0x8401), (8, 0x8401), (2, 2), (2, 0x0D)])
+def test_quirk_types_of_a_maker_are_nowhere_else(pcr: int, kind: int) -> None:
+    """Known types keep to their PCRs, and loaders, partitions and keys have no types of a maker."""
+    log = Log()
+    log.insert(-2, event(pcr, kind, b"\x01"))
+    with pytest.raises(RejectedError, match=r"log\.unknown_event_type"):
+        verify_event_log(parse_event_log(log.data(), quirks=EVERY_QUIRK), bank="sha256", pcrs=log.pcrs())
 
 
 def test_quirk_authority_repeated() -> None:

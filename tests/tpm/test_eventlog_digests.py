@@ -37,6 +37,10 @@ def coverage(record: Record) -> Coverage:
         (T.IPL, b"name\x00", b"name", Coverage.WHOLE),
         (T.IPL, b"name\x00", b"the file", Coverage.NOTHING),
         (T.IPL, b"name", b"nam", Coverage.NOTHING),
+        (T.IPL, b"r\0w\0\0", b"r\0w\0\0\0", Coverage.WHOLE),
+        (T.IPL, b"r\0w\0", b"r\0w\0\0", Coverage.WHOLE),
+        (T.IPL, b"rw", b"rw\0", Coverage.NOTHING),
+        (T.EVENT_TAG, b"r\0w\0\0", b"r\0w\0\0\0", Coverage.NOTHING),
         (T.EVENT_TAG, TAG, TAG, Coverage.WHOLE),
         (T.EVENT_TAG, TAG, b"conf", Coverage.VALUE),
         (T.EVENT_TAG, TAG, b"the file", Coverage.NOTHING),
@@ -101,6 +105,17 @@ def test_claims_of_later_stages() -> None:
     assert claims.grub_commands == ("linux /vmlinuz ro",)
     assert [tag.name for tag in claims.tags] == ["loader_conf"]
     assert [table.disk for table in claims.partition_tables] == [OWNER]
+
+
+@pytest.mark.parametrize("text", ["root=/dev/vda rw", "rw", "ro quiet"])
+def test_command_line_of_older_systemd_boot_is_read_in_pcr_8(text: str) -> None:
+    """It measures UTF-16 with its NUL and logs half of that; there is no label. What is not measured is no claim."""
+    wide = f"{text}\x00".encode("utf-16-le")
+    log = Log()
+    log.insert(-2, event(8, T.IPL, wide[:-1], wide), event(8, T.IPL, b"n\x00", b"a file"))
+    claims = verify_event_log(parse_event_log(log.data()), bank="sha256", pcrs=log.pcrs()).claims
+    assert claims.kernel_command_lines == ("/vmlinuz ro", text)
+    assert claims.grub_commands == ("linux /vmlinuz ro",)
 
 
 def test_limits_are_the_largest_accepted() -> None:

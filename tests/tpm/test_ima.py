@@ -9,6 +9,8 @@ from tests.support.ima_machine import Machine, file_digest
 from tpm import ima
 from tpm.errors import EvidenceError, MalformedError, RejectedError
 from tpm.ima import parse_ima_line, parse_ima_list
+from tpm.ima_appraisal import appraise_ima
+from tpm.ima_rules import ImaRules
 from tpm.ima_template import MAX_PATH
 from tpm.ima_writer import ima_entry
 from tpm.reasons import EvidenceReason
@@ -256,6 +258,22 @@ def test_unknown_digest_algorithms_are_refused(label: bytes) -> None:
     refused(line(rest=b"ima-ng " + label + b":" + b"ab" * 32 + b" /bin/x"), EvidenceReason.IMA_DIGEST_ALG)
     field = label + b":\0" + b"\xab" * 32
     refused(binary(pack("<I", len(field)) + field + NAME), EvidenceReason.IMA_DIGEST_ALG)
+
+
+@pytest.mark.parametrize(
+    ("label", "size"),
+    [("sm3", 32), ("sm3-256", 32), ("sm3_256", 32), ("streebog256", 32), ("streebog512", 64), ("wp512", 64)],
+)
+def test_algorithms_of_other_kernels_are_read_and_not_accepted_unasked(label: str, size: int) -> None:
+    """A list holds what a machine measured; whether that is enough is for the rules."""
+    machine = Machine()
+    machine.append(ima_entry("/bin/x", bytes(range(size)), label))
+    read = machine.verified()
+    assert read.entries[1].digest_alg == label
+    allow = {**machine.allow, "/bin/x": [f"{label}:{bytes(range(size)).hex()}"]}
+    with pytest.raises(RejectedError, match=r"ima\.digest_alg"):
+        appraise_ima(read, ImaRules.of(allow))
+    appraise_ima(read, ImaRules.of(allow, digest_algs=frozenset({"sha256", label})))
 
 
 def test_the_new_templates_name_the_kind_of_digest() -> None:

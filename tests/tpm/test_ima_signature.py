@@ -142,6 +142,21 @@ def test_a_certificate_names_its_key_by_its_identifier(ec_key: ec.EllipticCurveP
     verify_ima_signature(entry(signed(ec_key, digest), digest), ImaKeyring.from_pem([certificate(ec_key, None)]))
 
 
+def test_key_files_may_be_der(ec_key: ec.EllipticCurvePrivateKey, rsa_key: rsa.RSAPrivateKey) -> None:
+    """The certificates of the kernel's keyring lie on disk as DER."""
+    digest = file_digest("/bin/a")
+    found = x509.load_pem_x509_certificate(certificate(ec_key, b"sixteen bytes 01"))
+    bare = rsa_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    keyring = ImaKeyring.from_files([found.public_bytes(Encoding.DER), bare, pem(rsa_key)])
+    for subject in (signed(ec_key, digest, identifier=b"s 01"), signed(ec_key, digest), signed(rsa_key, digest)):
+        verify_ima_signature(entry(subject, digest), keyring)
+    for wrong in (bare[:-1], b"0", b"", found.public_bytes(Encoding.DER) + b"\0"):
+        with pytest.raises(ValueError):  # noqa: PT011 -- whoever refuses it
+            ImaKeyring.from_files([wrong])
+    with pytest.raises(ValueError):  # noqa: PT011 -- whoever refuses it
+        ImaKeyring.from_pem([bare])
+
+
 @pytest.mark.parametrize("what", ["rsa1024", "p192", "ed25519", "garbage"])
 def test_keys_that_cannot_be_trusted_are_refused(what: str) -> None:
     keys: dict[str, Callable[[], bytes]] = {

@@ -310,7 +310,7 @@ def test_a_value_beside_a_quote_that_it_does_not_cover_is_a_difference(index: Wr
     assert (result.status, result.reason) == (Status.FAIL, "quote.selection_mismatch")
 
 
-@pytest.mark.parametrize("kind", ["ear_jwt", "ear_claims", "ar4si_table", "expected_output", "hologram"])
+@pytest.mark.parametrize("kind", ["attribute_certificate", "ek_certificate_rule", "expected_output", "hologram"])
 def test_kinds_outside_the_product_are_said_to_be(index: Write, kind: str) -> None:
     entry = {"id": "x", "kind": kind, "file": "x", "expected": {"verify": "ok"}}
     result = only(index([entry], x=b"{}"))

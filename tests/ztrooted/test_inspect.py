@@ -288,10 +288,11 @@ def keys_of(ak: SoftwareAk) -> dict[str, bytes]:
         "tpm2b": ak.public.marshal(),
         "tpmt": ak.public.marshal_tpmt(),
         "pem": ak.key.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        "der": ak.key.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
     }
 
 
-@pytest.mark.parametrize("form", ["tpm2b", "tpmt", "pem"])
+@pytest.mark.parametrize("form", ["tpm2b", "tpmt", "pem", "der"])
 @pytest.mark.parametrize("make", [SoftwareAk.ecc, SoftwareAk.rsa])
 def test_a_quote_is_verified_with_its_key_in_every_form(
     inspect: Inspect, write: Write, make: Callable[[], SoftwareAk], form: str
@@ -300,7 +301,7 @@ def test_a_quote_is_verified_with_its_key_in_every_form(
     code, report = inspect(*quote_words(write, ak, keys_of(ak)[form]), "--json")
     assert (code, report["verified"]) == (0, True)
     assert report["pcrs"] == {"sha256": hexadecimal(VALUES["sha256"])}
-    assert report["key"]["accepted_by"] == ("vouched" if form == "pem" else "attributes")
+    assert report["key"]["accepted_by"] == ("vouched" if form in ("pem", "der") else "attributes")
     other = SoftwareAk.ecc(fresh=True)
     reason = "quote.sig_alg_not_allowed" if ak.public.bits else "quote.sig_invalid"
     refused(inspect(*quote_words(write, ak, keys_of(other)[form]), "--json"), reason)

@@ -29,7 +29,7 @@ def judge_list(text: bytes, policy: Mapping[str, Any] | None, keys: list[bytes])
         raise RejectedError(EvidenceReason.IMA_EMPTY, "an empty list")
     replayed_pcr10(entries, "sha256")
     allow, excludes = policy_lists(policy) if policy else ({}, [])
-    rules = ImaRules.of(allow, excludes=excludes, keyring=ImaKeyring.from_pem(keys))
+    rules = ImaRules.of(allow, excludes=excludes, keyring=ImaKeyring.from_files(keys))
     first = 0 if entries[0].path == "boot_aggregate" else 1
     appraise_ima(VerifiedImaEntries(first, entries), rules)
 

@@ -14,9 +14,11 @@ from tpm.attest import AttestType, CreationInfo, parse_attest
 from tpm.attestation_key import accept_attestation_key
 from tpm.certify import verify_creation
 from tpm.endorsement import EkPolicy, EkQuirk, EkRoots, split_pem, verify_ek_certificate
-from tpm.endorsement_certificate import parse_certificate
-from tpm.endorsement_google import MANUFACTURER, parse_instance_identity
+from tpm.endorsement_certificate import KeyUsage, parse_certificate
+from tpm.endorsement_google import INSTANCE_IDENTITY, GoogleInstance, parse_instance_identity
 from tpm.endorsement_location import locate_certificate
+from tpm.endorsement_path import build_path, check_validity
+from tpm.endorsement_san import VENDORS
 from tpm.errors import RejectedError
 from tpm.ima_signature import ImaKeyring
 from tpm.pcr import PcrSelection
@@ -28,6 +30,7 @@ from ztrooted.conformance.results import Checks, NotApplicableError
 
 # Makers whose EK certificates have an address that follows from the key.
 _LOCATED = ("id:494E5443", "id:414D4400")
+_QUIRKS = frozenset(EkQuirk)
 _SIGNERS = {Alg.RSA: (Alg.RSASSA, Alg.RSAPSS), Alg.ECC: (Alg.ECDSA,)}
 
 
@@ -76,10 +79,12 @@ def judge_ek_location(entry: Entry, expected: Fields, checks: Checks) -> None:
 
 
 def judge_certificate(entry: Entry, expected: Fields, checks: Checks) -> None:
-    """Kind ``certificate``: it parses, is an authority where it is called one, and its chain holds where one is told."""
-    data = entry.data()
-    ders = [data] if data[:1] == b"\x30" else split_pem(data)
-    certificates = [parse_certificate(der) for der in ders]
+    """Kind ``certificate``: it parses, is an authority where it is called one, and its chain holds where one is told.
+
+    Reading allows every quirk of real certificates, as reading a boot log does.
+    """
+    ders = _ders(entry.data())
+    certificates = [parse_certificate(der, quirks=_QUIRKS) for der in ders]
     checks.true("parse", bool(certificates), "there is no certificate")
     role = str(expected.take("role") or "")
     if role.startswith(("root", "intermediate")):
@@ -88,19 +93,32 @@ def judge_certificate(entry: Entry, expected: Fields, checks: Checks) -> None:
         checks.skip("role", role)
     if expected.take("chain_ok") is None:
         return
-    verified = verify_ek_certificate(
-        ders[0],
-        [der for name in _names(expected, "intermediate") for der in _ders(entry.read(name))],
-        EkRoots(tuple(parse_certificate(der) for name in _names(expected, "root") for der in _ders(entry.read(name)))),
-        at=certificates[0].not_before,
-        ek_public=None,
-        policy=EkPolicy(vendors=frozenset({MANUFACTURER}), quirks=frozenset({EkQuirk.GOOGLE_VTPM})),
-    )
+    intermediates = [der for name in _names(expected, "intermediate") for der in _ders(entry.read(name))]
+    roots = [der for name in _names(expected, "root") for der in _ders(entry.read(name))]
+    instance = _verify_chain(ders[0], intermediates, roots)
     checks.names.append("chain_ok")
-    told, instance = expected.take("gce_instance_info"), verified.google_instance
-    for name, value in (told or {}).items():
+    for name, value in (expected.take("gce_instance_info") or {}).items():
         found = getattr(instance, name, None)
         checks.true(name, bool(found) if value == "nonzero" else found == value, f"{found}, expected {value}")
+
+
+def _verify_chain(leaf: bytes, intermediates: list[bytes], roots: list[bytes]) -> GoogleInstance | None:
+    """Verify an EK certificate by the rules for one, or that of a signing key as far as its path; at an instant when
+    all of them were valid."""
+    certificate = parse_certificate(leaf, quirks=_QUIRKS)
+    authorities = [parse_certificate(der, quirks=_QUIRKS) for der in intermediates]
+    anchors = EkRoots(tuple(parse_certificate(der, quirks=_QUIRKS) for der in roots))
+    at = max(found.not_before for found in (certificate, *authorities, *anchors.certificates))
+    usage = certificate.key_usage or KeyUsage(0)
+    if KeyUsage.DIGITAL_SIGNATURE not in usage or usage & (KeyUsage.KEY_ENCIPHERMENT | KeyUsage.KEY_AGREEMENT):
+        policy = EkPolicy(vendors=frozenset(VENDORS), quirks=_QUIRKS)
+        return verify_ek_certificate(leaf, intermediates, anchors, at=at, ek_public=None, policy=policy).google_instance
+    if certificate.is_ca:
+        raise RejectedError(EvidenceReason.EK_IS_CA, f"{certificate} is an authority, not the certificate of a key")
+    build_path(certificate, authorities, anchors, at=at)
+    check_validity(certificate, at)
+    identity = certificate.extensions.get(INSTANCE_IDENTITY)
+    return None if identity is None else parse_instance_identity(identity.value)
 
 
 def _names(expected: Fields, role: str) -> list[str]:
@@ -130,18 +148,21 @@ def judge_selection(entry: Entry, expected: Fields, checks: Checks) -> None:
 
 
 def _selection(side: Mapping[str, Any]) -> PcrSelection:
-    return PcrSelection.of({side["hash"]: side["pcrs"] or []} if side["hash"] else {})
+    try:
+        return PcrSelection.of({side["hash"]: side["pcrs"] or []} if side["hash"] else {})
+    except ValueError as error:
+        raise NotApplicableError(f"a selection that no TPM of ours has: {error}") from None
 
 
 def judge_public_key(entry: Entry, _: Fields, checks: Checks) -> None:
-    """Kind ``public_key``: a JWK or PEM that we can use."""
+    """Kind ``public_key``: a JWK, PEM or DER that we can use."""
     data = entry.data() if "pointer" not in entry.value else json.dumps(entry.item()).encode()
     if data.lstrip().startswith(b"{"):
         value = json.loads(data)
         jose.parse_jwk({name: member for name, member in value.items() if name != "d"})
     else:
         try:
-            ImaKeyring.from_pem([data])
+            ImaKeyring.from_files([data])
         except (ValueError, UnsupportedAlgorithm) as error:
             raise NotApplicableError(f"not a key of a type that anything here verifies with: {error}") from None
     checks.names.append("read")

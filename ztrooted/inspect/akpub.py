@@ -24,13 +24,16 @@ def inspect_ak_public(data: bytes, *, tpmt: bool = False, allowed: frozenset[str
 
 
 def load_key(data: bytes, *, allowed: frozenset[str] = DEFAULT_SIGNATURES) -> AttestationKey | VouchedKey:
-    """An attestation key of a ``TPM2B_PUBLIC``, a ``TPMT_PUBLIC`` or a PEM public key, told apart by their first bytes.
+    """An attestation key of a ``TPM2B_PUBLIC``, a ``TPMT_PUBLIC`` or a public key in PEM or DER, told by their first bytes.
 
-    A PEM key has no attributes to judge: that it is an attestation key is then the word of whoever hands it in.
+    A bare key has no attributes to judge: that it is an attestation key is then the word of whoever hands it in.
     Raises EvidenceError with an ``ak.*`` code.
     """
     if data.lstrip()[:10] == b"-----BEGIN":
         return accept_vouched_key(_spki_of_pem(data))
+    # Nothing of a TPM is as long as a size that begins like DER.
+    if data[:1] == b"\x30":
+        return accept_vouched_key(data)
     first = int.from_bytes(data[:2], "big")
     if first in _OBJECT_TYPES and first != len(data) - 2:
         return accept_attestation_key(parse_tpmt_public(data), allowed=allowed)

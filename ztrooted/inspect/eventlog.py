@@ -23,8 +23,16 @@ from tpm.pcr import PcrValues
 from ztrooted.inspect.plain import Report, plain
 
 ALL_QUIRKS = frozenset(Quirk)
-# What other verifiers accept: machines without Secure Boot, logs that end early, logs of the SHA-1 form.
-LENIENT = EventLogRules(secure_boot=False, exit_boot_services=False, separators=False, legacy_format=True)
+# What other verifiers accept: machines without Secure Boot or DMA protection, logs that end early, logs of the SHA-1
+# form, separators of either value.
+LENIENT = EventLogRules(
+    secure_boot=False,
+    exit_boot_services=False,
+    separators=False,
+    separator_ones=True,
+    legacy_format=True,
+    dma_unprotected=True,
+)
 
 
 def read_event_log(data: bytes) -> EventLog:

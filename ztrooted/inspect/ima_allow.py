@@ -37,7 +37,7 @@ def load_ima_rules(
         patterns += more
         for path, digests in found.items():
             allowed.setdefault(path, []).extend(digests)
-    keyring = ImaKeyring.from_pem(list(keys))
+    keyring = ImaKeyring.from_files(list(keys))
     return ImaRules.of(allowed, excludes=patterns, keyring=keyring, allow_violations=allow_violations)
 
 
