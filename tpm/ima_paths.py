@@ -48,7 +48,11 @@ _PLAIN = re.compile(r"[^\x00-\x1f\x7f\\^$|?+()\[\]{}]+")
 
 def is_plain(path: bytes) -> bool:
     """Whether a path is absolute and has no component that means another place: ``.``, ``..`` or an empty one."""
-    return path[:1] == b"/" and not {b"", b".", b".."} & set(path[1:].split(b"/"))
+    if path[:1] != b"/":
+        return False
+    if b"/." not in path and b"//" not in path and path[-1:] != b"/":  # what nearly every path is
+        return True
+    return not {b"", b".", b".."} & set(path[1:].split(b"/"))
 
 
 def _refuse(pattern: str, why: str) -> RejectedError:

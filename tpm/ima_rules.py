@@ -4,6 +4,7 @@ Rules are parsed once and shared by all machines of a class: an allow-list of 10
 one look-up per entry.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -39,6 +40,10 @@ class BootAggregate(StrEnum):
     SHA1 = "sha1"
 
 
+# What nearly every digest of an allow-list looks like.
+_USUAL = re.compile("sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}").fullmatch
+
+
 def digest_text(digest: str | bytes) -> bytes:
     """A digest as entries show it: ``sha256:<hex>``, ``verity:sha256:<hex>``.
 
@@ -46,6 +51,8 @@ def digest_text(digest: str | bytes) -> bytes:
     """
     if isinstance(digest, bytes):
         digest = digest.hex()
+    elif _USUAL(digest):
+        return digest.encode()
     label, _, digits = digest.lower().rpartition(":")
     label = label or _ALG_BY_HEX.get(len(digits), "")
     kind, _, name = label.rpartition(":")

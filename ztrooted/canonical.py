@@ -30,7 +30,7 @@ def encode(value: Any) -> bytes:
     try:
         return _ENCODER.encode(value).encode("utf-8")
     except UnicodeEncodeError:
-        raise _refuse("a string holds half of a surrogate pair") from None
+        raise refuse("a string holds half of a surrogate pair") from None
 
 
 def decode(data: bytes, *, maximum: int = limits.BODY) -> Any:
@@ -39,9 +39,9 @@ def decode(data: bytes, *, maximum: int = limits.BODY) -> Any:
     Raises ProofError ``canonical.malformed`` unless encoding the result again gives exactly ``data``: another order,
     space, escape, duplicate or number form is another encoding of the same meaning, and there must be only one.
     """
-    value = strict_json.parse(data, _refuse, maximum=maximum)
+    value = strict_json.parse(data, refuse, maximum=maximum)
     if encode(value) != data:
-        raise _refuse("the JSON is not in its canonical form")
+        raise refuse("the JSON is not in its canonical form")
     return value
 
 
@@ -55,16 +55,16 @@ def _check(value: Any, depth: int) -> None:
         return
     if isinstance(value, int):
         if abs(value) > strict_json.MAX_INTEGER:
-            raise _refuse("an integer has more than 53 bits")
+            raise refuse("an integer has more than 53 bits")
         return
     if not isinstance(value, (dict, list, tuple)):
-        raise _refuse(f"a {type(value).__name__} has no canonical form")
+        raise refuse(f"a {type(value).__name__} has no canonical form")
     if depth == 0:
-        raise _refuse(f"nested deeper than {limits.JSON_DEPTH}")
+        raise refuse(f"nested deeper than {limits.JSON_DEPTH}")
     if isinstance(value, dict):
         for name in value:
             if not (isinstance(name, str) and name.isascii()):
-                raise _refuse(f"the member name {name!r} is not ASCII")
+                raise refuse(f"the member name {name!r} is not ASCII")
         for item in value.values():
             _check(item, depth - 1)
     else:
@@ -72,5 +72,6 @@ def _check(value: Any, depth: int) -> None:
             _check(item, depth - 1)
 
 
-def _refuse(detail: str) -> ProofError:
+def refuse(detail: str) -> ProofError:
+    """The error for what is not canonical JSON."""
     return ProofError(GateReason.CANONICAL_MALFORMED, detail)

@@ -197,6 +197,7 @@ class DispatchPolicy:
         self.data = data
         self.digest = sha256(data)
         self._scopes = [policies[policy] for policy in self.names]
+        self._fitting: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._slices: dict[tuple[int, ...], Any] = {}
         self._entities: dict[bytes, Any] = {}
         self.permits_everything = self._open_permits(policies, name)
@@ -256,12 +257,23 @@ class DispatchPolicy:
             "resource": {"type": "Executor", "id": request.executor},
             "context": dict(request.context),
         }
-        asked = tuple(n for n, scope in enumerate(self._scopes) if _scope_fits(scope, request)) or (0,)
+        asked = self._asked(request)
         try:
             entities = self._entities_of(request)
         except ValueError:  # they do not fit the schema, which is for Cedar to say
             entities = _entities(request)
         return asked, cedarpy.is_authorized(question, self._slice(asked), entities, self._schema)
+
+    def _asked(self, request: Request) -> tuple[int, ...]:
+        """The policies whose scope fits; at least one, since Cedar also says whether the question fits the schema."""
+        who = (request.action, request.orchestrator, request.groups, request.executor, request.pools)
+        found = self._fitting.get(who)
+        if found is None:
+            if len(self._fitting) >= MAX_SLICES:
+                self._fitting.clear()
+            fitting = tuple(n for n, scope in enumerate(self._scopes) if _scope_fits(scope, request))
+            found = self._fitting[who] = fitting or (0,)
+        return found
 
     def _slice(self, asked: tuple[int, ...]) -> Any:
         """Some of the policies, parsed once for all questions that come down to them."""

@@ -5,6 +5,7 @@ named by the digest of its canonical bytes, so approving one approves exactly th
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from tpm.algorithms import BANKS, DIGEST_SIZE
 from tpm.eventlog import VerifiedEventLog
 from tpm.ima_entry import ImaEntries
 from tpm.ima_rules import AllowList
-from ztrooted import canonical
+from ztrooted import canonical, strict_json
 from ztrooted.boot_reference import BootReference, boot_reference
 from ztrooted.errors import PolicyError
 from ztrooted.evidence import sha256
@@ -44,17 +45,18 @@ class Baseline:
 
     def encode(self) -> bytes:
         """Canonical bytes; their SHA-256 is the baseline's name."""
-        return canonical.encode(
+        head = canonical.encode(
             {
                 "format": FORMAT,
                 "bank": self.bank,
                 "pcrs": {str(index): value.hex() for index, value in self.pcrs.items()},
                 "boot": None if self.boot is None else self.boot.encode(),
-                "ima": [[_escape(path), sorted(digests)] for path, digests in sorted(self.ima.items())],
+                "ima": [],
                 "captured_from": self.captured_from,
                 "captured_at": self.captured_at,
             }
         )
+        return head.replace(_NO_FILES, b'"ima":[' + _encode_files(self.ima) + b"]", 1)
 
 
 def capture(
@@ -89,8 +91,7 @@ class Reference:
     @classmethod
     def load(cls, data: bytes, expires_ms: int | None = None) -> "Reference":
         """From a baseline's bytes, once: this is what is held ready for every appraisal."""
-        baseline = parse_baseline(data)
-        return cls(sha256(data), baseline, AllowList(baseline.ima), expires_ms)
+        return cls(sha256(data), *_parse(data), expires_ms)
 
 
 def parse_baseline(data: bytes) -> Baseline:
@@ -98,18 +99,24 @@ def parse_baseline(data: bytes) -> Baseline:
 
     ProofError ``canonical.malformed`` where the bytes are not canonical JSON, or over the maximum.
     """
-    value = canonical.decode(data, maximum=MAXIMUM)
+    return _parse(data)[0]
+
+
+def _parse(data: bytes) -> tuple[Baseline, AllowList]:
+    """A baseline with its allow-list, which has to be made to see whether it can be."""
+    value = strict_json.parse(data, canonical.refuse, maximum=MAXIMUM)
     try:
-        baseline = _from_value(value)
+        baseline, allow = _from_value(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PolicyError(GateReason.BASELINE_MALFORMED, f"the baseline can't be used: {error}") from error
     # "01" and "1" are the same PCR to int(), and so on: only one spelling of a baseline may exist.
     if baseline.encode() != data:
+        canonical.decode(data, maximum=MAXIMUM)
         raise PolicyError(GateReason.BASELINE_MALFORMED, "the baseline is spelled in another way than the one we write")
-    return baseline
+    return baseline, allow
 
 
-def _from_value(value: Any) -> Baseline:
+def _from_value(value: Any) -> tuple[Baseline, AllowList]:
     if (
         set(value) != {"format", "bank", "pcrs", "boot", "ima", "captured_from", "captured_at"}
         or value["format"] != FORMAT
@@ -127,17 +134,34 @@ def _from_value(value: Any) -> Baseline:
         raise ValueError("it has an event with a digest of another length than the bank's")
     if not pcrs and not ima and boot is None:
         raise ValueError("it pins nothing, and an empty baseline would trust everything")
-    AllowList(ima)  # refuses what is no path or no digest, before somebody approves it
-    return Baseline(bank, pcrs, ima, captured_from, captured_at, boot)
+    allow = AllowList(ima)  # refuses what is no path or no digest, before somebody approves it
+    return Baseline(bank, pcrs, ima, captured_from, captured_at, boot), allow
 
 
-# A file name is bytes, and canonical JSON is Unicode: everything but printable ASCII is percent-encoded.
-_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if code != 0x25)
+# A file name is bytes, and canonical JSON is Unicode: everything but printable ASCII is percent-encoded, and what JSON
+# would escape, so that a path stands in the text as it is.
+_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in '%"\\')
+_IS_PLAIN = re.compile(f"[{re.escape(_PLAIN)}]*").fullmatch
+_NO_FILES = b'"ima":[]'
+
+
+def _encode_files(ima: Mapping[str, frozenset[str]]) -> bytes:
+    """The entries as canonical JSON. They are most of a baseline, and text of a form that needs no encoder."""
+    entries = [f'["{_escape(path)}",["{_listed(digests)}"]]' for path, digests in sorted(ima.items())]
+    text = ",".join(entries).replace('[""]', "[]")
+    quotes = 2 * len(ima) + 2 * sum(map(len, ima.values()))
+    if "\\" in text or not text.isascii() or not text.isprintable() or text.count('"') != quotes:
+        raise ValueError("a digest holds what no digest does")
+    return text.encode()
+
+
+def _listed(digests: frozenset[str]) -> str:
+    return '","'.join(sorted(digests)) if len(digests) > 1 else "".join(digests)
 
 
 def _escape(path: str) -> str:
-    return quote_from_bytes(os.fsencode(path), safe=_PLAIN)
+    return path if _IS_PLAIN(path) else quote_from_bytes(os.fsencode(path), safe=_PLAIN)
 
 
 def _unescape(text: str) -> str:
-    return os.fsdecode(unquote_to_bytes(text))
+    return os.fsdecode(unquote_to_bytes(text)) if "%" in text else text

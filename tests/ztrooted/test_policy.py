@@ -344,5 +344,6 @@ def test_leaving_out_policies_whose_scope_does_not_fit_decides_nothing(
         pools=tuple(sorted(pools)),
     )
     sliced = policy.decide(request)
+    policy._fitting.clear()
     policy._scopes = [{"principal": {"op": "All"}, "action": {"op": "All"}, "resource": {"op": "All"}}] * len(rules)
     assert policy.decide(request) == sliced
