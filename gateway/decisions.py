@@ -5,10 +5,12 @@ from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Transaction
 from ztrooted.ar4si import vector_of
+from ztrooted.delegation import MAX_RUNTIME_S
 from ztrooted.dispatch_context import Facts, Parent
 from ztrooted.policies import Policies
 from ztrooted.policy import Decision, Request
 from ztrooted.reasons import Reason
+from ztrooted.results import tier
 
 
 def facts(authorization: Authorization, done: Round, parent: Parent | None = None) -> Facts:
@@ -19,14 +21,15 @@ def facts(authorization: Authorization, done: Round, parent: Parent | None = Non
         executor=executor.id,
         executor_class=executor.executor_class,
         virtual=executor.virtual,
-        rules=done.policy,
+        proved=tier(done.policy, trusted=done.trusted, virtual=executor.virtual),
         trusted=done.trusted,
         job=authorization.job.model_dump(),
         job_digest=authorization.job_digest,
         now_ms=done.now_ms,
         manufacturer=executor.manufacturer,
-        max_runtime_s=authorization.max_runtime_s,
+        max_runtime_s=authorization.max_runtime_s or MAX_RUNTIME_S,
         labels=done.labels,
+        baseline_at=done.baseline_at,
         vector=vector_of(done.appraisal.verdict, done.policy, virtual=executor.virtual).as_context(),
         delegation=authorization.delegation.facts(),
         parent=parent,

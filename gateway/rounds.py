@@ -34,7 +34,10 @@ _SILENCE = frozenset({GateReason.ATTESTATION_OVERDUE, GateReason.CHANNEL_CLOSED}
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one challenge led to. ``evidence`` is None when none came; then the verdict says overdue."""
+    """What one challenge led to. ``evidence`` is None when none came; then the verdict says overdue.
+
+    ``baseline`` is the digest of the baseline it was judged by, ``baseline_at`` when that was captured.
+    """
 
     challenge: str
     executor: Executor
@@ -49,6 +52,7 @@ class Round:
     policy: AppraisalClass
     policy_digest: str
     labels: Mapping[str, str]
+    baseline_at: int | None = None
 
     @property
     def trusted(self) -> bool:
@@ -166,6 +170,7 @@ class Rounds:
             policy=policy,
             policy_digest=in_force.digest,
             labels=subject.labels,
+            baseline_at=None if reference is None else reference.baseline.captured_at,
         )
 
     def last(self, connection: sqlite3.Connection, executor: str, policy: AppraisalPolicy, now_ms: int) -> Round:
@@ -178,6 +183,7 @@ class Rounds:
             raise GateError(GateReason.DISPATCH_EXECUTOR_UNKNOWN, f"no executor {executor} is enrolled")
         labels = executors.labels_of(connection, executor)
         executor_class = policy.class_of(Subject(found.id, found.virtual, found.manufacturer, labels))
+        reference = self._references.current(executor_class)
         return Round(
             challenge="",
             executor=replace(found, executor_class=executor_class),
@@ -192,6 +198,7 @@ class Rounds:
             policy=policy.for_class(executor_class),
             policy_digest=policy.digest,
             labels=labels,
+            baseline_at=None if reference is None else reference.baseline.captured_at,
         )
 
     def _without_class(

@@ -76,16 +76,19 @@ class AllowList:
             raise ValueError(f"an allow-list of {len(allow)} paths is over the maximum of {MAX_ALLOWED_PATHS}")
         self.files: dict[bytes, tuple[bytes, ...] | frozenset[bytes]] = {}
         self.names: dict[bytes, frozenset[bytes]] = {}
+        files, usual = self.files, _USUAL
         for path, digests in allow.items():
-            if isinstance(digests, str | bytes):
+            if isinstance(digests, (str, bytes)):
                 raise ValueError(f"{path!r} needs a list of digests")
             key = path.encode("utf-8", "surrogateescape")
-            texts = dict.fromkeys(map(digest_text, digests))
-            if not key.startswith(b"/"):
+            texts = tuple([one.encode() if type(one) is str and usual(one) else digest_text(one) for one in digests])
+            if len(texts) > 1:
+                texts = tuple(dict.fromkeys(texts))
+            if key[:1] != b"/":
                 self.names[key] = frozenset(texts)
-            elif is_plain(key):
+            elif (b"/." not in key and b"//" not in key and key[-1:] != b"/") or is_plain(key):
                 # Nearly every path has one digest, and a tuple of one is a quarter of the size of a set.
-                self.files[key] = tuple(texts) if len(texts) < 5 else frozenset(texts)
+                files[key] = texts if len(texts) < 5 else frozenset(texts)
             else:
                 raise ValueError(f"{path!r} has an empty component, '.' or '..', and would never be allowed")
         self.boot_aggregate = self.names.pop(BOOT_AGGREGATE, frozenset())

@@ -183,18 +183,7 @@ class Appraisal:
 
 def required_checks(policy: AppraisalClass) -> tuple[str, ...]:
     """The checks a verdict under ``policy`` rests on, in their order."""
-    log = policy.event_log
-    required = {
-        "quote": True,
-        "clock": True,
-        "event_log": log is not None,
-        "boot": log is not None and bool(log.rules()),
-        "baseline": bool(policy.pinned),
-        "ima": policy.ima is not None,
-        "files": policy.ima is not None and not policy.observe,
-        "tier": policy.min_tier is not None,
-    }
-    return tuple(name for name, wanted in required.items() if wanted)
+    return policy.required_checks
 
 
 def appraise(evidence: Evidence, question: Question) -> Appraisal:

@@ -194,6 +194,22 @@ class AppraisalClass(_Strict):
         """What is tolerated in the form of the event log."""
         return frozenset(Quirk(name) for name in (self.event_log.quirks if self.event_log is not None else ()))
 
+    @cached_property
+    def required_checks(self) -> tuple[str, ...]:
+        """The checks that a verdict rests on, in their order."""
+        log = self.event_log
+        required = {
+            "quote": True,
+            "clock": True,
+            "event_log": log is not None,
+            "boot": log is not None and bool(log.rules()),
+            "baseline": bool(self.pinned),
+            "ima": self.ima is not None,
+            "files": self.ima is not None and not self.observe,
+            "tier": self.min_tier is not None,
+        }
+        return tuple(name for name, wanted in required.items() if wanted)
+
     def wants_baseline(self) -> bool:
         """Whether a verdict needs an approved baseline."""
         listed = self.ima is not None and self.ima.allow_list == "baseline" and not self.observe

@@ -20,7 +20,7 @@ from ztrooted import artifact, jose
 from ztrooted.appraisal import Verdict
 from ztrooted.ar4si import vector_of
 from ztrooted.artifact import ArtifactClaims
-from ztrooted.audit_rounds import Round, approval, check_class, check_evidence_name, class_rules, mismatch
+from ztrooted.audit_rounds import Round, approval, baseline_at, check_class, check_evidence_name, class_rules, mismatch
 from ztrooted.bundle import ProvenRecord
 from ztrooted.delegation import Delegation, ends_ms
 from ztrooted.dispatch_context import Facts, policy_request
@@ -182,31 +182,28 @@ def check_decisions(proof: "Proof") -> None:
 
 def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
     """The question to the dispatch policy that follows from what was verified, and from nothing else."""
-    asked = proof.story()[0].record.body
-    chain = proof.chain
+    asked, enrolled = proof.story()[0].record.body, proof.at(one.enrollment).body
+    chain, rules, virtual = proof.chain, class_rules(proof, one), enrolled["virtual"]
     facts = Facts(
         orchestrator=asked["orchestrator"],
         executor=asked["executor"],
         executor_class=one.body["class"],
-        virtual=proof.at(one.enrollment).body["virtual"],
-        rules=class_rules(proof, one),
+        virtual=virtual,
+        manufacturer=enrolled["manufacturer"],
+        proved=tier(rules, trusted=one.trusted, virtual=virtual),
         trusted=one.trusted,
         job=asked["job"],
         job_digest=asked["job_digest"],
-        now_ms=one.now_ms,
-        manufacturer=proof.at(one.enrollment).body["manufacturer"],
         max_runtime_s=_max_runtime_s(proof),
+        now_ms=one.now_ms,
         labels=one.body["labels"],
-        vector=vector_of(
-            Verdict.decode(one.body["verdict"]),
-            class_rules(proof, one),
-            virtual=proof.at(one.enrollment).body["virtual"],
-        ).as_context(),
+        vector=vector_of(Verdict.decode(one.body["verdict"]), rules, virtual=virtual).as_context(),
+        baseline_at=baseline_at(proof, one),
         delegation=Delegation.model_validate(asked["delegation"]).facts(),
         parent=None if chain is None else chain.parent_at(one.index).facts(chain.place),
     )
-    first = "dispatch" if chain is None else "delegate"
-    return policy_request(first if one.kind == "policy.evaluated" else "renew", facts, entities)
+    asked_for = "dispatch" if chain is None else "delegate"
+    return policy_request(asked_for if one.kind == "policy.evaluated" else "renew", facts, entities)
 
 
 def decisions(proof: "Proof") -> Iterator[tuple[int, dict[str, Any]]]:

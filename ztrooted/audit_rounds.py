@@ -151,7 +151,6 @@ class _History:
         self.clocks: dict[int, Progress] = {}
         self.judged: dict[tuple[str | None, str, str], int] = {}
         self.replayed: dict[str, tuple[int, bytes]] = {}
-        self.baselines: dict[str, Reference] = {}
 
     def follow(self, one: Round) -> None:
         """Appraise one round again."""
@@ -172,7 +171,7 @@ class _History:
         listed = "files" in required_checks(rules)
         by = (digest, one.body["appraisal_policy"], one.body["class"])
         if again.verdict.trusted and listed and len(earlier) > self.judged.get(by, 0):
-            allow = None if digest is None else self.baselines[digest].allow
+            allow = None if digest is None else _baseline(self.proof, digest).allow
             appraise_ima(VerifiedImaEntries(0, earlier), rules.ima_rules(allow), pcrs=evidence.pcrs)
             self.judged[by] = len(earlier)
 
@@ -189,7 +188,7 @@ class _History:
                 *[bytes.fromhex(binding) for binding in one.body["bindings"]],
             ),
             policy=class_rules(self.proof, one),
-            reference=None if digest is None else self._baseline(one, digest),
+            reference=None if digest is None else self._approved(one, digest),
             previous=previous,
             now_ms=one.now_ms,
             virtual=self.proof.at(one.enrollment).body["virtual"],
@@ -199,11 +198,9 @@ class _History:
             raise mismatch(f"appraising the evidence of record {one.index} again gives another verdict")
         return again, evidence
 
-    def _baseline(self, one: Round, digest: str) -> Reference:
+    def _approved(self, one: Round, digest: str) -> Reference:
         """A baseline with the expiry that its last approval before this round gave it."""
-        if digest not in self.baselines:
-            self.baselines[digest] = Reference.load(self.proof.bundle.blob(digest))
-        return replace(self.baselines[digest], expires_ms=approval(self.proof, one)["expires"])
+        return replace(_baseline(self.proof, digest), expires_ms=approval(self.proof, one)["expires"])
 
     def _enrollment(self, index: int) -> None:
         """The first round of all: nothing came before it, and its evidence was genuine, whatever it showed."""
@@ -253,6 +250,19 @@ def _policy(proof: "Proof", digest: str) -> AppraisalPolicy:
     if digest not in proof.appraisal_policies:
         proof.appraisal_policies[digest] = AppraisalPolicy(proof.bundle.blob(digest), "the recorded appraisal policy")
     return proof.appraisal_policies[digest]
+
+
+def _baseline(proof: "Proof", digest: str) -> Reference:
+    """A recorded baseline, read once."""
+    if digest not in proof.baselines:
+        proof.baselines[digest] = Reference.load(proof.bundle.blob(digest))
+    return proof.baselines[digest]
+
+
+def baseline_at(proof: "Proof", one: Round) -> int | None:
+    """When the baseline that a round was judged by was captured, in milliseconds; None where there was none."""
+    digest = one.body["baseline"]
+    return None if digest is None else _baseline(proof, digest).baseline.captured_at
 
 
 def class_rules(proof: "Proof", one: Round) -> AppraisalClass:

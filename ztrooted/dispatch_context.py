@@ -5,15 +5,12 @@ The gateway asks it, and an auditor makes it again from the bundle: both through
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from ztrooted.appraisal_policy import AppraisalClass
-from ztrooted.ar4si import TrustVector
+from ztrooted.cedar_schema import VECTOR
 from ztrooted.entities import Entities
 from ztrooted.policy import Request
-from ztrooted.results import tier
-from ztrooted.risk import Inputs, score
+from ztrooted.risk import Inputs, Score, risk
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,67 +42,53 @@ class Parent:
 class Facts:
     """What a dispatch decision may depend on. ``job`` is the job's encoded form; ``now_ms`` the round's instant.
 
-    ``vector`` is the AR4SI trust vector by claim name, underscores for dashes.
+    ``proved`` is the tier that the verdict has by the rules of the executor's class (``ztrooted.results.tier``).
+    ``vector`` is the AR4SI trust vector by claim name, underscores for dashes; a claim that is missing is 0, no claim.
+    ``max_runtime_s`` is the longest the job may run: what was asked for, or else what it gets at most. ``baseline_at`` is
+    when the baseline that the round was judged by was captured, in milliseconds; None where there was none.
     """
 
     orchestrator: str
     executor: str
     executor_class: str
     virtual: bool
-    rules: AppraisalClass
+    manufacturer: str
+    proved: int
     trusted: bool
     job: Mapping[str, Any]
     job_digest: str
+    max_runtime_s: int
     now_ms: int
-    manufacturer: str = ""
-    max_runtime_s: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     vector: Mapping[str, int] = field(default_factory=dict)
+    baseline_at: int | None = None
     delegation: Delegation = Delegation()
     parent: Parent | None = None
 
+    @property
+    def tier(self) -> int:
+        """The tier of the verdict, and never above that of the parent."""
+        return self.proved if self.parent is None else min(self.proved, self.parent.tier)
 
-def risk_inputs(facts: Facts, level: int) -> Inputs:
-    """What the risk score of a request is made of, at an assurance tier of ``level``."""
-    return Inputs(
-        tier=level,
-        virtual=facts.virtual,
-        attempt=facts.job["attempt"],
-        depth=0 if facts.parent is None else facts.parent.depth + 1,
-        hands_on=facts.delegation.depth > 0 and facts.delegation.children > 0,
-        max_runtime_s=facts.max_runtime_s,
-        vector=facts.vector,
-    )
+    def risk(self) -> Score:
+        """The risk score, with its parts."""
+        age_s = None if self.baseline_at is None else max(0, self.now_ms - self.baseline_at) // 1000
+        return risk(
+            Inputs(
+                tier=self.tier,
+                virtual=self.virtual,
+                vector=self.vector,
+                baseline_age_s=age_s,
+                attempt=self.job["attempt"],
+                depth=0 if self.parent is None else self.parent.depth + 1,
+                delegation=self.delegation.depth,
+                max_runtime_s=self.max_runtime_s,
+            )
+        )
 
 
-def time_of(now_ms: int) -> dict[str, int]:
-    """An instant as policies speak of time: UTC, ``weekday`` 1 (Monday) to 7, ``minute`` of the day 0 to 1439."""
-    at = datetime.fromtimestamp(now_ms / 1000, UTC)
-    return {"hour": at.hour, "minute": at.hour * 60 + at.minute, "weekday": at.isoweekday()}
-
-
-def policy_request(action: str, facts: Facts, entities: Entities, *, tier_override: int | None = None) -> Request:
-    """The request for ``action``: dispatch, delegate (a dispatch that names a parent) or renew.
-
-    ``tier_override`` is for tables of cases, which ask about machines that the class's rules could not describe.
-    """
-    level = tier(facts.rules, trusted=facts.trusted, virtual=facts.virtual) if tier_override is None else tier_override
-    delegation, parent = facts.delegation, facts.parent
-    optional: dict[str, Any] = {}
-    if parent is not None:
-        level = min(level, parent.tier)
-        optional["parent"] = {
-            "authorization": parent.authorization,
-            "orchestrator": {"__entity": {"type": "Orchestrator", "id": parent.orchestrator}},
-            "executor": {"__entity": {"type": "Executor", "id": parent.executor}},
-            "workflow": parent.workflow,
-            "step": parent.step,
-            "depth": parent.depth,
-            "children": parent.children,
-            "tier": parent.tier,
-        }
-    vector = {name: facts.vector.get(name, 0) for name in TrustVector().as_context()}
-    inputs = risk_inputs(facts, level)
+def policy_request(action: str, facts: Facts, entities: Entities) -> Request:
+    """The request for ``action``: dispatch, delegate (a dispatch that names a parent) or renew."""
     return Request(
         action=action,
         orchestrator=facts.orchestrator,
@@ -116,21 +99,49 @@ def policy_request(action: str, facts: Facts, entities: Entities, *, tier_overri
             "class": facts.executor_class,
             "virtual": facts.virtual,
             "manufacturer": facts.manufacturer,
-            "labels": sorted(f"{name}={value}" for name, value in facts.labels.items()),
         },
-        context={
-            "trusted": facts.trusted,
-            "tier": level,
-            "virtual": facts.virtual,
-            **{name: facts.job[name] for name in ("workflow", "run", "step", "attempt")},
-            "job": facts.job_digest,
-            "env": facts.job["env"],
-            "files": sorted(facts.job["files"].values()),
-            "max_runtime_s": facts.max_runtime_s,
-            "vector": vector,
-            "risk": score(inputs).total,
-            "time": time_of(facts.now_ms),
-            "delegation": {"depth": delegation.depth, "children": delegation.children},
-            **optional,
-        },
+        context=_context(facts),
+        labels=dict(facts.labels),
+        parent_groups=() if facts.parent is None else entities.groups_of(facts.parent.orchestrator),
     )
+
+
+def _context(facts: Facts) -> dict[str, Any]:
+    job = facts.job
+    told: dict[str, Any] = {
+        "trusted": facts.trusted,
+        "tier": facts.tier,
+        "virtual": facts.virtual,
+        "vector": {name: facts.vector.get(name, 0) for name in VECTOR},
+        "risk": facts.risk().total,
+        **{name: job[name] for name in ("workflow", "run", "step", "attempt")},
+        "job": facts.job_digest,
+        "job_files": sorted(set(job["files"].values())),
+        "env": job["env"],
+        "max_runtime_s": facts.max_runtime_s,
+        "time": time_of_day(facts.now_ms),
+        "delegation": {"depth": facts.delegation.depth, "children": facts.delegation.children},
+    }
+    if (parent := facts.parent) is not None:
+        told["parent"] = {
+            "authorization": parent.authorization,
+            "orchestrator": {"__entity": {"type": "Orchestrator", "id": parent.orchestrator}},
+            "executor": parent.executor,
+            "workflow": parent.workflow,
+            "step": parent.step,
+            "depth": parent.depth,
+            "children": parent.children,
+            "tier": parent.tier,
+        }
+    return told
+
+
+def time_of_day(now_ms: int) -> dict[str, int]:
+    """``now_ms`` in UTC, as a policy sees it. Weeks begin with Monday, which is 1 (ISO 8601)."""
+    days, minutes = divmod(now_ms // 60_000, 24 * 60)
+    return {
+        "hour": minutes // 60,
+        "minute": minutes % 60,
+        "weekday": (days + 3) % 7 + 1,  # the epoch was a Thursday
+        "day_minutes": minutes,
+    }

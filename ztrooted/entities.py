@@ -12,13 +12,16 @@ TOML, strict. A pool takes executors in by id, by class, or by the labels that a
     labels = { gpu = "yes" }
     executors = ["ex-0123456789abcdef0123456789abcdef"]
     classes = ["boot"]
+
+A group may be in other groups, and then so are its members; never in itself, by whatever way. Pools likewise.
 """
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ztrooted import strict_toml
 from ztrooted.errors import PolicyError
@@ -33,8 +36,23 @@ STARTER = f"""\
 format = "{FORMAT}"
 """
 
+MAX_ENTITIES = 1000  # groups, and as many pools; what one orchestrator belongs to is in each of its requests
+MAX_REMEMBERED = 4096  # orchestrators, and as many executors, whose groups and pools are looked up once
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$")]
 ExecutorId = Annotated[str, StringConstraints(pattern=r"^ex-[0-9a-f]{32}$")]
+
+
+def _once(names: list[str]) -> list[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{name!r} is there more than once")
+        seen.add(name)
+    return names
+
+
+Once = AfterValidator(_once)
 
 
 class _Strict(BaseModel):
@@ -44,28 +62,23 @@ class _Strict(BaseModel):
 class Group(_Strict):
     """Orchestrators, and the groups that this one belongs to."""
 
-    members: list[Name] = []
-    within: list[Name] = Field([], alias="in")
+    members: Annotated[list[Name], Once] = []
+    within: Annotated[list[Name], Once] = Field([], alias="in")
 
 
 class Pool(_Strict):
     """Executors, and the pools that this one belongs to. ``labels`` must all be there for an executor to belong."""
 
-    executors: list[ExecutorId] = []
-    classes: list[Name] = []
+    executors: Annotated[list[ExecutorId], Once] = []
+    classes: Annotated[list[Name], Once] = []
     labels: dict[Name, Name] = {}
-    within: list[Name] = Field([], alias="in")
-
-    def contains(self, executor: str, executor_class: str, labels: Mapping[str, str]) -> bool:
-        """Whether an executor belongs here by itself."""
-        labelled = bool(self.labels) and all(labels.get(name) == value for name, value in self.labels.items())
-        return executor in self.executors or executor_class in self.classes or labelled
+    within: Annotated[list[Name], Once] = Field([], alias="in")
 
 
 class _Document(_Strict):
     format: Literal["ztrooted-entities/1"]
-    groups: dict[Name, Group] = Field({}, alias="group")
-    pools: dict[Name, Pool] = Field({}, alias="pool")
+    groups: dict[Name, Group] = Field({}, alias="group", max_length=MAX_ENTITIES)
+    pools: dict[Name, Pool] = Field({}, alias="pool", max_length=MAX_ENTITIES)
 
 
 class Entities:
@@ -82,26 +95,65 @@ class Entities:
             detail = explain_document(error, name=name, text=data.decode(), model=_Document)
             raise PolicyError(GateReason.POLICY_INVALID, detail) from error
         self.groups, self.pools = document.groups, document.pools
-        for kind, found in (("group", self.groups), ("pool", self.pools)):
-            for one, entry in found.items():
-                if unknown := [other for other in entry.within if other not in found]:
-                    line = line_of(data.decode(), (kind, one, "in"))
-                    detail = f"{name}:{line}: {kind}.{one}.in: there is no {kind} {unknown[0]!r}"
-                    raise PolicyError(GateReason.POLICY_INVALID, detail)
+        _check_hierarchy("group", self.groups, name, data.decode())
+        _check_hierarchy("pool", self.pools, name, data.decode())
         self.data = data
         self.digest = sha256(data)
+        self._groups_with = _index((name, group.members) for name, group in self.groups.items())
+        self._pools_with = _index((name, pool.executors) for name, pool in self.pools.items())
+        self._pools_of_class = _index((name, pool.classes) for name, pool in self.pools.items())
+        # A pool is looked up by one of its labels; the others are compared then.
+        self._pools_of_label = _index((name, sorted(pool.labels.items())[:1]) for name, pool in self.pools.items())
+        self._known_groups = lru_cache(MAX_REMEMBERED)(self._find_groups)
+        self._known_pools = lru_cache(MAX_REMEMBERED)(self._find_pools)
 
     def groups_of(self, orchestrator: str) -> tuple[str, ...]:
         """Every group that an orchestrator belongs to, directly or through another, in alphabetical order."""
-        return _closure((name for name, group in self.groups.items() if orchestrator in group.members), self.groups)
+        return self._known_groups(orchestrator)
 
     def pools_of(self, executor: str, executor_class: str, labels: Mapping[str, str]) -> tuple[str, ...]:
         """Every pool that an executor belongs to, directly or through another, in alphabetical order."""
-        direct = (name for name, pool in self.pools.items() if pool.contains(executor, executor_class, labels))
+        return self._known_pools(executor, executor_class, tuple(sorted(labels.items())))
+
+    def _find_groups(self, orchestrator: str) -> tuple[str, ...]:
+        return _closure(self._groups_with.get(orchestrator, ()), self.groups)
+
+    def _find_pools(self, executor: str, executor_class: str, labels: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+        direct = {*self._pools_with.get(executor, ()), *self._pools_of_class.get(executor_class, ())}
+        given = set(labels)
+        for label in labels:
+            direct |= {
+                name for name in self._pools_of_label.get(label, ()) if set(self.pools[name].labels.items()) <= given
+            }
         return _closure(direct, self.pools)
 
 
 T = TypeVar("T", Group, Pool)
+K = TypeVar("K")
+
+
+def _check_hierarchy(kind: str, found: Mapping[str, T], document: str, text: str) -> None:
+    def refuse(name: str, detail: str) -> PolicyError:
+        line = line_of(text, (kind, name, "in"))
+        return PolicyError(GateReason.POLICY_INVALID, f"{document}:{line}: {kind}.{name}.in: {detail}")
+
+    for name, entry in found.items():
+        if unknown := [other for other in entry.within if other not in found]:
+            raise refuse(name, f"there is no {kind} {unknown[0]!r}")
+    try:
+        TopologicalSorter({name: entry.within for name, entry in found.items()}).prepare()
+    except CycleError as error:
+        way = error.args[1][::-1]
+        raise refuse(way[0], f"it would be in itself: {' in '.join(way)}") from error
+
+
+def _index(entries: Iterable[tuple[str, Iterable[K]]]) -> dict[K, list[str]]:
+    """By what is listed, who lists it."""
+    found: dict[K, list[str]] = {}
+    for name, listed in entries:
+        for one in listed:
+            found.setdefault(one, []).append(name)
+    return found
 
 
 def _closure(start: Iterable[str], known: Mapping[str, T]) -> tuple[str, ...]:

@@ -42,7 +42,9 @@ class Policies:
     def trusts_everything(self) -> tuple[str, ...]:
         """What permits or trusts without any condition, for people to see in red; empty for policies that don't."""
         found = [f"appraisal class {name!r} only observes" for name in self.appraisal.open_classes]
-        found += [f"dispatch policy {name!r} permits everything" for name in self.dispatch.permits_everything]
+        found += [
+            f"dispatch policy {one.id!r} permits everything" for one in self.dispatch.rules if one.permits_everything
+        ]
         return tuple(found)
 
     def digests(self) -> dict[str, str]:

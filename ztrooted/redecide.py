@@ -20,6 +20,7 @@ from ztrooted.evidence import Evidence, Purpose, qualifying_data
 from ztrooted.policies import Policies
 from ztrooted.policy import Decision, Request
 from ztrooted.reference import Reference
+from ztrooted.results import tier
 
 Blob = Callable[[str], bytes]
 
@@ -95,6 +96,7 @@ def decide_again(
         rules = policies.appraisal.for_class(executor_class)
     except PolicyError:
         executor_class, rules = "", NO_RULES
+    reference = reference_of(executor_class) if executor_class else None
     if evidence is None or not executor_class:
         # Nobody answered, so the rules had nothing to judge: the verdict stands as it is.
         verdict = Verdict.decode(body["verdict"])
@@ -104,7 +106,7 @@ def decide_again(
             key=accept_attestation_key(parse_public(blob(enrolled["ak_public"]))),
             qualifying_data=qualifying_data(Purpose(body["purpose"]), nonce, *bindings),
             policy=rules,
-            reference=reference_of(executor_class),
+            reference=reference,
             previous=Progress.decode(body["previous"]),
             now_ms=body["now"],
             virtual=enrolled["virtual"],
@@ -118,7 +120,7 @@ def decide_again(
         executor=asked["executor"],
         executor_class=executor_class,
         virtual=enrolled["virtual"],
-        rules=rules,
+        proved=tier(rules, trusted=verdict.trusted, virtual=enrolled["virtual"]),
         trusted=verdict.trusted,
         job=asked["job"],
         job_digest=asked["job_digest"],
@@ -126,6 +128,7 @@ def decide_again(
         manufacturer=enrolled["manufacturer"],
         max_runtime_s=before.context["max_runtime_s"],
         labels=body["labels"],
+        baseline_at=None if reference is None else reference.baseline.captured_at,
         vector=vector_of(verdict, rules, virtual=enrolled["virtual"]).as_context(),
         delegation=Delegation.model_validate(asked["delegation"]).facts(),
         parent=_parent(before.context.get("parent")),
@@ -141,7 +144,7 @@ def _parent(told: Mapping[str, Any] | None) -> Parent | None:
     return Parent(
         authorization=told["authorization"],
         orchestrator=told["orchestrator"]["__entity"]["id"],
-        executor=told["executor"]["__entity"]["id"],
+        executor=told["executor"],
         workflow=told["workflow"],
         step=told["step"],
         depth=told["depth"],

@@ -4,9 +4,11 @@ A baseline is captured from a running executor and approved by a named operator;
 named by the digest of its canonical bytes, so approving one approves exactly these values.
 """
 
+import gc
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -91,7 +93,20 @@ class Reference:
     @classmethod
     def load(cls, data: bytes, expires_ms: int | None = None) -> "Reference":
         """From a baseline's bytes, once: this is what is held ready for every appraisal."""
-        return cls(sha256(data), *_parse(data), expires_ms)
+        with _collector_paused():
+            return cls(sha256(data), *_parse(data), expires_ms)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Half a million small objects without a cycle among them: looking for some takes a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def parse_baseline(data: bytes) -> Baseline:
@@ -147,7 +162,7 @@ _NO_FILES = b'"ima":[]'
 
 def _encode_files(ima: Mapping[str, frozenset[str]]) -> bytes:
     """The entries as canonical JSON. They are most of a baseline, and text of a form that needs no encoder."""
-    entries = [f'["{_escape(path)}",["{_listed(digests)}"]]' for path, digests in sorted(ima.items())]
+    entries = [f'["{_escape(path)}",["{_listed(ima[path])}"]]' for path in sorted(ima)]
     text = ",".join(entries).replace('[""]', "[]")
     quotes = 2 * len(ima) + 2 * sum(map(len, ima.values()))
     if "\\" in text or not text.isascii() or not text.isprintable() or text.count('"') != quotes:

@@ -39,6 +39,7 @@ from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.merkle import leaf_hash, verify_inclusion
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record
+from ztrooted.reference import Reference
 
 if TYPE_CHECKING:
     from ztrooted.audit_parents import Chain
@@ -101,6 +102,7 @@ class Proof:
     anchors: Anchors
     facts: dict[str, Any] = field(default_factory=dict)
     appraisal_policies: dict[str, AppraisalPolicy] = field(default_factory=dict)
+    baselines: dict[str, Reference] = field(default_factory=dict)
     rounds: tuple["Round", ...] = ()
     chain: "Chain | None" = None
     _bundle: Bundle | None = None

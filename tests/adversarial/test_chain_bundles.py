@@ -16,6 +16,7 @@ from ztrooted.bundle import parse_bundle
 from ztrooted.delegation import Delegation
 from ztrooted.models import Grant
 from ztrooted.reasons import GateReason
+from ztrooted.risk import TIER
 
 Lie = Callable[[Forger], Any]
 GRANTS = ("authorization.issued", "authorization.renewed")
@@ -167,6 +168,7 @@ def lower_tier_above(forger: ChainForger) -> None:
 def lower_tier_above_and_policy_told(forger: ChainForger) -> None:
     lower_tier_above(forger)
     for context in forger.questions():
+        context["risk"] += TIER[1] - TIER[context["tier"]]
         context["parent"]["tier"] = context["tier"] = 1
 
 

@@ -202,7 +202,7 @@ BROKEN = {
         "appraisal:",
         "observe",
     ),
-    "J14 no Cedar": ("dispatch", lambda _: "permit (", "dispatch", "Cedar"),
+    "J14 no Cedar": ("dispatch", lambda _: "permit (", "dispatch:1: ", "unexpected end of input"),
     "J14 another schema": (
         "dispatch",
         lambda _: "permit (principal, action, resource) when { context.trust };",

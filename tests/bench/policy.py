@@ -17,11 +17,12 @@ from tpm.quote import parse_quote, verify_quote
 from ztrooted.appraisal import Progress, Question, appraise
 from ztrooted.appraisal_policy import AppraisalClass
 from ztrooted.boot_reference import boot_reference
+from ztrooted.dispatch_context import policy_request
 from ztrooted.entities import Entities
 from ztrooted.evidence import Evidence
 from ztrooted.policies import Policies
 from ztrooted.policy import DispatchPolicy, Request
-from ztrooted.policy_cases import Case, request_of
+from ztrooted.policy_cases import Case
 from ztrooted.ready_made import files
 from ztrooted.reference import Baseline, Reference
 
@@ -123,7 +124,8 @@ def _question() -> tuple[DispatchPolicy, Policies, Case]:
 def cedar(rounds: int) -> Row:
     """One decision with 200 policies and 1,000 entities; beside it what reading the question as JSON takes."""
     dispatch, policies, case = _question()
-    request: Request = request_of(case, policies)
+    facts = case.facts(policies.appraisal)
+    request: Request = policy_request("dispatch", facts, policies.entities)
     assert dispatch.decide(request).permitted
     assert isinstance(policies.entities, Entities)
     text = json.dumps(request.encode())

@@ -212,6 +212,7 @@ def story() -> bytes:
         "ak": ak.public.name.hex(),
     }
     enrolled |= {"session_key": named[6], "executor": "ex-1", "virtual": False, "round": round_}
+    enrolled |= {"manufacturer": "id:494E5443"}
     decided = {"round": round_, "dispatch_policy": named[5], "entities": named[13], "request": request}
     decided |= {"decision": {"permitted": True}}
     asked = {"executor": "ex-1", "orchestrator": "orchestrator", "job": job, "job_digest": "ab" * 32}

@@ -10,7 +10,10 @@ from tests.support.endorsement import vendor
 from tests.support.seals import LOG
 from ztrooted.anchors import Anchors, parse_anchors
 from ztrooted.appraisal_policy import AppraisalPolicy
+from ztrooted.entities import Entities
+from ztrooted.policies import Policies
 from ztrooted.policy import STARTER, DispatchPolicy, Request
+from ztrooted.policy_cases import parse_cases, run_cases
 
 _mutate_toml = mutate_bytes(
     (b"'''", b'"""', b"[[", b"]]", b"[class.x]", b"=", b"inf", b"nan", b"1979-05-27T07:32:00Z", b"a.b.c", b"{}")
@@ -94,6 +97,86 @@ def run_dispatch_policy(data: bytes) -> None:
         assert policy.decide(request) == policy.decide(request)
 
 
+@cache
+def cedar_bombs() -> Mapping[str, bytes]:
+    """Nesting, many policies, long ones."""
+    start, end = b"permit (principal, action, resource) when { ", b" };"
+    return {
+        "cedar_brackets": start + b"(" * 500_000,
+        "cedar_sets": start + b"[" * 100_000 + b"]" * 100_000 + end,
+        "cedar_and": start + b"true && " * 100_000 + b"true" + end,
+        "cedar_if": start + b"if true then true else " * 40_000 + b"true" + end,
+        "cedar_attributes": start + b"context" + b".a" * 400_000 + end,
+        "cedar_not": start + b"!" * 500_000 + end,
+        "cedar_statements": b";" * 1_000_000,
+        "cedar_policies": (start + b"context.x" + end) * 1000,
+        "cedar_names": start + b"[" + b'"x",' * 10_000 + b"] == context.job_files" + end,
+        "cedar_path": start + b"A::" * 10_000 + b'"x" == principal' + end,
+        "cedar_annotations": b"".join(b'@a%d("x") ' % number for number in range(4000)) + start + b"true" + end,
+        "cedar_unfinished": start + b"context.trusted, " * 3500,
+        "cedar_text": start + b'context.step == "' + b"\\u{41}" * 100_000,
+        "cedar_comments": b"// (((((\n" * 100_000 + start + b"context.trusted" + end,
+    }
+
+
+ENTITIES = b"""format = "ztrooted-entities/1"
+[group.a]
+members = ["ci", "nightly"]
+in = ["b"]
+[group.b]
+[pool.gpu]
+labels = { gpu = "yes" }
+executors = ["ex-00000000000000000000000000000000"]
+classes = ["default"]
+"""
+CASES = b"""format = "ztrooted-cases/1"
+[[case]]
+name = "one"
+orchestrator = "ci"
+labels = { gpu = "yes" }
+tier = 3
+vector = { executables = 33 }
+time = "wed 02:30"
+expect = "permit"
+by = ["trusted-machines-only"]
+[[case]]
+name = "two"
+action = "delegate"
+class = "default"
+parent = { orchestrator = "ci" }
+delegation = { depth = 1, children = 2 }
+expect = "deny"
+[[class_case]]
+name = "three"
+expect = "default"
+"""
+
+
+def run_entities(data: bytes) -> None:
+    """What is accepted answers for anybody, with names that are there, in order, and alike twice."""
+    entities = Entities(data, "the entities")
+    for name in ("ci", "nightly", "stranger"):
+        groups = entities.groups_of(name)
+        assert groups == tuple(sorted(set(groups))) == Entities(data, "the entities").groups_of(name)
+        assert set(groups) <= set(entities.groups)
+    pools = entities.pools_of("ex-" + "0" * 32, "default", {"gpu": "yes"})
+    assert set(pools) <= set(entities.pools)
+
+
+@cache
+def _policies() -> Policies:
+    return Policies.load({"appraisal": SMALL_APPRAISAL, "dispatch": STARTER.encode(), "entities": ENTITIES})
+
+
+def run_policy_cases(data: bytes) -> None:
+    """What is accepted has a case, each comes out one way, and what it is asked about fits the schema."""
+    cases = parse_cases(data, "the cases")
+    results = run_cases(cases, _policies())
+    assert len(results) == len(cases.cases) + len(cases.class_cases) > 0
+    assert results == run_cases(cases, _policies())
+    assert not any("a policy failed" in one.detail for one in results)
+
+
 _CEDAR = (
     b"permit",
     b"forbid",
@@ -110,8 +193,22 @@ _CEDAR = (
     b"has",
 )
 
+
+def cedar_seeds() -> list[bytes]:
+    """The starter, and one that uses every kind of condition."""
+    rich = """@id("a") @description("b")
+permit (principal in Group::"g", action == Action::"dispatch", resource in Pool::"p")
+when { context.trusted && context.tier >= 3 || [1, 2].contains(context.time.hour) } unless { !context.virtual };
+forbid (principal == Orchestrator::"x", action, resource is Executor)
+when { resource.hasTag("a") && resource.getTag("a") like "x*" && context has parent && context.parent.depth < 2 };
+"""
+    return [STARTER.encode(), rich.encode()]
+
+
 TARGETS = (
     Target("appraisal_policy", run_appraisal_policy, lambda: [APPRAISAL, SMALL_APPRAISAL], (_mutate_toml,), toml_bombs),
     Target("anchors", run_anchors, lambda: [anchors_text()], (_mutate_toml,), toml_bombs),
-    Target("dispatch_policy", run_dispatch_policy, lambda: [STARTER.encode()], (mutate_bytes(_CEDAR),)),
+    Target("dispatch_policy", run_dispatch_policy, cedar_seeds, (mutate_bytes(_CEDAR),), cedar_bombs),
+    Target("entities", run_entities, lambda: [ENTITIES], (_mutate_toml,), toml_bombs),
+    Target("policy_cases", run_policy_cases, lambda: [CASES], (_mutate_toml,), toml_bombs),
 )

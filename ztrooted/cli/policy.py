@@ -1,31 +1,29 @@
-"""``ztrooted policy …``: write policies, check and test them offline, see why they decide, put them in force."""
+"""``ztrooted policy check``, ``test`` and ``explain``: policies in a folder, tried out before anybody depends on them.
+
+All offline. Exit codes: 0 yes, 1 no, 2 wrong usage, 3 something around us is missing.
+"""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from ztrooted import ready_made
 from ztrooted.cli import policy_activate
 from ztrooted.cli.output import NO, JsonFlag, show
-from ztrooted.cli.policy_activate import Folder, read_folder
-from ztrooted.errors import EnvironmentProblem
-from ztrooted.policies import FILES, Policies
-from ztrooted.policy_cases import FILE as CASES_FILE
-from ztrooted.policy_cases import Case, Cases, Outcome, request_of
-from ztrooted.policy_check import problems
-from ztrooted.policy_explain import consider, risk_of
+from ztrooted.cli.policy_activate import Folder
+from ztrooted.errors import EnvironmentProblem, PolicyError
 from ztrooted.reasons import GateReason
 
-app = typer.Typer(
-    no_args_is_help=True, help="Policies: start from a ready-made one, check, test, explain and activate them."
-)
+app = typer.Typer(no_args_is_help=True, help="Write policies, try them out, and put them in force.")
 app.command("activate")(policy_activate.activate)
 app.command("show")(policy_activate.in_force)
+
+CasesFile = Annotated[
+    Path | None,
+    typer.Option("--cases", metavar="FILE", help=f"Another file of cases than DIR/{ready_made.CASES_FILE}."),
+]
 
 
 @app.command()
@@ -47,155 +45,138 @@ def new(
             f"{folder} can't be made: {error.strerror}",
             "name a folder that is not there yet",
         ) from error
-    show(
-        {"folder": str(folder), "policy": name},
-        f"Wrote the policy {name!r} to {folder}. Next: ztrooted policy test {folder}",
-        json=json,
-    )
+    text = f"Wrote the policy {name!r} to {folder}. Next: ztrooted policy test {folder}"
+    show({"folder": str(folder), "policy": name}, text, json=json)
 
 
 @app.command()
 def check(folder: Folder, json: JsonFlag = False) -> None:
-    """Load all three documents as a gateway would, and look for names that don't exist. Exit code 1 for any problem."""
-    policies = load(folder)
-    found = problems(policies)
-    classes = {
-        name: [*rules.model_dump(exclude_defaults=True, by_alias=True)]
-        for name, rules in policies.appraisal.classes.items()
-    }
-    if json:
-        value = {
-            "ok": not found,
-            "problems": [{"where": one.where, "what": one.what} for one in found],
-            "trusts_everything": list(policies.trusts_everything()),
-            "classes": list(classes),
-            "policies": [one.name for one in policies.dispatch.statements],
-            **policies.digests(),
-        }
-        show(value, "", json=True)
-    else:
-        _print_policies(folder, policies)
-        console = Console(highlight=False)
-        for one in found:
-            console.print(f"[bold red]{escape(str(folder / one.where))}: {escape(one.what)}[/]")
-        console.print("[bold red]Not usable as it is.[/]" if found else "[green]These policies fit together.[/]")
-    if found:
+    """Check the three documents of a folder: each by itself, and that they agree on the names they use."""
+    from ztrooted.cli import policy_view as view  # noqa: PLC0415 -- loads much that --help has no use for
+    from ztrooted.policy_check import check_folder  # noqa: PLC0415
+
+    found = check_folder(*_documents(folder))
+    view.print_check(found, json=json)
+    if found.errors:
         sys.exit(NO)
 
 
 @app.command("test")
-def run_cases(
-    folder: Folder,
-    cases: Annotated[
-        Path | None, typer.Option("--cases", metavar="FILE", help=f"The table. Default: {CASES_FILE} of the folder.")
-    ] = None,
-    json: JsonFlag = False,
-) -> None:
-    """Run a table of cases against the policies of a folder. Exit code 1 if any comes out otherwise than expected."""
-    policies = load(folder)
-    outcomes = read_cases(cases or folder / CASES_FILE).run(policies)
-    failed = [one for one in outcomes if not one.passed]
-    if json:
-        rows = [{"case": one.name, "passed": one.passed, "expected": one.expected, "got": one.got} for one in outcomes]
-        show({"passed": not failed, "cases": rows}, "", json=True)
-    else:
-        _print_outcomes(failed + [one for one in outcomes if one.passed], len(failed))
-    if failed:
+def run_table(folder: Folder, cases: CasesFile = None, json: JsonFlag = False) -> None:
+    """Decide every case of policy.cases.toml, and compare with what it expects. A file without cases fails."""
+    from ztrooted.cli import policy_view as view  # noqa: PLC0415
+    from ztrooted.policies import Policies  # noqa: PLC0415
+    from ztrooted.policy_cases import run_cases  # noqa: PLC0415
+
+    documents, names = _documents(folder)
+    table = _cases(cases or folder / ready_made.CASES_FILE)
+    policies = Policies.load(documents, names)
+    results = run_cases(table, policies)
+    view.print_results(table.name, results, policies, json=json)
+    if not all(one.passed for one in results):
         sys.exit(NO)
 
 
 @app.command()
 def explain(
     folder: Folder,
-    case: Annotated[str, typer.Option("--case", metavar="NAME", help="A case of the table, by its name.")],
-    cases: Annotated[
-        Path | None, typer.Option("--cases", metavar="FILE", help=f"The table. Default: {CASES_FILE} of the folder.")
+    case: Annotated[
+        str | None, typer.Option("--case", metavar="NAME", help="Explain this case; the options below change it.")
+    ] = None,
+    cases: CasesFile = None,
+    action: Annotated[str | None, typer.Option(metavar="dispatch|delegate|renew")] = None,
+    orchestrator: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    executor: Annotated[str | None, typer.Option(metavar="EXECUTOR")] = None,
+    class_: Annotated[str | None, typer.Option("--class", metavar="CLASS")] = None,
+    virtual: Annotated[bool | None, typer.Option("--virtual/--hardware", help="Its TPM.", show_default=False)] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="May be given often.")] = None,
+    trusted: Annotated[bool | None, typer.Option("--trusted/--untrusted", show_default=False)] = None,
+    tier: Annotated[int | None, typer.Option(min=0, max=4)] = None,
+    workflow: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    run: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    step: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1)] = None,
+    max_runtime_s: Annotated[int | None, typer.Option("--max-runtime-s", min=1)] = None,
+    time: Annotated[str | None, typer.Option(metavar="'DAY HH:MM'", help="In UTC, such as 'wed 14:30'.")] = None,
+    parent: Annotated[
+        str | None, typer.Option(metavar="ORCHESTRATOR", help="It has a parent, of this orchestrator.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Say which policies decide a case, which match and which do not, and what its risk score is made of.
+    """Say which policy permits or forbids something, where it stands, and what kept the others from it.
 
-    Exit code 0 for permit, 1 for deny.
+    Exit code 0 for a permit, 1 for a denial.
     """
-    policies = load(folder)
-    found = _case(read_cases(cases or folder / CASES_FILE), case)
-    request = request_of(found, policies)
-    decision = policies.dispatch.decide(request)
-    considered, risk = consider(policies, request), risk_of(request)
-    if json:
-        value = {
-            "decision": decision.encode(),
-            "request": request.encode(),
-            "risk": {"total": risk.total, "parts": dict(risk.parts)},
-            "policies": [one.encode() for one in considered],
-        }
-        show(value, "", json=True)
-    else:
-        console = Console(highlight=False)
-        word = "[bold green]permit[/]" if decision.permitted else "[bold red]deny[/]"
-        why = ", ".join(decision.determining) or (decision.errors[0] if decision.errors else "no permit matches")
-        console.print(f"{word}: {escape(why)}")
-        console.print(f"risk {risk.total}: " + (", ".join(f"{name} {points}" for name, points in risk.parts) or "none"))
-        for one in considered:
-            console.print(
-                f"\n[bold]{escape(one.statement.name)}[/] ({FILES['dispatch']}:{one.statement.line}):"
-                f" {one.effect}, {one.came}"
-            )
-            console.print(escape("  " + one.statement.text.replace("\n", "\n  ")))
-    if not decision.permitted:
+    from ztrooted.cli import policy_view as view  # noqa: PLC0415
+    from ztrooted.policies import Policies  # noqa: PLC0415
+    from ztrooted.policy_cases import Case, decide_case, make_case  # noqa: PLC0415
+    from ztrooted.policy_explain import explain_decision  # noqa: PLC0415
+
+    documents, names = _documents(folder)
+    policies = Policies.load(documents, names)
+    base: dict[str, Any] = {}
+    if case is not None:
+        table = _cases(cases or folder / ready_made.CASES_FILE)
+        found: Case | None = table.find(case)
+        if found is None:
+            raise typer.BadParameter(f"{table.name} has no case {case!r}", param_hint="--case")
+        base = found.model_dump(by_alias=True, exclude_unset=True)
+    given = {
+        "action": action,
+        "orchestrator": orchestrator,
+        "executor": executor,
+        "class": class_,
+        "virtual": virtual,
+        "labels": _labels(label),
+        "trusted": trusted,
+        "tier": tier,
+        "workflow": workflow,
+        "run": run,
+        "step": step,
+        "attempt": attempt,
+        "max_runtime_s": max_runtime_s,
+        "time": time,
+        "parent": None if parent is None else {"orchestrator": parent},
+    }
+    asked = make_case(base | {name: value for name, value in given.items() if value is not None})
+    facts, request, _ = decide_case(asked, policies)
+    explanation = explain_decision(policies.dispatch, request, facts.risk())
+    view.print_explanation(explanation, policies, json=json)
+    if not explanation.decision.permitted:
         sys.exit(NO)
 
 
-def load(folder: Path) -> Policies:
-    """The policies of a folder. PolicyError naming file and line."""
-    return Policies.load(read_folder(folder), {role: str(folder / name) for role, name in FILES.items()})
+def _labels(given: list[str] | None) -> dict[str, str] | None:
+    if not given:
+        return None
+    pairs = [one.partition("=") for one in given]
+    if wrong := [name for name, sign, _ in pairs if not sign]:
+        raise typer.BadParameter(f"{wrong[0]!r} is not NAME=VALUE", param_hint="--label")
+    return {name: value for name, _, value in pairs}
 
 
-def read_cases(path: Path) -> Cases:
-    """A table of cases. EnvironmentProblem where it is not there, PolicyError where it can't be used."""
+def _documents(folder: Path) -> tuple[dict[str, bytes], dict[str, str]]:
+    from ztrooted.cli.policy_activate import read_folder  # noqa: PLC0415
+    from ztrooted.policies import FILES  # noqa: PLC0415
+
+    return read_folder(folder), {role: str(folder / name) for role, name in FILES.items()}
+
+
+def _cases(path: Path) -> Any:
+    from ztrooted import strict_toml  # noqa: PLC0415
+    from ztrooted.policy_cases import parse_cases  # noqa: PLC0415
+
     try:
-        return Cases(path.read_bytes(), str(path))
+        with path.open("rb") as file:
+            data = file.read(strict_toml.MAX_TOML + 1)
     except OSError as error:
         raise EnvironmentProblem(
             GateReason.CONFIG_MISSING,
-            f"the table of cases {path} can't be read: {error.strerror}",
-            "name one with --cases; 'ztrooted policy new' writes an example",
+            f"{path} can't be read: {error.strerror}",
+            f"write cases into {ready_made.CASES_FILE} beside the policies, or name their file with --cases",
         ) from error
-
-
-def _case(cases: Cases, name: str) -> Case:
-    for one in cases.cases:
-        if one.name == name:
-            return one
-    raise typer.BadParameter(f"there is no case {name!r}; there are: {'; '.join(one.name for one in cases.cases)}")
-
-
-def _print_policies(folder: Path, policies: Policies) -> None:
-    console = Console(highlight=False)
-    table = Table("class", "for", "requires", "reaches", title=f"{folder / FILES['appraisal']}", title_justify="left")
-    from ztrooted.appraisal import required_checks  # noqa: PLC0415 -- loads much that --help has no use for
-    from ztrooted.results import tier, tier_name  # noqa: PLC0415
-
-    for name, rules in policies.appraisal.classes.items():
-        who = "every executor" if rules.match is None else str(rules.match.model_dump(exclude_defaults=True))
-        reaches = tier_name(tier(rules, trusted=True, virtual=False))
-        table.add_row(escape(name), escape(who), ", ".join(required_checks(rules)), reaches)
-    console.print(table)
-    listed = Table("policy", "line", "begins", title=f"{folder / FILES['dispatch']}", title_justify="left")
-    for one in policies.dispatch.statements:
-        body = [line for line in one.text.splitlines() if not line.lstrip().startswith("@")]
-        listed.add_row(escape(one.name), str(one.line), escape((body or [one.text])[0][:60]))
-    console.print(listed)
-    for warning in policies.trusts_everything():
-        console.print(f"[bold red]{escape(warning)}[/]")
-
-
-def _print_outcomes(outcomes: list[Outcome], failed: int) -> None:
-    console = Console(highlight=False)
-    table = Table("", "case", "expected", "got", box=None, pad_edge=False)
-    for one in outcomes:
-        mark = "[green]ok[/]" if one.passed else "[bold red]FAILED[/]"
-        table.add_row(mark, escape(one.name), escape(one.expected), escape(one.got))
-    console.print(table)
-    style = "bold red" if failed else "green"
-    console.print(f"[{style}]{len(outcomes) - failed} of {len(outcomes)} cases as expected.[/]")
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise PolicyError(GateReason.POLICY_INVALID, f"{path} is not UTF-8") from error
+    return parse_cases(data, str(path))

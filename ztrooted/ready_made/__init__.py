@@ -3,8 +3,8 @@
 from importlib.resources import files as resources
 
 from ztrooted.policies import FILES
-from ztrooted.policy_cases import FILE as CASES_FILE
 
+CASES_FILE = "policy.cases.toml"
 NAMES = ("observe", "boot", "strict")
 
 
