@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from pydantic_core import from_json
+
 from tpm.algorithms import BANKS, DIGEST_SIZE
 from tpm.eventlog import VerifiedEventLog
 from tpm.ima_entry import ImaEntries
 from tpm.ima_rules import AllowList
-from ztrooted import canonical, strict_json
+from ztrooted import canonical
 from ztrooted.boot_reference import BootReference, boot_reference
 from ztrooted.errors import PolicyError
 from ztrooted.evidence import sha256
@@ -119,7 +121,13 @@ def parse_baseline(data: bytes) -> Baseline:
 
 def _parse(data: bytes) -> tuple[Baseline, AllowList]:
     """A baseline with its allow-list, which has to be made to see whether it can be."""
-    value = strict_json.parse(data, canonical.refuse, maximum=MAXIMUM)
+    if len(data) > MAXIMUM:
+        raise canonical.refuse(f"{len(data)} bytes of JSON are over the maximum of {MAXIMUM}")
+    # A quick reader will do: what it might read leniently is not written again as it stands.
+    try:
+        value = from_json(data)
+    except ValueError:
+        value = canonical.decode(data, maximum=MAXIMUM)
     try:
         baseline, allow = _from_value(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
