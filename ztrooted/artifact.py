@@ -219,7 +219,7 @@ def verify_renewal(previous: ArtifactClaims, renewed: ArtifactClaims, *, previou
     Both must have been verified. Raises ArtifactError:
 
     1. Next in the chain, and naming this predecessor: ``jws.renewal``.
-    2. Nothing changed but time, evidence and lineage: ``jws.scope``.
+    2. Nothing changed but time, evidence, lineage, and the policies and tier: ``jws.scope``.
     3. Time and lineage only go forward, and no gap opens between the two leases: ``jws.renewal``.
     """
     # 1.
