@@ -227,3 +227,30 @@ def test_an_unlisted_file_is_accepted_by_its_signature(ec_key: ec.EllipticCurveP
     machine.entries = machine.entries[:1]
     machine.append(ima_entry("/bin/c", digest, template="ima-sig"))
     refused(EvidenceReason.IMA_NOT_ALLOWED, lambda: judge(keyring=keyring))
+
+
+def test_a_loaded_key_is_never_learned_from_the_list(
+    ec_key: ec.EllipticCurvePrivateKey, rsa_key: rsa.RSAPrivateKey
+) -> None:
+    """Whoever may load a key into .ima could otherwise have any file accepted."""
+    digest = file_digest("/bin/a")
+
+    def judge(*loaded: PrivateKey, listed: bool = False) -> ImaAppraisal:
+        """These keys are loaded, then a file that the second one signed is measured; the policy names the first."""
+        machine = Machine("ima-sig")
+        for key in loaded:
+            der = x509.load_pem_x509_certificate(certificate(key, None)).public_bytes(Encoding.DER)
+            shown = hashlib.sha256(der).digest()
+            machine.append(ima_entry(".ima", shown, template="ima-buf", blob=der))
+            if listed:
+                machine.allow.setdefault(".ima", []).append(f"sha256:{shown.hex()}")
+        machine.append(ima_entry("/bin/a", digest, template="ima-sig", blob=signed(loaded[-1], digest)))
+        keyring = ImaKeyring.from_pem([pem(ec_key)])
+        return appraise_ima(machine.verified(), ImaRules.of(machine.allow, keyring=keyring))
+
+    assert judge(ec_key).signed == 1
+    detail = refused(EvidenceReason.IMA_KEY_NOT_ALLOWED, lambda: judge(ec_key, rsa_key))
+    assert "a key was loaded into .ima" in detail
+    # Listed, its loading is accepted. What it signed is not, before the policy names the key.
+    detail = refused(EvidenceReason.IMA_KEY_NOT_ALLOWED, lambda: judge(ec_key, rsa_key, listed=True))
+    assert "a key was loaded" not in detail

@@ -3,7 +3,7 @@
 import pytest
 
 from ztrooted import limits
-from ztrooted.appraisal_policy import AppraisalPolicy
+from ztrooted.appraisal_policy import AppraisalPolicy, Subject
 from ztrooted.errors import PolicyError
 from ztrooted.evidence import sha256
 from ztrooted.reasons import GateReason
@@ -125,6 +125,61 @@ CHANGES = {
     "format missing": ('format = "ztrooted-appraisal/1"', "", "format: Field required"),
     "a key twice": ("lease_s = 30", "lease_s = 30\nlease_s = 600", "not TOML"),
     "J14 no TOML": (GOOD, "format: ztrooted-appraisal/1", "not TOML"),
+    "J2 empty match": ("bank =", "match = {}\nbank =", "an empty 'match' says nothing"),
+    "match by host name": ("bank =", 'match = { hostname = "a" }\nbank =', "match.hostname: unknown key"),
+    "match by address": ("bank =", 'match = { address = "10.0.0.1" }\nbank =', "match.address: unknown key"),
+    "a manufacturer that is none": ("bank =", 'match = { manufacturers = ["x:1"] }\nbank =', "'manufacturers'"),
+    "observing, with rules": (
+        "bank =",
+        "observe = true\nbank =",
+        "'observe' asks for genuine evidence and nothing else",
+    ),
+    "a tier that is none": ("bank =", 'min_tier = "A5"\nbank =', "class.default.min_tier"),
+    "a tier above the rules": (
+        GOOD,
+        'format = "ztrooted-appraisal/1"\n[class.default]\npcrs = [0]\npinned = [0]\nmin_tier = "A4"\n',
+        "which is below min_tier = 'A4'",
+    ),
+    "evidence older than an idle round": (
+        "lease_s = 30",
+        "lease_s = 30\nmax_evidence_age_s = 64",
+        "'max_evidence_age_s'",
+    ),
+    "no file could be accepted": ('allow_list = "baseline"', 'allow_list = "none"', "no file could be accepted"),
+    "an exclude that is not anchored": ('"baseline"', '"baseline"\nexcludes = ["log/**"]', "'excludes'"),
+    "a key that is none": ('"baseline"', '"baseline"\nkeys = ["secret"]', "'keys'"),
+    "images without PCR 4": ("secure_boot = true", 'images = "baseline"', "add 4 to 'pcrs'"),
+    "files without PCR 9": ("secure_boot = true", 'files = "baseline"', "add 9 to 'pcrs'"),
+    "a command line without PCR 8": ("secure_boot = true", 'command_line = "baseline"', "add 8 to 'pcrs'"),
+    "any command line": ("secure_boot = true", 'command_line = ["*"]', "allow every command line"),
+    "a pattern of many stars": ("secure_boot = true", 'command_line = ["*a*a*a*a*a*a*a*a*"]', "at most 8 of *"),
+    "events of a pinned PCR": (
+        "secure_boot = true",
+        "events = [5]",
+        "'events' are of PCRs that are neither pinned nor 10",
+    ),
+    "code that varies": (
+        "secure_boot = true",
+        'varying = [{ pcr = 4, type = "EV_EFI_BOOT_SERVICES_APPLICATION" }]',
+        "event_log.varying.0.pcr",
+    ),
+    "an event type that is none": (
+        "secure_boot = true",
+        'varying = [{ pcr = 5, type = "EV_EFI_GTP_EVENT" }]',
+        "there is no event type 'EV_EFI_GTP_EVENT'",
+    ),
+    "a separator that varies": (
+        "secure_boot = true",
+        'varying = [{ pcr = 5, type = "EV_SEPARATOR" }]',
+        "never differs",
+    ),
+    "what varies is not compared": (
+        "secure_boot = true",
+        'varying = [{ pcr = 1, type = "EV_EFI_VARIABLE_BOOT" }]',
+        "add it to 'events'",
+    ),
+    "a quirk that is none": ("secure_boot = true", 'quirks = ["anything"]', "event_log.quirks.0"),
+    "an empty list of images": ("secure_boot = true", "images = []", "event_log.images"),
 }
 
 
@@ -158,3 +213,74 @@ def test_the_shortest_lease_that_healthy_machines_survive_is_accepted() -> None:
 def test_secure_boot_may_be_left_to_the_pinned_values() -> None:
     text = GOOD.replace("secure_boot = true", "secure_boot = false").replace("[0, 5, 7", "[0, 5")
     assert load(text).for_class("default").event_log_rules.secure_boot is False
+
+
+CLASSES = """\
+format = "ztrooted-appraisal/1"
+
+[class.lab]
+match = { virtual = true, labels = { site = "lab" } }
+observe = true
+pcrs = [0]
+
+[class.one]
+match = { executors = ["ex-00000000000000000000000000000001"] }
+pcrs = [0]
+pinned = [0]
+
+[class.chips]
+match = { manufacturers = ["id:49465800"], virtual = false }
+pcrs = [0]
+pinned = [0]
+"""
+
+
+def subject(number: int = 2, *, virtual: bool = True, manufacturer: str = "id:49424D00", **labels: str) -> Subject:
+    return Subject(f"ex-{number:032x}", virtual=virtual, manufacturer=manufacturer, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("who", "expected"),
+    [
+        (subject(site="lab"), "lab"),
+        (subject(1, site="lab"), "lab"),  # the first class in the file wins
+        (subject(1), "one"),
+        (subject(virtual=False, manufacturer="id:49465800"), "chips"),
+    ],
+)
+def test_an_executor_is_of_the_first_class_that_matches(who: Subject, expected: str) -> None:
+    assert load(CLASSES).class_of(who) == expected
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        subject(),
+        subject(site="Lab"),
+        subject(site="lab", virtual=False),
+        subject(manufacturer="id:49465800"),
+        subject(Site="lab"),
+    ],
+)
+def test_an_executor_that_no_class_is_for_has_no_rules(who: Subject) -> None:
+    with pytest.raises(PolicyError) as refusal:
+        load(CLASSES).class_of(who)
+    assert refusal.value.reason is GateReason.POLICY_NO_CLASS
+
+
+def test_a_class_that_nothing_reaches_is_refused() -> None:
+    with pytest.raises(PolicyError) as refusal:
+        load(CLASSES.replace('match = { executors = ["ex-00000000000000000000000000000001"] }\n', ""))
+    assert "class 'one' has no 'match', so it takes every executor" in refusal.value.detail
+
+
+def test_classes_that_trust_every_genuine_machine_are_told_apart() -> None:
+    assert load(CLASSES).open_classes == ("lab",)
+
+
+def test_a_refusal_names_the_line() -> None:
+    with pytest.raises(PolicyError) as refusal:
+        load(GOOD.replace("lease_s = 30", "lease_s = 30\nobserv = true"))
+    assert refusal.value.detail.startswith("policy.toml")
+    assert "policy.toml:11" in refusal.value.detail
+    assert "observe" in refusal.value.detail
