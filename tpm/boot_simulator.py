@@ -21,6 +21,7 @@ from pathlib import Path
 from tpm.algorithms import BANK_BY_NAME, DIGEST_SIZE
 from tpm.errors import DeviceError
 from tpm.eventlog import parse_event_log
+from tpm.eventlog_loader import INITRD_TAG, LOAD_OPTIONS_TAG
 from tpm.eventlog_types import EventType
 from tpm.eventlog_uefi import EFI_GLOBAL_VARIABLE, EFI_IMAGE_SECURITY_DATABASE, SHIM_LOCK
 from tpm.eventlog_writer import (
@@ -55,7 +56,6 @@ _SMBIOS3 = bytes.fromhex("44 15 fd f2 94 97 2c 4a 99 2e e5 bb cf 20 e3 94")
 _ESP_TYPE = bytes.fromhex("28 73 2a c1 1f f8 d2 11 ba 4b 00 a0 c9 3e c9 3b")
 _LINUX_TYPE = bytes.fromhex("af 3d c6 0f 83 84 72 47 8e 79 3d 69 d8 47 7d e4")
 # Tags of the Linux EFI stub.
-_INITRD_TAG, _OPTIONS_TAG = 0x8F3B22EC, 0x8F3B22ED
 # IMA's boot_aggregate covers PCRs 0 to 9, and 0 to 7 where it is SHA-1 (Linux, security/integrity/ima/ima_crypto.c).
 _AGGREGATED, _AGGREGATED_SHA1 = range(10), range(8)
 
@@ -142,10 +142,10 @@ def loader_events(machine: Machine) -> list[Measurement]:
         Measurement(
             9,
             EventType.EVENT_TAG,
-            tagged(_OPTIONS_TAG, "LOADED_IMAGE::LoadOptions"),
+            tagged(LOAD_OPTIONS_TAG, "LOADED_IMAGE::LoadOptions"),
             linux.encode("utf-16-le") + b"\0\0",
         ),
-        Measurement(9, EventType.EVENT_TAG, tagged(_INITRD_TAG, "Linux initrd"), machine.initrd),
+        Measurement(9, EventType.EVENT_TAG, tagged(INITRD_TAG, "Linux initrd"), machine.initrd),
         Measurement(5, EventType.EFI_ACTION, b"Exit Boot Services Invocation"),
         Measurement(5, EventType.EFI_ACTION, b"Exit Boot Services Returned with Success"),
     ]

@@ -15,9 +15,10 @@ MAX_TAGS = 4096
 # Labels a boot loader puts before the text it measured: GRUB (two generations), then the registered tags of systemd,
 # Linux and Windows. Labels and tag descriptions are not part of the digest.
 LOADER_LABELS = ("grub_cmd", "kernel_cmdline", "module_cmdline", "grub_kernel_cmdline", "grub_cmdline")
+INITRD_TAG, LOAD_OPTIONS_TAG = 0x8F3B22EC, 0x8F3B22ED
 TAG_NAMES: dict[int, str] = {
-    0x8F3B22EC: "initrd",
-    0x8F3B22ED: "load_options",
+    INITRD_TAG: "initrd",
+    LOAD_OPTIONS_TAG: "load_options",
     0xF5BC582A: "loader_conf",
     0x6C46F751: "devicetree_addon",
     0x49DFFE0F: "initrd_addon",

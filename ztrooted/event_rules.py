@@ -4,6 +4,8 @@ Each rule compares what was measured with the class's baseline, or with a list i
 ``BootReference``, which holds only what a digest covers; labels and paths never decide.
 """
 
+import hashlib
+import struct
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Literal
@@ -11,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from tpm.eventlog import EventType, Quirk
+from tpm.eventlog_loader import LOAD_OPTIONS_TAG
 from ztrooted.boot_reference import BootEvent, BootReference
 from ztrooted.errors import GateError
 from ztrooted.reasons import GateReason
@@ -24,6 +27,7 @@ Patterns = Literal["baseline"] | Annotated[list[Pattern], Field(min_length=1, ma
 # Which PCR proves what. Boot loaders measure texts into 8 (GRUB), 9 (the kernel's stub) and 12 (systemd's stub).
 KEYS_PCR, IMAGES_PCR, FILES_PCR = 7, 4, 9
 TEXT_PCRS = (8, 9, 12)
+_BANK_BY_DIGITS = {64: "sha256", 96: "sha384", 128: "sha512"}
 MAX_STARS = 8  # of one pattern: whoever needs more writes several
 
 
@@ -146,7 +150,10 @@ def judge_boot(policy: EventLogPolicy, seen: BootReference, good: BootReference 
         wanted = _allowed(rule, None if good is None else getattr(good, _plural(what)))
         if not found:
             raise GateError(reason, f"no {what} was measured, and the policy asks for known ones")
-        if strangers := found - wanted:
+        strangers = found - wanted
+        if strangers and what == "file" and policy.command_line is not None:
+            strangers -= _load_options(seen)
+        if strangers:
             raise GateError(
                 reason, f"{_described(seen, min(strangers))} is none of the {len(wanted)} allowed {_plural(what)}"
             )
@@ -157,6 +164,26 @@ def judge_boot(policy: EventLogPolicy, seen: BootReference, good: BootReference 
             raise _no_reference()
         if difference := first_difference(seen.events, good.events, pcr, policy.varying):
             raise GateError(GateReason.BOOT_EVENT, difference)
+
+
+def _load_options(seen: BootReference) -> frozenset[str]:
+    """Digests that a stub's measurement of a text has: UTF-16, with or without a closing NUL and the tag around it.
+
+    Linux' stub measures among the files what GRUB told it, which is the text that GRUB measured behind ``BOOT_IMAGE=``.
+    Where a rule judges every text, these events are judged there. Only printable ASCII: what has those bytes is no
+    program, no script and no archive, whatever the log calls it.
+    """
+    bank = next((_BANK_BY_DIGITS.get(len(digest)) for digest in seen.files), None)
+    if bank is None:
+        return frozenset()
+    found = set()
+    for text in seen.texts:
+        if text.isascii() and text.isprintable():
+            for told in (text, text + "\0", "BOOT_IMAGE=" + text, "BOOT_IMAGE=" + text + "\0"):
+                data = told.encode("utf-16-le")
+                tagged = struct.pack("<II", LOAD_OPTIONS_TAG, len(data)) + data
+                found |= {hashlib.new(bank, data).hexdigest(), hashlib.new(bank, tagged).hexdigest()}
+    return frozenset(found)
 
 
 def _plural(what: str) -> str:

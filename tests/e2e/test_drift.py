@@ -1,7 +1,6 @@
 """A machine that is not what was approved: denied, revoked, and not believed again until somebody changes the references."""
 
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -142,11 +141,7 @@ def test_a_reboot_into_the_good_state_recovers(gates: Gates) -> None:
 def test_a_reboot_into_another_state_does_not(gates: Gates) -> None:
     gate = gates()
     gate.stage.stop("executor-agent0")
-    gate.executor.tpm.power_cycle()
-    prefix = (sys.executable, "-m", "tpm.boot_simulator", "--tpm", gate.executor.tpm.address)
-    gate.stage.run(
-        "boot", "--command-line", "root=/dev/sda1 init=/bin/sh", prefix=(*prefix, "--dir", str(gate.executor.machine))
-    )
+    gate.executor.boot(power_cycle=True, command_line="root=/dev/sda1 init=/bin/sh")
     gate.start_agent(gate.executor)
     assert not gate.view().trusted
     denied(gate, "attestation.drift")

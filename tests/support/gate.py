@@ -131,16 +131,16 @@ class Executor:
     agent: "subprocess.Popen[bytes] | None" = None
     restarts: int = 0
 
-    def boot(self, *, power_cycle: bool = False) -> None:
-        """Measure a good boot and the programs that jobs use."""
-        from tpm.boot_simulator import BootSimulator  # noqa: PLC0415 -- like the next, only where there are TPMs
+    def boot(self, *, power_cycle: bool = False, command_line: str = "") -> None:
+        """Measure a good boot and the programs that jobs use; or one with another kernel command line."""
+        from tpm.boot_simulator import BootSimulator, Machine  # noqa: PLC0415 -- like the next, only where there are TPMs
         from tpm.device import Device  # noqa: PLC0415 -- loads the TSS
 
         if power_cycle:
             self.tpm.power_cycle()
         with Device.open(self.tpm.address) as device:
             simulator = BootSimulator(device.extend, device.banks(), self.machine)
-            simulator.boot()
+            simulator.boot(Machine(command_line=command_line) if command_line else None)
             simulator.start_ima()
             for path in good_programs():
                 simulator.measure(str(path), path.read_bytes())

@@ -1,5 +1,7 @@
 """Event rules: one baseline for many machines, and what is not in it is named."""
 
+import hashlib
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +166,58 @@ def test_an_event_more_or_less_is_a_difference(boot: Callable[..., BootReference
         judge_boot(policy(events=[5]), more, good)
     with pytest.raises(GateError, match="PCR 5 ends after"):
         judge_boot(policy(events=[5]), less, good)
+
+
+LINES = "root=/dev/nvme0n1p2 ro ima_policy=tcb *"
+
+
+@pytest.mark.parametrize("wrapped", ["{}", "{}\0", "BOOT_IMAGE={}", "BOOT_IMAGE={}\0"])
+@pytest.mark.parametrize("tagged", [False, True])
+@pytest.mark.parametrize("bank", ["sha256", "sha384"])
+def test_every_form_in_which_a_stub_measures_it(
+    boot: Callable[..., BootReference], wrapped: str, tagged: bool, bank: str
+) -> None:
+    good = boot()
+    text = "/vmlinuz root=/dev/sda"
+    data = wrapped.format(text).encode("utf-16-le")
+    measured = struct.pack("<II", 0x8F3B22ED, len(data)) + data if tagged else data
+    files = frozenset({"ab" * hashlib.new(bank).digest_size})
+    seen = replace(good, files=files | {hashlib.new(bank, measured).hexdigest()}, texts=frozenset({text}))
+    rules = {"files": sorted(files), "command_line": ["/vmlinuz root=*"]}
+    judge_boot(policy(**rules), seen, None)
+    other = replace(seen, files=files | {hashlib.new(bank, measured + b"\0").hexdigest()})
+    with pytest.raises(GateError, match="allowed files"):
+        judge_boot(policy(**rules), other, None)
+
+
+def test_a_command_line_among_the_files_is_judged_as_a_text(boot: Callable[..., BootReference]) -> None:
+    """Linux' stub measures it into PCR 9; patterns for it would be of no use if the files' rule refused it."""
+    good = boot()
+    seen = boot(Machine(command_line="root=/dev/nvme0n1p2 ro ima_policy=tcb quiet"))
+    patterns = [*good.texts, LINES, f"/vmlinuz {LINES}", f"linux /vmlinuz {LINES}"]
+    judge_boot(policy(files="baseline", command_line=patterns), seen, good)
+    with pytest.raises(GateError, match="is none of the 3 allowed files"):
+        judge_boot(policy(files="baseline"), seen, good)  # nobody would judge it
+    with pytest.raises(GateError) as refused:
+        judge_boot(policy(files="baseline", command_line=sorted(good.texts)), seen, good)
+    assert refused.value.reason is GateReason.BOOT_COMMAND_LINE
+    initrd = boot(Machine(initrd=b"i", command_line="root=/dev/nvme0n1p2 ro ima_policy=tcb quiet"))
+    with pytest.raises(GateError, match="is none of the 3 allowed files"):
+        judge_boot(policy(files="baseline", command_line=patterns), initrd, good)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["root=/dev/nvme0n1p2 ro ima_policy=tcb \n", "root=/dev/nvme0n1p2 ro ima_policy=tcb \u4f60"],
+    ids=["line", "wide"],
+)
+def test_what_could_be_more_than_a_command_line_stays_a_file(boot: Callable[..., BootReference], text: str) -> None:
+    good = boot()
+    digest = hashlib.sha256(text.encode("utf-16-le")).hexdigest()
+    hidden = replace(good, files=good.files | {digest}, texts=good.texts | {text})
+    with pytest.raises(GateError) as refused:
+        judge_boot(policy(files="baseline", command_line=[*good.texts, LINES]), hidden, good)
+    assert refused.value.reason is GateReason.BOOT_FILE
 
 
 PATTERNS = [
