@@ -1,6 +1,6 @@
 """Fixtures that every test may ask for."""
 
-pytest_plugins = ["tests.support.tpm"]
+pytest_plugins = ["tests.support.tpm", "tests.support.fail_closed"]
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

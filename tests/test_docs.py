@@ -202,3 +202,17 @@ def test_nothing_private_is_in_the_tree(what: str) -> None:
         if path.is_file() and path != Path(__file__):
             found = pattern.search(path.read_text(errors="replace"))
             assert found is None, f"{name}: {found and found[0]}"
+
+
+def test_the_matrix_of_failures_is_complete() -> None:
+    """Every test that is marked ``fail_closed`` has its row, and every row its test."""
+    marked = set()
+    for path in sorted((ROOT / "tests" / "e2e").glob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and any(
+                "fail_closed" in ast.unparse(one) for one in node.decorator_list
+            ):
+                marked.add((path.name, node.name))
+    rows = re.findall(r"\[`(\w+)`\]\(\.\./tests/e2e/(\w+\.py)\)", (ROOT / "docs" / "fail-closed.md").read_text())
+    assert marked == {(file, name) for name, file in rows}, "scripts/fail-closed writes the page"
+    assert len(marked) > 20

@@ -239,6 +239,7 @@ def test_unknown_and_wrong_configuration(folder: Path, line: str, reason: str) -
     assert "gateway.toml" in said
 
 
+@pytest.mark.fail_closed("policy or references unreadable at the start", "refuses to start")
 @pytest.mark.parametrize(
     ("file", "before", "after", "reason"),
     [
@@ -276,6 +277,7 @@ def test_no_tpm_and_another_tpm(folder: Path, virgin: Path) -> None:
     shutil.rmtree(virgin / "tpm" / "run", ignore_errors=True)
 
 
+@pytest.mark.fail_closed("lineage fails its own check", "refuses to start")
 def test_a_corrupt_database(folder: Path) -> None:
     database = folder / "gateway.db"
     good = database.read_bytes()
@@ -285,6 +287,7 @@ def test_a_corrupt_database(folder: Path) -> None:
         assert database.read_bytes() == bad  # evidence, not to be touched
 
 
+@pytest.mark.fail_closed("lineage fails its own check", "refuses to start")
 def test_a_lineage_that_was_tampered_with(folder: Path) -> None:
     """A valid database whose records are not those that were sealed."""
     with closing(sqlite3.connect(folder / "gateway.db")) as connection:

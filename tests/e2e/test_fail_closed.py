@@ -69,6 +69,7 @@ def test_job_runs_beyond_its_first_lease(shared: Gate) -> None:
     gate.wait_for("execution.closed", life.authorization)
 
 
+@pytest.mark.fail_closed("executor agent dies", "its jobs die with it, at once")
 def test_agent_killed(gates: Gates) -> None:
     gate = gates()
     life = gate.run()
@@ -82,6 +83,7 @@ def test_agent_killed(gates: Gates) -> None:
     works_again(gate)
 
 
+@pytest.mark.fail_closed("executor agent dies", "its jobs die with it, at once")
 def test_agent_stopped_in_order(gates: Gates) -> None:
     """SIGTERM: the agent ends its jobs and says so before it hangs up."""
     gate = gates()
@@ -96,6 +98,7 @@ def test_agent_stopped_in_order(gates: Gates) -> None:
     assert not gate.executor.socket.exists()
 
 
+@pytest.mark.fail_closed("supervisor or namespace init dies", "the job dies with it, at once")
 @pytest.mark.parametrize("name", ["ztrooted-guard", "ztrooted-init"])
 def test_supervisor_killed(shared: Gate, name: str) -> None:
     gate = shared
@@ -109,6 +112,7 @@ def test_supervisor_killed(shared: Gate, name: str) -> None:
     works_again(gate)
 
 
+@pytest.mark.fail_closed("executor silent", "the lease ends on both sides; its own supervisor kills the job")
 @pytest.mark.parametrize("frozen", [("agent",), ("ztrooted-guard",), ("agent", "ztrooted-guard")], ids="+".join)
 def test_enforcement_frozen(shared: Gate, frozen: tuple[str, ...]) -> None:
     """Whoever is stopped with SIGSTOP, and be it all but one, can't keep a job alive beyond its lease."""
@@ -133,6 +137,7 @@ def test_enforcement_frozen(shared: Gate, frozen: tuple[str, ...]) -> None:
     works_again(gate)
 
 
+@pytest.mark.fail_closed("gateway dead or cut off", "no renewal, so every executor fences itself within one lease")
 def test_gateway_killed(gates: Gates) -> None:
     gate = gates()
     life = gate.run()
@@ -158,6 +163,7 @@ def test_gateway_killed_and_back_within_the_lease(gates: Gates) -> None:
     settled(gate, life, "operator.revoked")
 
 
+@pytest.mark.fail_closed("gateway dead or cut off", "no renewal, so every executor fences itself within one lease")
 def test_gateway_stopped_in_order(gates: Gates) -> None:
     """It seals what it recorded, exits with 0, and its executors fence themselves."""
     gate = gates()
@@ -173,6 +179,7 @@ def test_gateway_stopped_in_order(gates: Gates) -> None:
     settled(gate, life, "lease.expired")
 
 
+@pytest.mark.fail_closed("gateway dead or cut off", "no renewal, so every executor fences itself within one lease")
 def test_gateway_frozen(gates: Gates) -> None:
     """SIGSTOP keeps every connection open; the lease does the killing. Awake again, the gateway revives nothing."""
     gate = gates()
@@ -188,6 +195,7 @@ def test_gateway_frozen(gates: Gates) -> None:
     works_again(gate)
 
 
+@pytest.mark.fail_closed("executor silent", "the lease ends on both sides; its own supervisor kills the job")
 @pytest.mark.parametrize("how", ["freeze", "cut"])
 def test_connection_lost(gates: Gates, how: str) -> None:
     """Half open (nothing is forwarded, nothing is closed), or closed with every reconnection refused."""
@@ -209,6 +217,7 @@ def test_connection_lost(gates: Gates, how: str) -> None:
             gate.authorize(gate.job("unreachable", "/bin/true"))
 
 
+@pytest.mark.fail_closed("TPM of the executor gone", "no proof, so the lease ends")
 def test_executor_tpm_gone(gates: Gates) -> None:
     gate = gates()
     life = gate.run()
@@ -221,6 +230,7 @@ def test_executor_tpm_gone(gates: Gates) -> None:
     assert denied.value.reason == GateReason.ATTESTATION_OVERDUE
 
 
+@pytest.mark.fail_closed("TPM of the gateway gone", "no checkpoint; then nothing issued, jobs end")
 @pytest.mark.timeout(120)
 def test_gateway_tpm_gone(gates: Gates) -> None:
     """Without its TPM a gateway seals nothing, says so, and issues nothing once its last checkpoint is too old."""
@@ -250,6 +260,7 @@ def test_gateway_tpm_gone(gates: Gates) -> None:
     assert report.verified, report.failed
 
 
+@pytest.mark.fail_closed("executor reboots", "the next proof shows the reset: revoked")
 def test_executor_reboots_under_a_job(gates: Gates) -> None:
     """A TPM that was reset since the last proof is another boot, whatever its PCRs say."""
     gate = gates()
@@ -263,6 +274,7 @@ def test_executor_reboots_under_a_job(gates: Gates) -> None:
     works_again(gate)
 
 
+@pytest.mark.fail_closed("an operator revokes", "the job dies at once")
 def test_operator_revokes(shared: Gate) -> None:
     gate = shared
     life = gate.run()
@@ -275,6 +287,7 @@ def test_operator_revokes(shared: Gate) -> None:
     works_again(gate)
 
 
+@pytest.mark.fail_closed("the longest run time is over", "its own supervisor kills the job")
 def test_longest_run_time(shared: Gate) -> None:
     gate = shared
     job = gate.job("long")
@@ -289,6 +302,7 @@ def test_longest_run_time(shared: Gate) -> None:
     assert report.verified, report.failed
 
 
+@pytest.mark.fail_closed("caller dies", "the job dies with it, at once")
 def test_caller_killed(shared: Gate) -> None:
     """A job does not outlive the ``ztrooted exec`` that stands for it."""
     gate = shared
@@ -299,6 +313,7 @@ def test_caller_killed(shared: Gate) -> None:
     settled(gate, life, "execution.abandoned")
 
 
+@pytest.mark.fail_closed("executor drifts", "every job dies with the next proof")
 def test_every_job_of_a_machine_dies_with_its_trust(gates: Gates) -> None:
     gate = gates()
     lives = [gate.run(step) for step in ("one", "two", "three")]

@@ -69,6 +69,7 @@ def decided_again(gate: Gate, decision: str) -> None:
     assert again["decisions"]
 
 
+@pytest.mark.fail_closed("policy changes", "what it does not permit dies at once")
 def test_a_policy_that_forbids_what_runs_ends_it_at_once(gates: Gates) -> None:
     gate = gates(pace=SLOW)  # no scheduled round is due for long
     life = gate.run("life")
@@ -110,6 +111,7 @@ def test_a_policy_that_forbids_what_runs_ends_it_at_once(gates: Gates) -> None:
     gate.check_states()
 
 
+@pytest.mark.fail_closed("policy changes", "what it does not permit dies at once")
 def test_a_stricter_appraisal_ends_what_runs_on_a_machine_that_does_not_fulfil_it(gates: Gates) -> None:
     """Its evidence is judged by the new rules at once, without a wait for its next turn."""
     gate = gates(pace=SLOW)
@@ -133,6 +135,7 @@ def test_a_stricter_appraisal_ends_what_runs_on_a_machine_that_does_not_fulfil_i
     gate.check_states()
 
 
+@pytest.mark.fail_closed("policy unreadable", "refused whole; the running one stays")
 @pytest.mark.parametrize(
     ("role", "line", "text"),
     [

@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support.commands import run
+from tests.support.fail_closed import LIVED
 from tests.support.tpm import missing
 from tpm.software import SoftwareTpm, provision
 from ztrooted import canonical
@@ -115,6 +116,7 @@ class Life:
         wait_until("the death of the job", lambda: not any(self._lives(pid) for pid in known), within_s + 5)
         wait_until("the death of every process of the job", lambda: not self.pids(), 1)
         lived_s = (self.last_ns() - event_ns) / 1e9
+        LIVED.append((lived_s, within_s))
         assert lived_s <= within_s, f"the job lived {lived_s:.2f} s beyond the event; {within_s:g} s were promised"
         return lived_s
 
@@ -181,20 +183,33 @@ class Gate:
         """The first executor."""
         return self.executors["executor"]
 
-    def start_gateway(self) -> None:
-        """Serve; again on the same port, if it served before."""
+    def start_gateway(self, *, faulty: bool = False) -> None:
+        """Serve; again on the same port, if it served before. ``faulty``: so that it can be told to fail."""
         address = self.gateway / "address"
         address.unlink(missing_ok=True)
         port = self.url.rpartition(":")[2] or "0"
         name = f"gateway{self.starts}"
         self.starts += 1
-        self.process = self.stage.start(name, "gateway", "serve", str(self.gateway), "--port", port)
+        if faulty:
+            prefix = (sys.executable, "-m", "tests.support.faulty_gateway")
+            self.process = self.stage.start(name, str(self.gateway), port, prefix=prefix)
+        else:
+            self.process = self.stage.start(name, "gateway", "serve", str(self.gateway), "--port", port)
 
         def ready() -> str:
             self.stage.alive(name)
             return address.read_text().strip() if address.exists() else ""
 
         self.url = str(wait_until("the gateway's start", ready, 20))
+
+    def fail(self, fault: str) -> int:
+        """Cause a fault in a gateway that was started ``faulty``; when, by the monotonic clock."""
+        fresh = self.gateway / "fault.new"
+        fresh.write_text(fault)
+        fresh.replace(self.gateway / "fault")
+        at = time.monotonic_ns()
+        wait_until(f"the fault '{fault}'", lambda: not (self.gateway / "fault").exists(), 5)
+        return at
 
     def signal_gateway(self, number: signal.Signals) -> int:
         """Send it a signal; when that was, by the monotonic clock."""

@@ -54,11 +54,13 @@ class Stage:
         end = arguments.index("--") if "--" in arguments else len(arguments)
         return json.loads(self.run(*arguments[:end], "--json", *arguments[end:], expect=expect))
 
-    def start(self, name: str, *arguments: str, output: int | None = None) -> "subprocess.Popen[bytes]":
+    def start(
+        self, name: str, *arguments: str, output: int | None = None, prefix: tuple[str, ...] = CLI
+    ) -> "subprocess.Popen[bytes]":
         """Start a ``ztrooted`` process that runs until ``stop``; what it logs goes to ``NAME.log``."""
         with (self.data / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 -- our own commands
-                [*BOUND, *CLI, *arguments],
+                [*BOUND, *prefix, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log if output is None else output,
                 stderr=log,
