@@ -209,3 +209,27 @@ def test_boot_judges_what_was_booted_and_not_what_runs(gates: Gates) -> None:
     gate.start_agent(gate.executor)
     denied(gate, "boot.command_line")
     gate.check_states()
+
+
+def test_a_label_moves_an_executor_into_another_class(gates: Gates) -> None:
+    """The new class has no baseline yet, so nothing is trusted there; and what runs dies with the trust."""
+    gate = gates()
+    text = (gate.gateway / "policy" / "appraisal.toml").read_text()
+    head, default = text.split("[class.default]", 1)
+    special = '[class.gpu.match]\nlabels = { gpu = "yes" }\n'
+    own = f"[class.gpu]{default}\n{special}[class.default]{default}".replace("[class.default.", "[class.gpu.", 2)
+    activate(gate, folder(gate, appraisal=head + own))
+    life = gate.run()
+    at = time.monotonic_ns()
+    said = gate.stage.json("label", gate.executor.id, "gpu=yes", *gate.connection("operator"))
+    assert said == {"executor": gate.executor.id, "labels": {"gpu": "yes"}}
+    life.outlived(at, AT_ONCE_S + MARGIN_S)
+    shown = gate.stage.json("executors", *gate.connection("operator"))
+    assert [(one["labels"], one["executor_class"], one["trusted"]) for one in shown] == [({"gpu": "yes"}, "gpu", False)]
+    denied(gate, "attestation.no_baseline")
+    gate.approve_baseline()
+    wait_until("trust", lambda: gate.view().trusted, 10)
+    runs(gate)
+    refused = run("label", gate.executor.id, "gpu", *gate.connection("operator"))
+    assert refused.returncode == 2
+    assert "NAME=VALUE" in refused.stderr
