@@ -21,6 +21,7 @@ from gateway.deadlines import Deadlines
 from gateway.decision_files import DecisionFiles
 from gateway.endings import Endings
 from gateway.enrollments import Enrollments
+from gateway.feed import Feed
 from gateway.leases import Leases
 from gateway.middleware import problems
 from gateway.policies import PolicyStore
@@ -105,6 +106,7 @@ class Gateway:
             self.endings,
             self.enrollments.session_certificate,
         )
+        self.feed = Feed(self.database)
         self.decision_files = DecisionFiles(self.database)
         self.bundles = Bundles(config, self.database, self.checkpointer)
 
@@ -127,6 +129,7 @@ class Gateway:
         await self.endings.announce(revoked)
         self.tasks.start(self.deadlines.run())
         self.tasks.start(self.checkpointer.run())
+        self.tasks.start(self.feed.run())
         self.tasks.start(self._epochs())
 
     async def _epochs(self) -> None:
@@ -243,6 +246,7 @@ async def serve(config: GatewayConfig, *, ready: asyncio.Event | None = None) ->
         await gateway.stopping.wait()
         # Before the HTTP side, which from now on drops what executors say: their silence would be recorded as theirs.
         await gateway.channels.close()
+        gateway.feed.close()
         await runner.cleanup()
     finally:
         await gateway.close()

@@ -43,6 +43,7 @@ M = TypeVar("M", bound=Model)
 
 TIMEOUT_S = 30.0  # a dispatch waits for a quote, which the policy bounds; nothing else takes a second
 ANSWER = 1 << 20
+RECORD = 4 << 20  # a dispatch's request is the largest, with its job described up to the maximum
 POLICIES = 8 << 20  # three documents, or a thousand changes
 
 
@@ -116,14 +117,13 @@ class GatewayClient:
             if response.status != 200:
                 raise await _refusal(response)
             seq, kind = -1, ""
-            async for raw in response.content:
-                line = raw.decode().rstrip("\n")
-                if line.startswith("id: "):
+            async for line in _lines(response.content):
+                if line.startswith(b"id: "):
                     seq = int(line[4:])
-                elif line.startswith("event: "):
-                    kind = line[7:]
-                elif line.startswith("data: "):
-                    yield FeedEvent(seq, kind, parse_record(line[6:].encode()))
+                elif line.startswith(b"event: "):
+                    kind = line[7:].decode("ascii", "replace")
+                elif line.startswith(b"data: "):
+                    yield FeedEvent(seq, kind, parse_record(line[6:]))
 
     async def result(self, executor: str, *, profile: str | None = None, nonce: str | None = None) -> str:
         """An executor's last verdict as a signed EAR token."""
@@ -295,6 +295,17 @@ def tls_context(ca: Path, certificate: tuple[str, str] | None = None) -> ssl.SSL
             "copy tls/ca.pem from the gateway's data folder",
         ) from error
     return context
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length up to what a record may have: aiohttp's own reader refuses those over its buffer."""
+    begun = b""
+    async for piece in content.iter_any():
+        *whole, begun = (begun + piece).split(b"\n")
+        for line in whole:
+            yield line
+        if len(begun) > RECORD:
+            raise GateError(GateReason.REQUEST_TOO_LARGE, f"the event feed sent a line of over {RECORD} bytes")
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> GateError:

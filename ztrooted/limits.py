@@ -37,6 +37,7 @@ CLOCK_LEEWAY_S = 5  # between gateway and executor, in both directions
 # --- memory ------------------------------------------------------------------------------------------------------
 PENDING_ENROLLMENTS = 256  # each holds one public area, a certificate chain and a secret
 FEED_BATCH = 500  # records read at once for one subscriber
+FEED_RECENT = 1000  # events kept ready for subscribers that are up to date; who is behind reads the database
 REPLAYED = 10_000  # recorded decisions in one trial of policies; each costs about a millisecond
 DIFFERENCES = 10_000  # shown between two baselines; whoever has more has another system
 PAGE = 200  # rows of one list answer

@@ -1,7 +1,6 @@
 """Dispatches and what becomes of them: decisions, authorizations, bundles, the event feed."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from ztrooted.reasons import GateReason
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
-FEED_IDLE_S = 15.0
+UNREAD_S = 30.0  # a subscriber that has taken nothing for so long is hung up on; it can come again where it was
 
 
 class DispatchRoutes:
@@ -84,35 +83,23 @@ class DispatchRoutes:
         return found
 
     async def events(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """Server-sent events from record ``from`` on: the lineage of authorizations, as it is written."""
-        start = request.query.get("from", "0")
-        if not (start.isascii() and start.isdigit() and len(start) < 16):
-            raise GateError(GateReason.REQUEST_MALFORMED, "'from' is the number of a record")
+        """Server-sent events from record ``from`` on, or behind the ``Last-Event-ID``: the lineage as it is written."""
+        start = _number(request.query.get("from", "0"), "'from'")
+        if "from" not in request.query and (seen := request.headers.get("Last-Event-ID")) is not None:
+            start = _number(seen, "Last-Event-ID") + 1
+        own = caller.name if caller.role is Role.ORCHESTRATOR else None
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
         with suppress(ConnectionError):  # a subscriber that leaves is no error of ours
-            async for chunk in self._feed(int(start), caller):
-                await response.write(chunk)
-        return response
-
-    async def _feed(self, cursor: int, caller: Caller) -> AsyncIterator[bytes]:
-        own = caller.name if caller.role is Role.ORCHESTRATOR else None
-        while not self._gateway.stopping.is_set():
-            rows = self._gateway.database.reading.execute(
-                "SELECT r.seq, r.type, r.bytes, a.orchestrator FROM records r"
-                " LEFT JOIN authorizations a ON a.id = r.authorization WHERE r.seq >= ? ORDER BY r.seq LIMIT ?",
-                (cursor, limits.FEED_BATCH),
-            ).fetchall()
-            for seq, kind, data, orchestrator in rows:
-                cursor = seq + 1
-                if orchestrator is not None and own in {None, orchestrator}:
-                    yield f"id: {seq}\nevent: {kind}\ndata: ".encode() + bytes(data) + b"\n\n"
-            if not rows:
+            async for chunk in self._gateway.feed.follow(start, own):
                 try:
-                    async with asyncio.timeout(FEED_IDLE_S):
-                        await self._gateway.database.wait_for_commit()
+                    async with asyncio.timeout(UNREAD_S):
+                        await response.write(chunk)
                 except TimeoutError:
-                    yield b": still here\n\n"
+                    if request.transport is not None:
+                        request.transport.abort()  # what waits to be sent would never be taken
+                    break
+        return response
 
     async def checkpoint(self, _request: web.Request, _caller: Caller) -> web.Response:
         """The newest sealed checkpoint."""
@@ -140,3 +127,9 @@ def authorization_view(found: Authorization, children: int) -> AuthorizationView
         depth=found.depth,
         children=children,
     )
+
+
+def _number(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise GateError(GateReason.REQUEST_MALFORMED, f"{name} is the number of a record")
+    return int(text)

@@ -109,6 +109,12 @@ class GatewayInProcess:
         await site.start()
         self.port = self._runner.addresses[0][1]
 
+    def connections(self) -> int:
+        """How many are open."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        return len(self._runner.server.connections)
+
     async def stop(self) -> None:
         if self._runner is not None:
             self.gateway.stopping.set()

@@ -1,0 +1,117 @@
+"""The event feed: records of authorizations as server-sent events, from any record on, without gap or duplicate.
+
+New records are read and formatted once, for everybody who is up to date; who is behind reads the database until that is
+so. A subscriber waits for nobody: each has its own cursor, and one that does not read is hung up on and may come again.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+
+from gateway.storage.database import Database
+from ztrooted import limits
+
+PIECE = 64 << 10  # bytes sent at once; a subscriber must take them within its time
+IDLE_S = 15.0  # then a comment is sent, so that both sides notice a dead connection
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One record of an authorization, ready to send."""
+
+    seq: int
+    orchestrator: str
+    data: bytes
+
+    def concerns(self, orchestrator: str | None) -> bool:
+        """Whether it is for this orchestrator; None sees all."""
+        return orchestrator is None or orchestrator == self.orchestrator
+
+
+class Feed:
+    """Follows the lineage for every subscriber. Start ``run`` before anybody follows."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._recent: list[Event] = []
+        # ``_recent`` has every event from record ``_first`` on, up to the one before ``_next``.
+        self._first = self._next = _end(database)
+        self._news = asyncio.Event()
+        self._closed = False
+
+    async def run(self) -> None:
+        """Read what is committed, for ever."""
+        while True:
+            events, cursor = self._read(self._next)
+            if cursor == self._next:
+                await self._database.wait_for_commit()  # nothing is awaited in between: no commit is missed
+                continue
+            self._recent += events
+            self._next = cursor
+            if len(self._recent) > 2 * limits.FEED_RECENT:
+                del self._recent[: limits.FEED_RECENT]
+                self._first = self._recent[0].seq
+            self._wake()
+
+    def close(self) -> None:
+        """Everybody's feed ends."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def follow(self, start: int, orchestrator: str | None) -> AsyncIterator[bytes]:
+        """Events from record ``start`` on, several in one piece, for ever; a comment where there is nothing for a while."""
+        cursor = start
+        while not self._closed:
+            news = self._news
+            if cursor >= self._next:
+                try:
+                    async with asyncio.timeout(IDLE_S):
+                        await news.wait()
+                except TimeoutError:
+                    yield b": still here\n\n"
+                continue
+            if cursor < self._first:
+                events, cursor = self._read(cursor)
+                await asyncio.sleep(0)  # who catches up with a long lineage takes turns with everybody else
+            else:
+                at = bisect_left(self._recent, cursor, key=lambda event: event.seq)
+                events = self._recent[at : at + limits.FEED_BATCH]
+                cursor = events[-1].seq + 1 if len(events) == limits.FEED_BATCH else self._next
+            for piece in _pieces(event.data for event in events if event.concerns(orchestrator)):
+                yield piece
+
+    def _read(self, start: int) -> tuple[list[Event], int]:
+        """One batch from the database, and where the next one begins."""
+        rows = self._database.reading.execute(
+            "SELECT r.seq, r.type, r.bytes, a.orchestrator FROM records r"
+            " LEFT JOIN authorizations a ON a.id = r.authorization WHERE r.seq >= ? ORDER BY r.seq LIMIT ?",
+            (start, limits.FEED_BATCH),
+        ).fetchall()
+        events = [
+            Event(seq, orchestrator, f"id: {seq}\nevent: {kind}\ndata: ".encode() + bytes(data) + b"\n\n")
+            for seq, kind, data, orchestrator in rows
+            if orchestrator is not None
+        ]
+        return events, rows[-1][0] + 1 if rows else start
+
+
+def _pieces(events: Iterable[bytes]) -> Iterator[bytes]:
+    """Several small events in one piece, and no piece much larger than the largest event."""
+    begun = bytearray()
+    for event in events:
+        begun += event
+        if len(begun) >= PIECE:
+            yield bytes(begun)
+            begun.clear()
+    if begun:
+        yield bytes(begun)
+
+
+def _end(database: Database) -> int:
+    (size,) = database.reading.execute("SELECT COALESCE(MAX(seq) + 1, 0) FROM records").fetchone()
+    return int(size)
