@@ -33,6 +33,7 @@ from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from gateway.tasks import Tasks
+from gateway.webhooks import Webhooks, load_receivers
 from tpm.endorsement import EkRoots
 from tpm.errors import TpmError
 from ztrooted import limits
@@ -63,6 +64,7 @@ class Gateway:
         self.roots = _load_roots(config)
         self.authority = _load_authority(config)
         self.tls = _server_tls(config)
+        receivers = load_receivers(config)
         self.signer = Signer(config)
         try:
             self.database = Database(config.data / DATABASE, on_failure=self._fail)
@@ -107,6 +109,7 @@ class Gateway:
             self.enrollments.session_certificate,
         )
         self.feed = Feed(self.database)
+        self.webhooks = Webhooks(receivers, self.database, self.feed, self.clock)
         self.decision_files = DecisionFiles(self.database)
         self.bundles = Bundles(config, self.database, self.checkpointer)
 
@@ -130,6 +133,8 @@ class Gateway:
         self.tasks.start(self.deadlines.run())
         self.tasks.start(self.checkpointer.run())
         self.tasks.start(self.feed.run())
+        for name in self.webhooks.names:
+            self.tasks.start(self.webhooks.run(name))
         self.tasks.start(self._epochs())
 
     async def _epochs(self) -> None:

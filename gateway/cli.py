@@ -102,3 +102,18 @@ def anchors(data: DataFolder) -> None:
     from gateway.config import load_config  # noqa: PLC0415
 
     typer.echo(anchors_file(load_config(data)), nl=False)
+
+
+@app.command()
+def webhook(
+    data: DataFolder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name in gateway.toml.")],
+    json: JsonFlag = False,
+) -> None:
+    """Create the secret of a webhook and print it, for its receiver. A table [[webhooks]] in gateway.toml then names it."""
+    from gateway.config import load_config  # noqa: PLC0415
+    from gateway.webhooks import create_secret  # noqa: PLC0415
+
+    path = create_secret(load_config(data).data, name)
+    secret = path.read_text().strip()
+    show({"name": name, "secret": secret, "file": str(path)}, secret, json=json)

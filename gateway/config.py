@@ -15,6 +15,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from gateway.webhook_config import WebhookConfig, unique_names
 from tpm.endorsement_san import normalise_vendor_id
 from ztrooted import names
 from ztrooted.errors import EnvironmentProblem
@@ -63,6 +64,10 @@ class GatewayConfig(BaseSettings):
         3600, ge=60, le=86400, description="How long one issuing key signs artifacts before the next is introduced."
     )
     checkpoint_interval_s: float = Field(60, gt=0, le=3600, description="How often new records are sealed by the TPM.")
+
+    webhooks: Annotated[list[WebhookConfig], AfterValidator(unique_names)] = Field(
+        [], description="Receivers of events that can't hold a stream, each a table [[webhooks]]."
+    )
 
     @property
     def origin(self) -> str:

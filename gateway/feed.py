@@ -21,8 +21,10 @@ class Event:
     """One record of an authorization, ready to send."""
 
     seq: int
+    kind: str
     orchestrator: str
-    data: bytes
+    record: bytes
+    data: bytes  # the record as a server-sent event
 
     def concerns(self, orchestrator: str | None) -> bool:
         """Whether it is for this orchestrator; None sees all."""
@@ -63,9 +65,28 @@ class Feed:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
+    @property
+    def end(self) -> int:
+        """The number of the record that comes next."""
+        return self._next
+
     async def follow(self, start: int, orchestrator: str | None) -> AsyncIterator[bytes]:
         """Events from record ``start`` on, several in one piece, for ever; a comment where there is nothing for a while."""
-        cursor = start
+        async for events in self._batches(start):
+            if not events:
+                yield b": still here\n\n"
+            for piece in _pieces(event.data for event in events if event.concerns(orchestrator)):
+                yield piece
+
+    async def events(self, start: int, orchestrator: str | None) -> AsyncIterator[Event]:
+        """The same, one by one."""
+        async for events in self._batches(start):
+            for event in events:
+                if event.concerns(orchestrator):
+                    yield event
+
+    async def _batches(self, cursor: int) -> AsyncIterator[list[Event]]:
+        """Everybody's events from record ``cursor`` on; an empty list where nothing was committed for a while."""
         while not self._closed:
             news = self._news
             if cursor >= self._next:
@@ -73,7 +94,7 @@ class Feed:
                     async with asyncio.timeout(IDLE_S):
                         await news.wait()
                 except TimeoutError:
-                    yield b": still here\n\n"
+                    yield []
                 continue
             if cursor < self._first:
                 events, cursor = self._read(cursor)
@@ -82,8 +103,8 @@ class Feed:
                 at = bisect_left(self._recent, cursor, key=lambda event: event.seq)
                 events = self._recent[at : at + limits.FEED_BATCH]
                 cursor = events[-1].seq + 1 if len(events) == limits.FEED_BATCH else self._next
-            for piece in _pieces(event.data for event in events if event.concerns(orchestrator)):
-                yield piece
+            if events:
+                yield events
 
     def _read(self, start: int) -> tuple[list[Event], int]:
         """One batch from the database, and where the next one begins."""
@@ -93,7 +114,7 @@ class Feed:
             (start, limits.FEED_BATCH),
         ).fetchall()
         events = [
-            Event(seq, orchestrator, f"id: {seq}\nevent: {kind}\ndata: ".encode() + bytes(data) + b"\n\n")
+            Event(seq, kind, orchestrator, data, b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, kind.encode(), data))
             for seq, kind, data, orchestrator in rows
             if orchestrator is not None
         ]

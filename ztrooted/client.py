@@ -31,6 +31,8 @@ from ztrooted.models import (
     LabelsRequest,
     Model,
     Problem,
+    WebhookList,
+    WebhookView,
     compose,
     parse_json,
 )
@@ -186,6 +188,10 @@ class GatewayClient:
     async def label(self, executor: str, labels: dict[str, str]) -> None:
         """Replace an executor's labels."""
         await self._bytes("PUT", f"/v1/executors/{executor}/labels", compose(LabelsRequest, labels=labels))
+
+    async def webhooks(self) -> list[WebhookView]:
+        """How each webhook stands."""
+        return (await self._call("GET", "/v1/webhooks", WebhookList)).webhooks
 
     async def revoke(self, authorization: str) -> AuthorizationView:
         """End an authorization."""

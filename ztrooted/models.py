@@ -315,6 +315,25 @@ class ExecutorView(Model):
     labels: dict[Name, Name]
 
 
+class WebhookView(Model):
+    """How one webhook stands: the record it sends next, how many are behind that, since when (ms) it fails and why."""
+
+    name: Name
+    url: Text
+    orchestrator: Name | None
+    events: list[Text]
+    next: int
+    behind: int
+    failing_since: int | None
+    detail: Text
+
+
+class WebhookList(Model):
+    """All of them."""
+
+    webhooks: list[WebhookView]
+
+
 class AuthorizationView(Model):
     """Where one authorization stands."""
 

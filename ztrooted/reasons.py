@@ -183,6 +183,9 @@ class GateReason(StrEnum):
 
     SUPERVISION_UNAVAILABLE = "supervision.unavailable"
 
+    WEBHOOK_SECRET = "webhook.secret"  # noqa: S105 -- a code
+    WEBHOOK_SIGNATURE = "webhook.signature"
+
 
 Reason: TypeAlias = EvidenceReason | GateReason
 

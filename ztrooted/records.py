@@ -46,6 +46,8 @@ TYPES = frozenset(
         "operator.token_created",
         "policy.activated",
         "policy.evaluated",
+        "webhook.failing",
+        "webhook.recovered",
     }
 )
 

@@ -9,6 +9,7 @@ from gateway.routes.health import HealthRoutes
 from gateway.routes.policies import PolicyRoutes
 from gateway.routes.results import ResultRoutes
 from gateway.routes.route import Route, add_routes
+from gateway.routes.webhooks import WebhookRoutes
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -25,5 +26,6 @@ def all_routes(gateway: "Gateway") -> tuple[Route, ...]:
         BaselineRoutes(gateway),
         PolicyRoutes(gateway),
         ResultRoutes(gateway),
+        WebhookRoutes(gateway),
     )
     return tuple(route for group in groups for route in group.routes)

@@ -126,6 +126,12 @@ def m0001_initial(db: SqliteUtils) -> None:
         strict=True,
     )
     db.table("labels").create({"executor": str, "labels": str}, pk="executor", not_null={"labels"}, strict=True)
+    db.table("webhooks").create(
+        {"name": str, "cursor": int, "failing_since": int, "detail": str},
+        pk="name",
+        not_null={"cursor", "detail"},
+        strict=True,
+    )
     db.table("pending_policy").create({"appraisal": str, "dispatch": str, "entities": str}, strict=True)
     db.table("tokens").create(
         {"hash": str, "role": str, "name": str, "created_at": int, "expires": int},

@@ -9,6 +9,7 @@ from tpm.errors import TpmError
 from ztrooted.cli import audit, baseline, executor, explain, inspect, operate, orchestrate, policy
 from ztrooted.cli.demo import demo
 from ztrooted.cli.output import fail
+from ztrooted.cli.webhooks import webhooks
 from ztrooted.errors import GateError
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.command("label")(operate.label)
 app.command("revoke")(operate.revoke)
 app.command("explain")(explain.explain)
 app.command("result")(operate.result)
+app.command("webhooks")(webhooks)
 app.add_typer(executor.app, name="executor")
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(policy.app, name="policy")

@@ -263,5 +263,15 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "The gateway is shutting down.",
             "Try again when it has started.",
         ),
+        GateReason.WEBHOOK_SECRET: Explanation(
+            400,
+            "A webhook's secret is not one, or there is one already.",
+            "Create it with 'ztrooted gateway webhook', and give the receiver the same text.",
+        ),
+        GateReason.WEBHOOK_SIGNATURE: Explanation(
+            403,
+            "A webhook's message is not what the gateway sent, or not from now.",
+            "Drop the message, and check that receiver and gateway have the same secret and right clocks.",
+        ),
     }
 )
