@@ -3,11 +3,15 @@
 A package's own md5sums are useless here: MD5 is broken, and IMA measures with SHA-256. So the files are hashed.
 """
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import tarfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ztrooted.errors import PolicyError
 from ztrooted.reasons import GateReason
@@ -16,6 +20,8 @@ MAGIC = b"!<arch>\n"
 HEADER = 60
 MAX_PACKAGE = 4 << 30
 MAX_FILES = 200_000
+MAX_NAME = 16 << 10  # bytes of a long name or of extended headers, which tar readers keep in memory
+MAX_UNPACKED = 16 << 30
 CHUNK = 1 << 20
 
 
@@ -27,10 +33,12 @@ def package_files(path: Path, algorithm: str, *, executable_only: bool = False) 
     try:
         with path.open("rb") as file:
             member, name = _data_member(file, path)
-            _check_compression(name, path)
-            with tarfile.open(fileobj=member, mode="r|*") as archive:
+            if name not in _READERS:
+                raise _refuse(path, f"its files are in {name}; repack it with 'dpkg-deb -Zxz' where that is zstd")
+            with tarfile.open(fileobj=_READERS[name](member), mode="r|", tarinfo=_Header) as archive:
                 yield from _files(archive, path, algorithm, executable_only=executable_only)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    # RecursionError: the tar reader calls itself for each of several names of one file.
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, RecursionError) as error:
         raise _refuse(path, str(error)) from error
 
 
@@ -38,10 +46,33 @@ def _refuse(path: Path, why: str) -> PolicyError:
     return PolicyError(GateReason.BASELINE_SOURCE, f"{path} is not a Debian package that can be read: {why}")
 
 
-def _check_compression(name: str, path: Path) -> None:
-    """By its name; which one it really is, the tar reader finds out."""
-    if name not in {"data.tar", "data.tar.gz", "data.tar.xz", "data.tar.bz2"}:
-        raise _refuse(path, f"its files are in {name}; repack it with 'dpkg-deb -Zxz' where that is zstd")
+def _as_it_is(member: IO[bytes]) -> IO[bytes]:
+    return member
+
+
+# Each unpacks as much as is asked for and no more; the tar reader's own would keep all that a kilobyte unpacks to.
+_READERS: dict[str, Callable[[IO[bytes]], Any]] = {
+    "data.tar": _as_it_is,
+    "data.tar.gz": lambda member: gzip.GzipFile(fileobj=member),
+    "data.tar.xz": lzma.LZMAFile,
+    "data.tar.bz2": bz2.BZ2File,
+}
+
+
+class _Header(tarfile.TarInfo):
+    """A tar header that claims nothing absurd."""
+
+    _NAMES = frozenset({tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE})
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        """Read one. TarError for a name or size that no package has, and for files with holes."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in cls._NAMES and found.size > MAX_NAME:
+            raise tarfile.ReadError(f"a name of {found.size} bytes")
+        if found.type == tarfile.GNUTYPE_SPARSE or found.size > MAX_UNPACKED:
+            raise tarfile.ReadError(f"{found.name[:80]!r} of {found.size} bytes, or with holes")
+        return found
 
 
 class _Member:
@@ -96,6 +127,8 @@ def _files(archive: tarfile.TarFile, path: Path, algorithm: str, *, executable_o
             continue
         if not member.isreg():
             continue
+        if member.issparse() or member.size > MAX_UNPACKED:  # extended headers may claim either
+            raise _refuse(path, f"{name} has {member.size} bytes, or holes")
         if executable_only and not member.mode & 0o111:
             continue
         content = archive.extractfile(member)

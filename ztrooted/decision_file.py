@@ -13,7 +13,8 @@ dispatch that was denied before anybody was asked has no ``record`` but its ``ou
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,11 +116,22 @@ class DecisionFile:
         return Reference.load(self.blob(body["baseline"]), self.approved.body["expires"])
 
 
+@contextmanager
+def told_by(index: int) -> Iterator[None]:
+    """Whatever can't be made of a record's body in here is a ProofError ``lineage.record_malformed``."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, OSError) as error:
+        detail = f"record {index} does not contain what it should: {type(error).__name__}: {error}"
+        raise ProofError(GateReason.LINEAGE_RECORD_MALFORMED, detail) from error
+
+
 def redecide(file: DecisionFile) -> tuple[Again, tuple[str, ...]]:
     """The decision made again, and which of its parts come out otherwise than recorded: none, if it is what it says."""
-    recorded, reference = file.recorded(), file.reference()
-    again = decide_again(recorded, file.policies(), lambda _class: reference, file.blob)
-    return again, differences(recorded, again)
+    with told_by(file.index):
+        recorded, reference = file.recorded(), file.reference()
+        again = decide_again(recorded, file.policies(), lambda _class: reference, file.blob)
+        return again, differences(recorded, again)
 
 
 def parse_decision_file(data: bytes) -> DecisionFile:

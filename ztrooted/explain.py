@@ -11,7 +11,7 @@ from typing import Any
 
 from tpm.reasons import EvidenceReason
 from ztrooted.appraisal import Status, Verdict
-from ztrooted.decision_file import DecisionFile
+from ztrooted.decision_file import DecisionFile, told_by
 from ztrooted.errors import GateError, ProofError
 from ztrooted.explanations import explain as explain_reason
 from ztrooted.reasons import GateReason, Reason, parse_reason
@@ -93,7 +93,12 @@ def _wrapped(label: str, text: str, mark: str = "|") -> list[str]:
 
 
 def explain(file: DecisionFile) -> Explanation:
-    """The explanation of a decision; of a denial without one, what its record says."""
+    """The explanation of a decision; of a denial without one, what its record says. ProofError for records that lie."""
+    with told_by(file.index):
+        return _explain(file)
+
+
+def _explain(file: DecisionFile) -> Explanation:
     body, record = file.body, file.record
     if body is None or record is None:
         return _without_round(file)

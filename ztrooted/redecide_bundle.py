@@ -11,7 +11,7 @@ from typing import Any
 
 from ztrooted import decision_file
 from ztrooted.bundle import Bundle, parse_bundle
-from ztrooted.decision_file import DecisionFile, parse_decision_file, redecide
+from ztrooted.decision_file import DecisionFile, parse_decision_file, redecide, told_by
 from ztrooted.errors import ProofError
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
@@ -35,11 +35,7 @@ def redecide_file(data: bytes) -> list[Redecided]:
     files = [parse_decision_file(data)] if _is_decision(data) else list(_decisions(parse_bundle(data)))
     results = []
     for file in files:
-        try:
-            again, differing = redecide(file)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            detail = f"record {file.index} does not contain what it should: {type(error).__name__}: {error}"
-            raise ProofError(GateReason.LINEAGE_RECORD_MALFORMED, detail) from error
+        again, differing = redecide(file)
         results.append(Redecided(file.index, again.permitted, differing))
     return results
 
@@ -58,23 +54,23 @@ def _decisions(bundle: Bundle) -> list[DecisionFile]:
     own = [one for one in bundle.records if one.record.authorization == bundle.authorization]
     found = []
     for one in own:
-        body = one.record.body.get("round", one.record.body)
-        if not isinstance(body, Mapping) or body.get("manifest") is None:
-            continue
-        found.append(
-            DecisionFile(
-                index=one.index,
-                record=one.record,
-                asked=own[0].record,
-                enrolled=_at(records, body["enrollment"]),
-                approved=_last(
-                    records, one.index, "baseline.approved", **{"baseline": body["baseline"], "class": body["class"]}
-                ),
-                activated=_last(records, one.index, "policy.activated", appraisal=body["appraisal_policy"]),
-                outcome=None,
-                blobs=bundle.blobs,
+        with told_by(one.index):
+            body = one.record.body.get("round", one.record.body)
+            if body.get("manifest") is None:
+                continue
+            rests_on = {"baseline": body["baseline"], "class": body["class"]}
+            found.append(
+                DecisionFile(
+                    index=one.index,
+                    record=one.record,
+                    asked=own[0].record,
+                    enrolled=_at(records, body["enrollment"]),
+                    approved=_last(records, one.index, "baseline.approved", **rests_on),
+                    activated=_last(records, one.index, "policy.activated", appraisal=body["appraisal_policy"]),
+                    outcome=None,
+                    blobs=bundle.blobs,
+                )
             )
-        )
     if not found:
         raise ProofError(GateReason.BUNDLE_INCOMPLETE, "nobody was asked for proof here, so nothing was decided on")
     return found

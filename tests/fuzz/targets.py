@@ -9,6 +9,7 @@ from tests.fuzz import (
     message_targets,
     policy_targets,
     proof_targets,
+    result_targets,
 )
 from tests.fuzz.target import Target
 
@@ -21,5 +22,6 @@ _TARGETS: tuple[Target, ...] = (
     *policy_targets.TARGETS,
     *message_targets.TARGETS,
     *bundle_targets.TARGETS,
+    *result_targets.TARGETS,
 )
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}

@@ -1,6 +1,8 @@
 """What the fuzzer found once, each with the smallest input that shows it."""
 
 import json
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -8,15 +10,21 @@ from pydantic import TypeAdapter, ValidationError
 from tests.fuzz.bundle_targets import story
 from tests.fuzz.mutation import canonical_json
 from tests.fuzz.policy_targets import anchors_text
+from tests.fuzz.result_targets import decision_files, package_bombs
 from tests.support.endorsement import crl, vendor
 from tpm.endorsement_crl import parse_crl
 from tpm.endorsement_der import MAX_CHILDREN, SEQUENCE, encode, read_children, read_only_element
 from tpm.endorsement_google import parse_instance_identity
 from tpm.endorsement_san import check_tpm_specification
-from tpm.errors import MalformedError
+from tpm.errors import EvidenceError, MalformedError
 from ztrooted.anchors import parse_anchors
 from ztrooted.bundle import parse_bundle
-from ztrooted.errors import EnvironmentProblem, ProofError
+from ztrooted.debian_package import package_files
+from ztrooted.decision_file import parse_decision_file, redecide
+from ztrooted.errors import EnvironmentProblem, GateError, PolicyError, ProofError
+from ztrooted.explain import explain
+from ztrooted.reasons import GateReason
+from ztrooted.redecide_bundle import redecide_file
 from ztrooted.validation import MAX_FINDINGS, MAX_LISTED, explain_validation
 
 
@@ -101,3 +109,43 @@ def test_a_document_with_very_many_faults_is_explained_in_few_words() -> None:
         assert said.count("valid integer") == (0 if count > MAX_LISTED else MAX_FINDINGS)
         assert ("and 1 more" in said) is (count == MAX_FINDINGS + 1)
         assert (said == f"{count} values are wrong") is (count > MAX_LISTED)
+
+
+@pytest.mark.parametrize("name", package_bombs())
+def test_a_package_that_unpacks_to_much_is_refused_or_read_in_its_time(name: str, tmp_path: Path) -> None:
+    """Names of 256 MB were kept in memory, holes of a terabyte hashed, and a chain of names overflowed the stack."""
+    path = tmp_path / "x.deb"
+    path.write_bytes(package_bombs()[name])
+    if name == "members":
+        assert list(package_files(path, "sha256")) == []  # 40,000 folders, of which none is a file
+        return
+    with pytest.raises(PolicyError) as refused:
+        list(package_files(path, "sha256"))
+    assert refused.value.reason is GateReason.BASELINE_SOURCE
+
+
+@pytest.mark.parametrize("member", ["enrollment", "appraisal_policy", "class", "manifest", "now", "verdict"])
+@pytest.mark.parametrize("value", [None, [], "x"], ids=["absent", "list", "text"])
+def test_records_that_lie_about_their_form_are_refused_when_decided_again(member: str, value: object) -> None:
+    """They raised KeyError and TypeError, so the command line showed a traceback."""
+    bundle = json.loads(story())
+    for one in bundle["records"]:
+        record = json.loads(one["record"])
+        body = record["body"].get("round", record["body"])
+        if member in body:
+            body[member] = value
+            if value is None:
+                del body[member]
+        one["record"] = canonical_json(record).decode()
+    with suppress(GateError, EvidenceError):
+        redecide_file(canonical_json(bundle))
+    decision = json.loads(decision_files()[0])
+    record = json.loads(decision["record"])
+    body = record["body"].get("round", record["body"])
+    body[member] = value
+    decision["record"] = canonical_json(record).decode()
+    file = parse_decision_file(canonical_json(decision))
+    with suppress(GateError, EvidenceError):
+        explain(file)
+    with pytest.raises((GateError, EvidenceError)):
+        redecide(file)
