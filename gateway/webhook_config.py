@@ -1,11 +1,13 @@
 """What the configuration says of a webhook."""
 
+import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # it names a file
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 Kind = Literal[
     "authorization.issued",
     "authorization.denied",

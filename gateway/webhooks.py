@@ -18,7 +18,7 @@ import structlog
 from gateway.config import GatewayConfig, read_file
 from gateway.feed import Event, Feed
 from gateway.storage.database import Database, Transaction
-from gateway.webhook_config import WebhookConfig, secret_path
+from gateway.webhook_config import NAME, WebhookConfig, secret_path
 from ztrooted.client import tls_context
 from ztrooted.clock import Clock
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -60,6 +60,8 @@ def load_receivers(config: GatewayConfig) -> list[Receiver]:
 
 def create_secret(data: Path, name: str) -> Path:
     """Write a fresh secret for a webhook where the configuration looks for it. GateError where there is one."""
+    if not NAME.fullmatch(name):
+        raise GateError(GateReason.ID_INVALID, "a webhook's name is of lower case letters, digits, '-' and '_'")
     path = data / secret_path(name)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     try:

@@ -287,3 +287,11 @@ def test_a_secret_is_never_overwritten(tmp_path: Path) -> None:
     assert refused.value.reason is GateReason.WEBHOOK_SECRET
     assert path.read_text() == before
     assert not (tmp_path / "webhooks").stat().st_mode & 0o077
+
+
+@pytest.mark.parametrize("name", ["../ci", "", "a/b", "CI", "\u00e9", "a" * 64, "ci\n"])
+def test_a_name_never_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(GateError) as refused:
+        create_secret(tmp_path, name)
+    assert refused.value.reason is GateReason.ID_INVALID
+    assert list(tmp_path.rglob("*")) == []

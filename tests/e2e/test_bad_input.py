@@ -507,6 +507,33 @@ def test_verify_of_wrong_files(tmp_path: Path, blueprint: Blueprint) -> None:
         assert len(done.stderr.strip().splitlines()) == 2, done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["audit", "redecide", "/dev/zero"],
+        ["audit", "verify", "/dev/zero", "--anchors", "/dev/zero"],
+        ["exec", "--artifact", "/dev/zero", "--", "true"],
+        ["inspect", "eventlog", "/dev/zero"],
+        ["inspect", "ear", "/dev/zero"],
+    ],
+)
+def test_files_without_an_end(arguments: list[str]) -> None:
+    """A command reads no more of a file than its kind may have."""
+    done = run(*arguments)
+    assert done.returncode in {NO, ENVIRONMENT}, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("output", ["/nonexistent/x", "/dev", ""])
+def test_outputs_that_can_not_be_written(tmp_path: Path, output: str) -> None:
+    log = tmp_path / "tree"
+    log.mkdir()
+    (log / "file").write_text("x")
+    done = run("baseline", "compute", "--tree", str(log), "--output", output or str(tmp_path))
+    assert done.returncode == ENVIRONMENT, done.stdout
+    assert "(environment.output)" in done.stderr
+
+
 def test_demo_in_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     refuse("demo", "--data", str(tmp_path), code=ENVIRONMENT, reason="environment.data_folder")

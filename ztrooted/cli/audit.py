@@ -14,8 +14,8 @@ from ztrooted import limits
 from ztrooted.anchors import parse_anchors
 from ztrooted.appraisal import Status
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
+from ztrooted.cli.files import about, read, read_at_most, write
 from ztrooted.cli.output import NO, JsonFlag, show
-from ztrooted.errors import EnvironmentProblem, ProofError
 from ztrooted.reasons import GateReason
 from ztrooted.verify import Report, verify_bundle
 
@@ -40,7 +40,7 @@ def export(
             return await client.bundle(authorization)
 
     data = asyncio.run(fetch())
-    output.write_bytes(data)
+    write(output, data)
     show({"bundle": str(output), "bytes": len(data)}, f"Wrote {len(data)} bytes to {output}.", json=json)
 
 
@@ -54,7 +54,8 @@ def verify(
 ) -> None:
     """Verify a bundle offline: no network, no TPM. Exit code 0 only if every check passed."""
     report = verify_bundle(
-        _read(bundle, "bundle", limits.BUNDLE), parse_anchors(_read(anchors, "anchors"), str(anchors))
+        read_at_most(bundle, limits.BUNDLE),
+        parse_anchors(read(anchors, limits.BODY, GateReason.CONFIG_INVALID), str(anchors)),
     )
     if json:
         show(report.encode(), "", json=True)
@@ -72,7 +73,8 @@ def redecide(
     """Make recorded decisions again, offline, and compare byte by byte. Exit code 0 only if each comes out the same."""
     from ztrooted.redecide_bundle import redecide_file  # noqa: PLC0415 -- loads much that --help has no use for
 
-    results = redecide_file(_read(file, "file", limits.BUNDLE))
+    with about(file):
+        results = redecide_file(read(file, limits.BUNDLE, GateReason.BUNDLE_TOO_LARGE))
     same = bool(results) and not any(one.differing for one in results)
     lines = [
         f"record {one.index}: {'the same' if not one.differing else 'OTHERWISE: ' + ', '.join(one.differing)}"
@@ -83,17 +85,6 @@ def redecide(
     show({"same": same, "decisions": [one.encode() for one in results]}, "\n".join([*lines, verdict]), json=json)
     if not same:
         sys.exit(NO)
-
-
-def _read(path: Path, what: str, maximum: int = limits.BODY) -> bytes:
-    try:
-        if path.stat().st_size > maximum:
-            raise ProofError(GateReason.BUNDLE_TOO_LARGE, f"the {what} {path} is over {maximum} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise EnvironmentProblem(
-            GateReason.CONFIG_MISSING, f"the {what} {path} can't be read: {error.strerror}", "check the path"
-        ) from error
 
 
 def _print(report: Report) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from ztrooted.baseline_diff import Difference, diff
 from ztrooted.baseline_models import BaselineView
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
+from ztrooted.cli.files import about, read, write
 from ztrooted.cli.output import NO, JsonFlag, show
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.evidence import sha256
@@ -58,8 +59,9 @@ def propose(
     json: JsonFlag = False,
 ) -> None:
     """Propose a baseline from a file for a class. Approve it separately."""
-    data = _read(file)
-    parse_baseline(data)
+    data = read(file, MAXIMUM, GateReason.BASELINE_MALFORMED)
+    with about(file):
+        parse_baseline(data)
 
     async def ask() -> BaselineView:
         async with connect(gateway, ca, token_file) as client:
@@ -126,7 +128,7 @@ def export(
 ) -> None:
     """Fetch a baseline's exact bytes."""
     data = asyncio.run(_fetch(baseline, gateway, ca, token_file))
-    output.write_bytes(data)
+    write(output, data)
     show({"baseline": baseline, "bytes": len(data)}, f"Wrote {len(data)} bytes to {output}.", json=json)
 
 
@@ -183,7 +185,7 @@ def compute(
     )
     baseline = compute_baseline(source, time.time_ns() // 1_000_000 if at is None else at)
     data = baseline.encode()
-    output.write_bytes(data)
+    write(output, data)
     value = {"baseline": sha256(data), "files": len(baseline.ima), "pcrs": len(baseline.pcrs), "bytes": len(data)}
     text = f"Wrote baseline {value['baseline']}: {value['files']} files, {value['pcrs']} PCRs, {len(data)} bytes."
     show(value, text, json=json)
@@ -205,7 +207,8 @@ def compare(
 
     def load(name: str) -> Baseline:
         if Path(name).is_file():
-            return parse_baseline(_read(Path(name)))
+            with about(name):
+                return parse_baseline(read(Path(name), MAXIMUM, GateReason.BASELINE_MALFORMED))
         if not gateway or ca is None or token_file is None:
             raise EnvironmentProblem(
                 GateReason.CONFIG_MISSING,
@@ -241,19 +244,6 @@ def _seconds(text: str) -> int:
     if found is None:
         raise typer.BadParameter(f"{text!r} is no length of time; write one like 12h, 90d or 26w")
     return int(found[1]) * _UNITS[found[2]]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAXIMUM:
-            raise EnvironmentProblem(
-                GateReason.BASELINE_MALFORMED, f"{path} is over {MAXIMUM} bytes", "name a baseline file"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise EnvironmentProblem(
-            GateReason.CONFIG_MISSING, f"the baseline {path} can't be read: {error.strerror}", "check the path"
-        ) from error
 
 
 def _print(found: list[Difference], *, whole: bool) -> None:

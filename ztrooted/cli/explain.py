@@ -9,6 +9,7 @@ import typer
 
 from ztrooted import limits
 from ztrooted.cli.connection import connect
+from ztrooted.cli.files import about, read, write
 from ztrooted.cli.output import NO, JsonFlag, show
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.reasons import GateReason
@@ -40,7 +41,7 @@ def explain(
     from ztrooted.explain import explain as explain_file  # noqa: PLC0415
 
     if Path(decision).is_file():
-        data = read_bounded(Path(decision))
+        data = read(Path(decision), limits.BUNDLE, GateReason.BUNDLE_TOO_LARGE)
     else:
         if not gateway or ca is None or token_file is None:
             raise EnvironmentProblem(
@@ -54,23 +55,10 @@ def explain(
                 return await client.decision(decision)
 
         data = asyncio.run(fetch())
-    found = explain_file(parse_decision_file(data))
+    with about(decision):
+        found = explain_file(parse_decision_file(data))
     if output is not None:
-        output.write_bytes(data)
+        write(output, data)
     show(found.encode(), found.text(), json=json)
     if not found.permitted:
         sys.exit(NO)
-
-
-def read_bounded(path: Path) -> bytes:
-    """A file of at most a bundle's size. EnvironmentProblem where it can't be read."""
-    try:
-        if path.stat().st_size > limits.BUNDLE:
-            raise EnvironmentProblem(
-                GateReason.BUNDLE_TOO_LARGE, f"{path} is over {limits.BUNDLE} bytes", "name a decision file or a bundle"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise EnvironmentProblem(
-            GateReason.CONFIG_MISSING, f"{path} can't be read: {error.strerror}", "check the path"
-        ) from error

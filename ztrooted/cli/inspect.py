@@ -24,6 +24,7 @@ from tpm.quote import DEFAULT_BANKS, Clock
 from tpm.signature import DEFAULT_SIGNATURES
 from ztrooted import limits
 from ztrooted.cli import inspect_view as view
+from ztrooted.cli.files import read_at_most
 from ztrooted.cli.output import JsonFlag, show
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.inspect import (
@@ -105,7 +106,7 @@ def eventlog(
             kept = set(_told("--select", lambda: parse_selection(f"sha256:{select}")).as_dict()["sha256"])
             expected = {name: {i: v for i, v in values.items() if i in kept} for name, values in expected.items()}
     tolerated = frozenset(quirk) if quirk else None
-    report = inspect_event_log(_read(file, MAX_LOG_BYTES), pcrs=expected, rules=rules, quirks=tolerated)
+    report = inspect_event_log(read_at_most(file, MAX_LOG_BYTES), pcrs=expected, rules=rules, quirks=tolerated)
     _show(report, view.event_log, json)
 
 
@@ -151,10 +152,12 @@ def ima(
         quoted = ImaQuoted(values, before or ImaState.initial(), offset, allow_pending, padded_sha1, others)
     rules = None
     if allow or key or exclude:
-        lists = [_read(path, SIZES["allow-list"]) for path in allow or []]
-        keys = [_read(path, SIZES["chain"]) for path in key or []]
+        lists = [read_at_most(path, SIZES["allow-list"]) for path in allow or []]
+        keys = [read_at_most(path, SIZES["chain"]) for path in key or []]
         rules = _told("--allow", lambda: load_ima_rules(lists, keys, exclude or (), allow_violations=allow_violations))
-    found = inspect_ima(_read(file, MAX_LIST_BYTES), form=form.value if form else None, quoted=quoted, rules=rules)
+    found = inspect_ima(
+        read_at_most(file, MAX_LIST_BYTES), form=form.value if form else None, quoted=quoted, rules=rules
+    )
     if found.refused and not json:
         view.ima_findings(found.report)
     if found.refused:
@@ -193,7 +196,10 @@ def quote(
         allowed_banks=_named("--allow-bank", allow_bank, DEFAULT_BANKS, DEFAULT_BANKS | {"sha1"}),
     )
     report = inspect_quote(
-        _read(attest, MAX_ATTEST), _read(signature, limits.SIGNATURE), _read(ak, MAX_PUBLIC), challenge
+        read_at_most(attest, MAX_ATTEST),
+        read_at_most(signature, limits.SIGNATURE),
+        read_at_most(ak, MAX_PUBLIC),
+        challenge,
     )
     _show(report, view.quote, json)
 
@@ -209,7 +215,7 @@ def akpub(
 ) -> None:
     """Decode a TPM2B_PUBLIC and judge it as an attestation key."""
     allowed = _named("--allow-signature", allow_signature, DEFAULT_SIGNATURES, DEFAULT_SIGNATURES)
-    _show(inspect_ak_public(_read(file, MAX_PUBLIC), tpmt=tpmt, allowed=allowed), view.ak_public, json)
+    _show(inspect_ak_public(read_at_most(file, MAX_PUBLIC), tpmt=tpmt, allowed=allowed), view.ak_public, json)
 
 
 @app.command()
@@ -246,13 +252,13 @@ def ekcert(
     for path in roots or []:
         _exists(path)
     report = inspect_ek_certificate(
-        _only_pem(_read(leaf, limits.EK_CERTIFICATE * 2)) if pem else _read(leaf, MAX_CERTIFICATE_BYTES),
-        [der for path in chain or [] for der in _ders(_read(path, SIZES["chain"]), "CERTIFICATE")],
+        _only_pem(read_at_most(leaf, limits.EK_CERTIFICATE * 2)) if pem else read_at_most(leaf, MAX_CERTIFICATE_BYTES),
+        [der for path in chain or [] for der in _ders(read_at_most(path, SIZES["chain"]), "CERTIFICATE")],
         EkRoots.load(roots, quirks=policy.quirks) if roots else None,
         at=_told("--at", lambda: _time(at)) if at else datetime.now(UTC),
-        ek_public=_read(ek_public, MAX_PUBLIC) if ek_public else None,
+        ek_public=read_at_most(ek_public, MAX_PUBLIC) if ek_public else None,
         policy=policy,
-        crls=[der for path in crl or [] for der in _ders(_read(path, SIZES["chain"]), "X509 CRL")],
+        crls=[der for path in crl or [] for der in _ders(read_at_most(path, SIZES["chain"]), "X509 CRL")],
     )
     _show(report, view.ek_certificate, json)
 
@@ -260,7 +266,7 @@ def ekcert(
 @app.command()
 def attest(file: Evidence, json: JsonFlag = False) -> None:
     """Decode any attestation (TPMS_ATTEST). Nothing in it is verified: that takes a key and a nonce."""
-    _show(inspect_attest(_read(file, MAX_ATTEST)), view.attestation, json)
+    _show(inspect_attest(read_at_most(file, MAX_ATTEST)), view.attestation, json)
 
 
 @app.command()
@@ -272,8 +278,8 @@ def ear(
     json: JsonFlag = False,
 ) -> None:
     """Decode an attestation result (EAR), a token or its claims, of any verifier; say what its claims mean."""
-    told = None if key is None else _read(key, 16 << 10)
-    _show(inspect_ear(_read(file, MAX_EAR), told), view.attestation_result, json)
+    told = None if key is None else read_at_most(key, 16 << 10)
+    _show(inspect_ear(read_at_most(file, MAX_EAR), told), view.attestation_result, json)
 
 
 def _show(report: Report, render: Callable[[Report], None], json: bool) -> None:
@@ -281,15 +287,6 @@ def _show(report: Report, render: Callable[[Report], None], json: bool) -> None:
         show(report, "", json=True)
     else:
         render(report)
-
-
-def _read(path: Path, maximum: int) -> bytes:
-    """The file, or as much of it as its parser needs to see that it is too large."""
-    try:
-        with path.open("rb") as file:
-            return file.read(maximum + 1)
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def _exists(path: Path) -> None:
@@ -308,7 +305,7 @@ def _text(value: str) -> str:
     if value.lstrip().startswith("{"):
         return value
     try:
-        return _read(Path(value), limits.BODY).decode()
+        return read_at_most(Path(value), limits.BODY).decode()
     except UnicodeDecodeError:
         raise ValueError(f"{value} is not text") from None
 

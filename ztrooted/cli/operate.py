@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
+from ztrooted.cli.files import write
 from ztrooted.cli.output import JsonFlag, show
 from ztrooted.ear import Profile
 from ztrooted.models import ExecutorView
@@ -90,7 +91,7 @@ def result(
 
     token = asyncio.run(ask())
     if output is not None:
-        output.write_text(token + "\n")
+        write(output, f"{token}\n".encode())
     show({"token": token}, token if output is None else f"Wrote the result to {output}.", json=json)
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from ztrooted import canonical
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.executor import DEFAULT_SOCKET, Socket
+from ztrooted.cli.files import read, write
 from ztrooted.cli.output import JsonFlag, errors, show
 from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -82,7 +83,7 @@ def authorize(
 
     grant = asyncio.run(ask())
     if output is not None:
-        output.write_text(f"{grant['artifact']}\n")
+        write(output, f"{grant['artifact']}\n".encode())
         output.chmod(0o600)
     until = datetime.fromtimestamp(int(str(grant["expires"])) / 1000, UTC).isoformat(timespec="seconds")
     told = f"Authorized as {grant['authorization']}, lease until {until}."
@@ -191,12 +192,10 @@ def _environment(env: list[str] | None) -> dict[str, str]:
 
 
 def _read_artifact(path: Path) -> str:
-    try:
-        token = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnvironmentProblem(
-            GateReason.CONFIG_MISSING,
-            f"the artifact {path} can't be read: {error}",
-            "name what 'ztrooted authorize' wrote",
-        ) from error
-    return token
+    from ztrooted.jose import MAX_TOKEN  # noqa: PLC0415 -- loads what --help has no use for
+
+    remedy = "name what 'ztrooted authorize' wrote"
+    data = read(path, MAX_TOKEN, GateReason.CONFIG_MISSING, remedy)
+    if not data.isascii():
+        raise EnvironmentProblem(GateReason.CONFIG_MISSING, f"{path} does not hold an artifact", remedy)
+    return data.decode().strip()

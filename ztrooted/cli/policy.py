@@ -11,6 +11,7 @@ import typer
 
 from ztrooted import ready_made
 from ztrooted.cli import policy_activate
+from ztrooted.cli.files import read_at_most, write
 from ztrooted.cli.output import NO, JsonFlag, show
 from ztrooted.cli.policy_activate import Folder
 from ztrooted.errors import EnvironmentProblem, PolicyError
@@ -38,7 +39,7 @@ def new(
     try:
         folder.mkdir(parents=True)
         for file, data in ready_made.files(name).items():
-            (folder / file).write_bytes(data)
+            write(folder / file, data)
     except OSError as error:
         raise EnvironmentProblem(
             GateReason.ENVIRONMENT_DATA_FOLDER,
@@ -166,15 +167,8 @@ def _cases(path: Path) -> Any:
     from ztrooted import strict_toml  # noqa: PLC0415
     from ztrooted.policy_cases import parse_cases  # noqa: PLC0415
 
-    try:
-        with path.open("rb") as file:
-            data = file.read(strict_toml.MAX_TOML + 1)
-    except OSError as error:
-        raise EnvironmentProblem(
-            GateReason.CONFIG_MISSING,
-            f"{path} can't be read: {error.strerror}",
-            f"write cases into {ready_made.CASES_FILE} beside the policies, or name their file with --cases",
-        ) from error
+    remedy = f"write cases into {ready_made.CASES_FILE} beside the policies, or name their file with --cases"
+    data = read_at_most(path, strict_toml.MAX_TOML, remedy)
     try:
         data.decode()
     except UnicodeDecodeError as error:

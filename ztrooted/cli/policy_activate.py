@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ztrooted import limits
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
+from ztrooted.cli.files import read
 from ztrooted.cli.output import NO, JsonFlag, show
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.policies import FILES, Policies
@@ -83,21 +84,12 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     found = {}
     for role, name in FILES.items():
         path = folder / name
+        remedy = "a folder of policies has appraisal.toml, dispatch.cedar and entities.toml"
+        found[role] = read(path, limits.POLICY, GateReason.REQUEST_TOO_LARGE, remedy)
         try:
-            if path.stat().st_size > limits.POLICY:
-                raise EnvironmentProblem(
-                    GateReason.REQUEST_TOO_LARGE, f"{path} is over {limits.POLICY} bytes", "split it or shorten it"
-                )
-            found[role] = path.read_bytes()
             found[role].decode()
         except UnicodeDecodeError as error:
             raise EnvironmentProblem(GateReason.POLICY_INVALID, f"{path} is not UTF-8", "save it as UTF-8") from error
-        except OSError as error:
-            raise EnvironmentProblem(
-                GateReason.CONFIG_MISSING,
-                f"{path} can't be read: {error.strerror}",
-                "a folder of policies has appraisal.toml, dispatch.cedar and entities.toml",
-            ) from error
     return found
 
 

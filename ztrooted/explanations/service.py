@@ -203,6 +203,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "A key file is unreadable, damaged or open to others than its owner.",
             "Restore the file or set its permissions to 600; replace the key if others may have read it.",
         ),
+        GateReason.ENVIRONMENT_OUTPUT: Explanation(
+            503,
+            "A file that was to be written can't be.",
+            "Name another file, or make its folder and allow writing there.",
+        ),
         GateReason.ENVIRONMENT_TLS: Explanation(
             503,
             "The TLS certificate and key can't be used.",
