@@ -128,6 +128,11 @@ CHANGES = {
     "J2 empty match": ("bank =", "match = {}\nbank =", "an empty 'match' says nothing"),
     "match by host name": ("bank =", 'match = { hostname = "a" }\nbank =', "match.hostname: unknown key"),
     "match by address": ("bank =", 'match = { address = "10.0.0.1" }\nbank =', "match.address: unknown key"),
+    "a manufacturer in small letters": (
+        "bank =",
+        'match = { manufacturers = ["id:494e5443"] }\nbank =',
+        "write 'id:494E5443'",
+    ),
     "a manufacturer that is none": ("bank =", 'match = { manufacturers = ["x:1"] }\nbank =', "'manufacturers'"),
     "observing, with rules": (
         "bank =",

@@ -8,10 +8,12 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tpm.boot_simulator import BootSimulator, Machine
+from ztrooted import baseline_sources, debian_package, limits
 from ztrooted.baseline_diff import diff
 from ztrooted.baseline_sources import Source, compute, tree_files
 from ztrooted.debian_package import package_files
@@ -143,6 +145,38 @@ def test_what_is_no_package_is_refused(tmp_path: Path, data: bytes) -> None:
         list(package_files(path, "sha256"))
     assert refused.value.reason is GateReason.BASELINE_SOURCE
     assert str(path) in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "most"),
+    [(baseline_sources, "MAX_FILES", 2), (debian_package, "MAX_FILES", 2), (debian_package, "MAX_PACKAGE", 100)],
+    ids=["files", "members", "bytes"],
+)
+def test_more_than_a_baseline_may_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, most: int
+) -> None:
+    path = tmp_path / "x.deb"
+    path.write_bytes(deb(archive({f"./usr/bin/{number}": bytes([number]) * 100 for number in range(3)})))
+    assert len(compute(Source(packages=[path]), 0).ima) == 3
+    monkeypatch.setattr(module, name, most)
+    with pytest.raises(PolicyError) as refused:
+        compute(Source(packages=[path]), 0)
+    assert refused.value.reason is GateReason.BASELINE_SOURCE
+
+
+def test_a_package_without_a_single_member_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.deb"
+    path.write_bytes(deb(archive({})))
+    with pytest.raises(PolicyError, match="nothing in it"):
+        list(package_files(path, "sha256"))
+
+
+def test_an_event_log_over_its_maximum_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        file.truncate(limits.EVENT_LOG + 1)
+    with pytest.raises(PolicyError, match=f"{limits.EVENT_LOG}"):
+        compute(Source(event_log=path), 0)
 
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")

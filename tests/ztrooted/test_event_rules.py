@@ -221,6 +221,8 @@ def test_what_could_be_more_than_a_command_line_stays_a_file(boot: Callable[...,
 
 
 PATTERNS = [
+    ("a*b*c", "a c", False),
+    ("a*b*c", "a b c", True),
     ("root=/dev/sda ro", "root=/dev/sda ro", True),
     ("root=/dev/sda ro", "root=/dev/sda rw", False),
     ("root=* ro", "root=/dev/sda ro", True),

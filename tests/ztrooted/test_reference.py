@@ -160,3 +160,49 @@ def test_no_changed_byte_gives_the_same_baseline(data: st.DataObject) -> None:
         return
     assert read != SOME
     assert read.encode() == bytes(encoded)
+
+
+BOOT: dict[str, Any] = {
+    "events": [[4, 0x80000003, "ab" * 32, "shimx64.efi"]],
+    "secure_boot": True,
+    "keys": {"db": ["cd" * 32]},
+    "authorities": ["ab" * 32],
+    "images": ["ab" * 32],
+    "files": [],
+    "texts": ["root=/dev/sda"],
+}
+BROKEN_BOOTS: dict[str, dict[str, Any]] = {
+    "a member more": {"pcrs": {}},
+    "an event of no PCR": {"events": [[24, 1, "ab" * 32, ""]]},
+    "an event without a digest": {"events": [[4, 1, "", ""]]},
+    "an event of another bank": {"events": [[4, 1, "ab" * 48, ""]]},
+    "an event with a long description": {"events": [[4, 1, "ab" * 32, "x" * 121]]},
+    "an event whose PCR is true": {"events": [[True, 1, "ab" * 32, ""]]},
+    "an event that is none": {"events": [[4, 1, "ab" * 32]]},
+    "a key variable that is none": {"keys": {"PK ": ["cd" * 32]}},
+    "text for a list": {"images": "ab" * 32},
+    "a number among texts": {"texts": [1]},
+    "a list of keys that is text": {"keys": {"db": "cd" * 32}},
+    "secure boot as a number": {"secure_boot": 1},
+    "secure boot as text": {"secure_boot": "true"},
+}
+
+
+def test_facts_of_a_boot_are_read_back() -> None:
+    baseline = parse_baseline(altered(put(boot=BOOT)))
+    assert baseline.boot is not None
+    assert baseline.boot.encode() == BOOT
+
+
+@pytest.mark.parametrize("change", BROKEN_BOOTS.values(), ids=BROKEN_BOOTS.keys())
+def test_facts_of_a_boot_that_could_not_be_compared_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(GateError) as refused:
+        parse_baseline(altered(put(boot=BOOT | change)))
+    assert refused.value.reason is GateReason.BASELINE_MALFORMED
+    assert "spelled in another way" not in refused.value.detail  # it is refused for what it says
+
+
+@pytest.mark.parametrize("change", [{"format": "ztrooted-baseline/0"}, {"more": 1}])
+def test_another_format_is_named(change: dict[str, Any]) -> None:
+    with pytest.raises(GateError, match="it is not of format"):
+        parse_baseline(altered(put(**change)))
