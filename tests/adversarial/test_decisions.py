@@ -1,6 +1,9 @@
 """Decisions told and made again: what people read of them, who may, and that an auditor gets the same."""
 
+import base64
+import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,8 +11,11 @@ import pytest
 from tests.support.executor import PROGRAMS, Channel, ScriptedExecutor, job, wire
 from tests.support.gateway_in_process import GatewayInProcess
 from tpm.boot_simulator import Machine
+from ztrooted import canonical
 from ztrooted.client import Refused
 from ztrooted.decision_file import parse_decision_file, redecide
+from ztrooted.errors import ProofError
+from ztrooted.evidence import sha256
 from ztrooted.explain import explain
 from ztrooted.models import ChallengeMessage, EvidenceMessage
 from ztrooted.reasons import GateReason
@@ -196,6 +202,62 @@ async def test_a_decision_comes_out_the_same_offline(
     assert [one.permitted for one in bundle] == [True] * 3
     assert [one.permitted for one in refused] == [False]
     assert not any(one.differing for one in [*bundle, *refused])
+
+
+Bend = Callable[[dict[str, Any]], object]
+STRANGER = base64.b64encode(b"stranger").decode()
+MALFORMED: dict[str, Bend] = {
+    "another format": lambda file: file.update(format="ztrooted-decision/2"),
+    "a member more": lambda file: file.update(more=1),
+    "a member less": lambda file: file.pop("outcome"),
+    "an index below zero": lambda file: file.update(index=-1),
+    "an index that is true": lambda file: file.update(index=True),
+    "a blob under another digest": lambda file: file["blobs"].update({"0" * 64: STRANGER}),
+    "a blob that is no base64": lambda file: file["blobs"].update({"0" * 64: "?"}),
+    "base64 with bits to spare": lambda file: file["blobs"].update({sha256(b"a"): "YR=="}),
+    "blobs in a list": lambda file: file.update(blobs=[]),
+    "a record that is none": lambda file: file.update(record="{}"),
+    "a record that is no text": lambda file: file.update(record={}),
+    "a record that is no decision": lambda file: file.update(record=file["asked"]),
+    "a record in another spelling": lambda file: file.update(record=file["record"] + " "),
+}
+INCOMPLETE: dict[str, Bend] = {
+    "no evidence": lambda file: file.update(blobs={}),
+    "no enrollment": lambda file: file.update(enrolled=None),
+    "no policies": lambda file: file.update(activated=None),
+    "no approval": lambda file: file.update(approved=None),
+    "another baseline's approval": lambda file: file.update(
+        approved=file["approved"].replace(_baseline(file), "0" * 64)
+    ),
+    "no decision": lambda file: file.update(record=None),
+}
+
+
+def _baseline(file: dict[str, Any]) -> str:
+    found: str = json.loads(file["approved"])["body"]["baseline"]
+    return found
+
+
+async def test_a_bent_file_is_no_decision(gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel) -> None:
+    """Each bend is refused for itself: as malformed when it is read, or for what is missing when it is decided again."""
+    grant = await executor.authorize(job())
+    token = await gate.token("auditor")
+    good = (await gate.call("GET", f"/v1/decisions/{grant.authorization}", token=token)).data
+    _, differing = redecide(parse_decision_file(good))
+    assert differing == ()
+    for bends, reasons in (
+        (MALFORMED, {"bundle.malformed", "canonical.malformed", "lineage.record_malformed"}),
+        (INCOMPLETE, {"bundle.incomplete"}),
+    ):
+        for name, bend in bends.items():
+            file = json.loads(good)
+            bend(file)
+            with pytest.raises(ProofError) as refused:
+                redecide(parse_decision_file(canonical.encode(file)))
+            assert refused.value.reason in reasons, (name, refused.value.detail)
+    spaced = good.replace(b'"format":', b'"format": ')
+    with pytest.raises(ProofError):
+        parse_decision_file(spaced)
 
 
 async def test_decisions_are_nobody_elses_business(
