@@ -24,6 +24,7 @@ from gateway.enrollments import Enrollments
 from gateway.feed import Feed
 from gateway.leases import Leases
 from gateway.middleware import problems
+from gateway.orders import Orders
 from gateway.policies import PolicyStore
 from gateway.references import References
 from gateway.rounds import Rounds
@@ -83,6 +84,7 @@ class Gateway:
         self.channels = Channels()
         self.references = References(self.database)
         self.rounds = Rounds(self.database, self.clock, lambda: self.policies.current.appraisal, self.references)
+        self.orders = Orders(self.database)
         self.enrollments = Enrollments(
             config,
             self.database,
@@ -92,6 +94,7 @@ class Gateway:
             self.rounds,
             self.references,
             self.signer,
+            self.orders,
         )
         self.endings = Endings(self.database, self.clock, self.channels, self.deadlines)
         self.checkpointer = Checkpointer(config, self.database, self.clock, self.signer)
@@ -106,6 +109,7 @@ class Gateway:
             self.channels,
             self.deadlines,
             self.endings,
+            self.orders,
             self.enrollments.session_certificate,
         )
         self.feed = Feed(self.database)

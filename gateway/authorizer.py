@@ -19,6 +19,7 @@ from gateway.decisions import decision_body, note_denial
 from gateway.delegations import Asked, ask, ask_again, refuse_early, take_place
 from gateway.endings import Endings
 from gateway.leases import Lease, Leases
+from gateway.orders import Orders
 from gateway.policies import PolicyStore
 from gateway.rounds import Round, Rounds
 from gateway.signer import Signer
@@ -69,6 +70,7 @@ class Authorizer:
         channels: Channels,
         deadlines: Deadlines,
         endings: Endings,
+        orders: Orders,
         session_certificate: Callable[[str, ec.EllipticCurvePublicKey], str],
     ) -> None:
         self._config = config
@@ -81,11 +83,13 @@ class Authorizer:
         self._channels = channels
         self._deadlines = deadlines
         self._endings = endings
+        self._orders = orders
         self._session_certificate = session_certificate
 
     # --- phases 1 to 3 -------------------------------------------------------------------------------------------
     async def dispatch(self, orchestrator: str, request: DispatchRequest) -> Grant:
         """Decide one dispatch. Raises ``Denied`` unless the executor proved itself for this job and policy permits it."""
+        began = self._orders.epoch
         authorization = await self._request(orchestrator, request)
         session = self._channels.get(request.executor)
         try:
@@ -97,7 +101,7 @@ class Authorizer:
                 )
             async with session.proving:
                 done = await self._rounds.prove(session, Purpose.DISPATCH, (bytes.fromhex(authorization.job_digest),))
-                lease, denied, revoked = await self._decide(authorization, done)
+                lease, denied, revoked = await self._decide(authorization, done, began)
         except GateError as error:
             raise await self._deny(authorization, error.reason, error.detail) from error
         await self._endings.announce(revoked)
@@ -133,7 +137,7 @@ class Authorizer:
         return await self._database.write(lambda tx: authorizations.create(tx, authorization, body))
 
     async def _decide(
-        self, authorization: Authorization, done: Round
+        self, authorization: Authorization, done: Round, began: int
     ) -> tuple[Lease | None, Denied | None, list[Authorization]]:
         """Evaluate the dispatch policy on the verdict, and record verdict, decision and outcome together.
 
@@ -146,6 +150,7 @@ class Authorizer:
 
         def commit(tx: Transaction) -> tuple[Lease | None, Denied | None, list[Authorization]]:
             self._policies.require_in_force(policies, done)
+            self._orders.require_permitted(tx.connection, authorization, done, began)
             revoked = self._rounds.settle(tx, done)
             try:
                 asked = beforehand or ask(tx.connection, authorization, done, policies)
@@ -194,12 +199,13 @@ class Authorizer:
         Single use: the transition out of ``authorized`` happens once, whoever asks and however often.
         """
         authorization = None
+        began = self._orders.epoch
         try:
             authorization = self._presented(session, token)
             async with session.proving:
                 bindings = (authorization.id.encode(), bytes.fromhex(authorization.job_digest))
                 done = await self._rounds.prove(session, Purpose.START, bindings)
-                lease, revoked = await self._start(authorization, done)
+                lease, revoked = await self._start(authorization, done, began)
         except GateError as error:
             named = None if authorization is None else authorization.id
             log.warning("activation refused", executor=session.executor, code=error.reason, detail=error.detail)
@@ -232,11 +238,14 @@ class Authorizer:
             raise GateError(GateReason.LEASE_EXPIRED, "the artifact was not activated in time")
         return authorization
 
-    async def _start(self, authorization: Authorization, done: Round) -> tuple[Lease | None, list[Authorization]]:
+    async def _start(
+        self, authorization: Authorization, done: Round, began: int
+    ) -> tuple[Lease | None, list[Authorization]]:
         policies = self._policies.current
 
         def commit(tx: Transaction) -> tuple[Lease | None, list[Authorization]]:
             self._policies.require_in_force(policies, done)
+            self._orders.require_permitted(tx.connection, authorization, done, began)
             revoked = self._rounds.settle(tx, done)
             if not done.trusted:
                 return None, revoked
@@ -279,11 +288,12 @@ class Authorizer:
         if session is None:
             return  # what it was running ends with its lease
         async with session.proving:
+            began = self._orders.epoch
             live = self._activated(executor)
             bindings = (live_set_digest(frozenset(one.id for one in live)),) if live else ()
             done = await self._rounds.prove(session, Purpose.RUNTIME, bindings)
             try:
-                leases, revoked = await self._renew(live, done)
+                leases, revoked = await self._renew(live, done, began)
             except GateError as error:
                 if error.reason is GateReason.CHANNEL_SUPERSEDED:
                     return
@@ -312,7 +322,9 @@ class Authorizer:
             with suppress(GateError):
                 await session.send(CertificateMessage(certificate=certificate))
 
-    async def _renew(self, live: list[Authorization], done: Round) -> tuple[list[Lease], list[Authorization]]:
+    async def _renew(
+        self, live: list[Authorization], done: Round, began: int
+    ) -> tuple[list[Lease], list[Authorization]]:
         policies = self._policies.current
         live_ids = sorted(one.id for one in live)
         beforehand = {
@@ -335,6 +347,7 @@ class Authorizer:
                     revoked += authorizations.revoke(tx, current, done.now_ms, GateReason.LEASE_EXPIRED, detail)
                     continue
                 try:
+                    self._orders.require_permitted(tx.connection, current, done, began)
                     asked = beforehand.get(current.id) or ask_again(tx.connection, current, done, policies)
                     self._rounds.keep(tx, done)
                     decision = asked.decision

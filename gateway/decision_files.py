@@ -11,10 +11,10 @@ from gateway.storage import authorizations
 from gateway.storage.database import Database
 from ztrooted.decision_file import DecisionFile
 from ztrooted.errors import GateError
+from ztrooted.names import EXECUTOR_ID
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record, parse_record
 
-EXECUTOR_ID = re.compile(r"ex-[0-9a-f]{32}")
 _DECISIONS = ("policy.evaluated", "attestation.passed", "attestation.failed", "attestation.overdue")
 _OUTCOMES = ("authorization.denied", "authorization.revoked")
 _OF_EXECUTORS = ("executor.enrolled", "executor.trust_changed")

@@ -61,13 +61,6 @@ class Endings:
 
         await self.announce(await self._database.write(commit))
 
-    async def revoke(self, authorization: str, reason: Reason, detail: str) -> None:
-        """End a live authorization now, and its descendants with it."""
-        now_ms = self._clock.now_ms()
-        found = authorizations.get(self._database.reading, authorization)
-        ended = await self._database.write(lambda tx: authorizations.revoke(tx, found, now_ms, reason, detail))
-        await self.announce(ended)
-
     async def ended(self, session: Session, message: EndedMessage) -> None:
         """The executor says how a job ended. A job that ended by our revocation is ``interrupted`` first.
 

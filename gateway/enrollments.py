@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.certificates import Authority
 from gateway.config import GatewayConfig
+from gateway.orders import Orders
 from gateway.references import References
 from gateway.rounds import Round, Rounds
 from gateway.signer import Signer
@@ -40,7 +41,7 @@ from ztrooted.clock import Clock
 from ztrooted.enrollment import activation_mac, transcript
 from ztrooted.errors import GateError
 from ztrooted.evidence import Purpose, qualifying_data, sha256
-from ztrooted.models import ActivationRequest, EnrollmentChallenge, EnrollmentRequest
+from ztrooted.models import ActivationRequest, EnrollmentChallenge, EnrollmentRequest, Subject
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 
@@ -62,6 +63,7 @@ class Pending:
     secret: bytes
     nonce: bytes
     ends: float
+    began: int
 
     def transcript(self) -> bytes:
         """What the MAC covers: everything that was said so far."""
@@ -80,7 +82,7 @@ class Admitted:
 class Enrollments:
     """Pending enrollments, in memory: after a restart a machine simply starts over."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 -- a machine's whole story meets here
         self,
         config: GatewayConfig,
         database: Database,
@@ -90,6 +92,7 @@ class Enrollments:
         rounds: Rounds,
         references: References,
         signer: Signer,
+        orders: Orders,
     ) -> None:
         self._config = config
         self._database = database
@@ -99,18 +102,20 @@ class Enrollments:
         self._rounds = rounds
         self._references = references
         self._signer = signer
+        self._orders = orders
         self._pending: dict[str, Pending] = {}
         self._ek_policy = EkPolicy(vendors=frozenset(config.ek_vendors) or None)
 
     async def begin(self, request: EnrollmentRequest) -> EnrollmentChallenge:
         """Steps 1 to 3. EvidenceError or GateError when the machine is refused."""
         self._make_room()
-        pending, challenge = await asyncio.to_thread(self._examine, request)
+        began = self._orders.epoch
+        pending, challenge = await asyncio.to_thread(self._examine, request, began)
         self._make_room()  # others came meanwhile
         self._pending[pending.id] = pending
         return challenge
 
-    def _examine(self, request: EnrollmentRequest) -> tuple[Pending, EnrollmentChallenge]:
+    def _examine(self, request: EnrollmentRequest, began: int) -> tuple[Pending, EnrollmentChallenge]:
         # 1. The TPM is one our roots vouch for.
         ek_public = parse_public(request.ek_public, reasons=EK)
         check_ek_template(ek_public)
@@ -131,6 +136,7 @@ class Enrollments:
             secret=secret,
             nonce=nonce,
             ends=self._clock.monotonic() + limits.ENROLLMENT_LIFE_S,
+            began=began,
         )
         policy = self._rounds.policy()
         subject = self._rounds.subject(pending.executor, virtual=ek.virtual, manufacturer=ek.manufacturer)
@@ -179,7 +185,12 @@ class Enrollments:
             await self._note_refusal(pending, error.reason, error.detail)
             raise
         certificate = self.session_certificate(pending.executor, pending.session_key)
-        executor, revoked = await self._database.write(lambda tx: self._admit(tx, pending, done))
+        try:
+            executor, revoked = await self._database.write(lambda tx: self._admit(tx, pending, done))
+        except GateError as error:
+            if str(error.reason).startswith("operator."):
+                await self._note_refusal(pending, error.reason, error.detail)
+            raise
         return Admitted(executor, certificate, tuple(revoked))
 
     def require_pending(self, enrollment: str) -> None:
@@ -254,6 +265,7 @@ class Enrollments:
 
     def _admit(self, tx: Transaction, pending: Pending, done: Round) -> tuple[Executor, list[Authorization]]:
         """Write the executor, and end what an earlier session of it was trusted with."""
+        self._orders.require_allowed(tx.connection, pending.began, [Subject(kind="executor", id=pending.executor)])
         before = executors.find(tx.connection, pending.executor)
         if before is not None and before.ak_public != pending.request.ak_public:
             superseded = {"executor": pending.executor, "ak": parse_public(before.ak_public).name.hex()}

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -30,7 +30,11 @@ from ztrooted.models import (
     Grant,
     LabelsRequest,
     Model,
+    OrderRequest,
+    OrderView,
     Problem,
+    Quarantined,
+    QuarantineList,
     WebhookList,
     WebhookView,
     compose,
@@ -193,9 +197,21 @@ class GatewayClient:
         """How each webhook stands."""
         return (await self._call("GET", "/v1/webhooks", WebhookList)).webhooks
 
-    async def revoke(self, authorization: str) -> AuthorizationView:
+    async def revoke(self, authorization: str, reason: str = "no reason given") -> AuthorizationView:
         """End an authorization."""
-        return await self._call("POST", f"/v1/authorizations/{authorization}/revocation", AuthorizationView)
+        await self.order("revocations", "authorization", authorization, reason)
+        return await self.authorization(authorization)
+
+    async def order(
+        self, what: Literal["revocations", "quarantines", "releases"], kind: str, name: str, reason: str
+    ) -> OrderView:
+        """Give an operator's order about an authorization, executor, orchestrator or class."""
+        asked = compose(OrderRequest, subject={"kind": kind, "id": name}, reason=reason)
+        return await self._call("POST", f"/v1/{what}", OrderView, asked)
+
+    async def quarantined(self) -> list[Quarantined]:
+        """Who is in quarantine."""
+        return (await self._call("GET", "/v1/quarantines", QuarantineList)).quarantined
 
     # --- executors -----------------------------------------------------------------------------------------------
     async def enroll(self, request: EnrollmentRequest) -> EnrollmentChallenge:

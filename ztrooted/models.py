@@ -315,6 +315,49 @@ class ExecutorView(Model):
     labels: dict[Name, Name]
 
 
+Why = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class Subject(Model):
+    """Whom or what an operator's order is about."""
+
+    kind: Literal["authorization", "executor", "orchestrator", "class"]
+    id: Name
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+class OrderRequest(Model):
+    """An operator's order, with its reason for the lineage."""
+
+    subject: Subject
+    reason: Why
+
+
+class OrderView(Model):
+    """What an order ended."""
+
+    subject: Subject
+    revoked: list[Id]
+
+
+class Quarantined(Model):
+    """One subject in quarantine: since when (ms), by whom, and why."""
+
+    kind: Literal["executor", "orchestrator", "class"]
+    id: Name
+    operator: Name
+    reason: Text
+    at: int
+
+
+class QuarantineList(Model):
+    """All of them."""
+
+    quarantined: list[Quarantined]
+
+
 class WebhookView(Model):
     """How one webhook stands: the record it sends next, how many are behind that, since when (ms) it fails and why."""
 

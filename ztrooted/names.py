@@ -3,6 +3,9 @@
 Gateway, executors and auditors each derive these by themselves, so the rules stand here once.
 """
 
+import re
+
+EXECUTOR_ID = re.compile(r"ex-[0-9a-f]{32}")
 _GATEWAY = "/gateway"
 _SPIFFE = "spiffe://"
 

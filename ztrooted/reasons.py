@@ -152,7 +152,10 @@ class GateReason(StrEnum):
     NOTE_MALFORMED = "note.malformed"
     NOTE_SIGNATURE = "note.signature"
 
+    OPERATOR_NOT_QUARANTINED = "operator.not_quarantined"
+    OPERATOR_QUARANTINED = "operator.quarantined"
     OPERATOR_REVOKED = "operator.revoked"
+    OPERATOR_SUBJECT = "operator.subject"
 
     PARENT_CHILDREN = "parent.children"
     PARENT_DELEGATION = "parent.delegation"

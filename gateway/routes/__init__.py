@@ -6,6 +6,7 @@ from gateway.routes.baselines import BaselineRoutes
 from gateway.routes.dispatches import DispatchRoutes
 from gateway.routes.executors import ExecutorRoutes
 from gateway.routes.health import HealthRoutes
+from gateway.routes.orders import OrderRoutes
 from gateway.routes.policies import PolicyRoutes
 from gateway.routes.results import ResultRoutes
 from gateway.routes.route import Route, add_routes
@@ -25,6 +26,7 @@ def all_routes(gateway: "Gateway") -> tuple[Route, ...]:
         DispatchRoutes(gateway),
         BaselineRoutes(gateway),
         PolicyRoutes(gateway),
+        OrderRoutes(gateway),
         ResultRoutes(gateway),
         WebhookRoutes(gateway),
     )

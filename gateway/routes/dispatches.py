@@ -32,7 +32,6 @@ class DispatchRoutes:
             Route("GET", "/v1/authorizations/{authorization}", PEOPLE, self.authorization),
             Route("GET", "/v1/authorizations/{authorization}/children", PEOPLE, self.children),
             Route("GET", "/v1/authorizations/{authorization}/bundle", PEOPLE, self.bundle),
-            Route("POST", "/v1/authorizations/{authorization}/revocation", frozenset({Role.OPERATOR}), self.revoke),
             Route("GET", "/v1/events", PEOPLE, self.events),
             Route("GET", "/v1/checkpoint", PEOPLE, self.checkpoint),
         )
@@ -64,13 +63,6 @@ class DispatchRoutes:
         found = self._own(request, caller)
         data = await self._gateway.bundles.export(found.id)
         return web.Response(body=data, content_type="application/json", headers={"Cache-Control": "no-store"})
-
-    async def revoke(self, request: web.Request, caller: Caller) -> web.Response:
-        """An operator ends an authorization."""
-        found = self._own(request, caller)
-        detail = f"revoked by operator {caller.name}"
-        await self._gateway.endings.revoke(found.id, GateReason.OPERATOR_REVOKED, detail)
-        return json_answer(self._view(self._own(request, caller)))
 
     def _view(self, found: Authorization) -> dict[str, Any]:
         children = authorizations.count_children(self._gateway.database.reading, found.id)

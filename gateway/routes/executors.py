@@ -1,7 +1,6 @@
 """Executors: enrollment, their channel, and what people see of them."""
 
 import asyncio
-import re
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -26,6 +25,7 @@ from ztrooted.models import (
     LabelsRequest,
     StartedMessage,
 )
+from ztrooted.names import EXECUTOR_ID
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 from ztrooted.results import tier, tier_name
@@ -33,7 +33,6 @@ from ztrooted.results import tier, tier_name
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
-EXECUTOR_ID = re.compile(r"ex-[0-9a-f]{32}")
 HEARTBEAT_S = 10.0
 CLOSE_S = 1.0  # for the goodbye of a channel; the one that replaces a half-open channel waits for it
 

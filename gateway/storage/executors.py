@@ -89,6 +89,12 @@ def every(connection: sqlite3.Connection, *, after: str = "", limit: int = 200) 
     return [_from_row(row) for row in connection.execute(query, (after, limit))]
 
 
+def of_class(connection: sqlite3.Connection, executor_class: str) -> list[Executor]:
+    """Every executor whose last round was judged by the rules of a class."""
+    query = f"SELECT {_COLUMNS} FROM executors WHERE class = ? ORDER BY id"  # noqa: S608 -- a constant
+    return [_from_row(row) for row in connection.execute(query, (executor_class,))]
+
+
 def keep_entries(tx: Transaction, executor: Executor, evidence: Evidence, count: int) -> None:
     """Keep the first ``count`` measurement list entries of a trusted round, so that a bundle can show the whole list."""
     if evidence.ima_offset == 0:  # the list was judged anew from its start, so this covers all there was

@@ -126,6 +126,12 @@ def m0001_initial(db: SqliteUtils) -> None:
         strict=True,
     )
     db.table("labels").create({"executor": str, "labels": str}, pk="executor", not_null={"labels"}, strict=True)
+    db.table("quarantines").create(
+        {"kind": str, "id": str, "operator": str, "reason": str, "at": int},
+        pk=("kind", "id"),
+        not_null={"operator", "reason", "at"},
+        strict=True,
+    )
     db.table("webhooks").create(
         {"name": str, "cursor": int, "failing_since": int, "detail": str},
         pk="name",

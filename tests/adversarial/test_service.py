@@ -577,7 +577,7 @@ async def test_L15_a_quote_that_comes_after_the_lease_renews_nothing(
     binding = live_set_digest(frozenset({grant.authorization}))
     done = await gate.gateway.rounds.prove(session, Purpose.RUNTIME, (binding,))
     assert done.trusted
-    leases, revoked = await gate.gateway.authorizer._renew(live, done)
+    leases, revoked = await gate.gateway.authorizer._renew(live, done, gate.gateway.orders.epoch)
     assert leases == []
     assert [one.reason for one in revoked] == ["lease.expired"]
 

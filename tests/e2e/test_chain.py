@@ -44,7 +44,7 @@ def test_a_revoked_parent_takes_its_child_on_another_machine_along(gates: Gates)
     gate.wait_for("authorization.renewed", child.authorization, count=3)
 
     at = time.monotonic_ns()
-    gate.stage.json("revoke", parent.authorization, *gate.connection("operator"))
+    gate.stage.json("revoke", "authorization", parent.authorization, "--reason", "enough", *gate.connection("operator"))
     for life in (parent, child):
         life.outlived(at, AT_ONCE_S + MARGIN_S)
         assert life.process.wait(10) == KILLED

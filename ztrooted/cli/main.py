@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 import typer
 
 from tpm.errors import TpmError
-from ztrooted.cli import audit, baseline, executor, explain, inspect, operate, orchestrate, policy
+from ztrooted.cli import audit, baseline, executor, explain, inspect, operate, orchestrate, orders, policy
 from ztrooted.cli.demo import demo
 from ztrooted.cli.output import fail
 from ztrooted.cli.webhooks import webhooks
@@ -24,7 +24,10 @@ app.command("exec")(orchestrate.execute)
 app.command("watch")(orchestrate.watch)
 app.command("executors")(operate.executors)
 app.command("label")(operate.label)
-app.command("revoke")(operate.revoke)
+app.command("revoke")(orders.revoke)
+app.command("quarantine")(orders.quarantine)
+app.command("release")(orders.release)
+app.command("quarantined")(orders.quarantined)
 app.command("explain")(explain.explain)
 app.command("result")(operate.result)
 app.command("webhooks")(webhooks)

@@ -93,20 +93,3 @@ def result(
     if output is not None:
         write(output, f"{token}\n".encode())
     show({"token": token}, token if output is None else f"Wrote the result to {output}.", json=json)
-
-
-def revoke(
-    authorization: Annotated[str, typer.Argument(metavar="AUTHORIZATION", help="The authorization to end.")],
-    gateway: GatewayUrl,
-    ca: CaFile,
-    token_file: TokenFile,
-    json: JsonFlag = False,
-) -> None:
-    """End an authorization now; its job is killed."""
-
-    async def ask() -> dict[str, object]:
-        async with connect(gateway, ca, token_file) as client:
-            return (await client.revoke(authorization)).model_dump()
-
-    view = asyncio.run(ask())
-    show(view, f"Authorization {view['authorization']} is {view['state']}.", json=json)

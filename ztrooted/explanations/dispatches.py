@@ -188,10 +188,25 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             "The authorization's state does not allow this step.",
             "Look up its state; what has ended needs a new authorization.",
         ),
+        GateReason.OPERATOR_NOT_QUARANTINED: Explanation(
+            409,
+            "What is to be released is not in quarantine.",
+            "See 'ztrooted quarantined' for what is.",
+        ),
+        GateReason.OPERATOR_QUARANTINED: Explanation(
+            403,
+            "An operator put the executor, its class or the orchestrator into quarantine.",
+            "Ask the operator why; nothing is authorized there until it is released.",
+        ),
         GateReason.OPERATOR_REVOKED: Explanation(
             403,
-            "An operator revoked the authorization.",
+            "An operator revoked the authorization, or everything of its executor, class or orchestrator.",
             "Ask the operator why, before asking for a new one.",
+        ),
+        GateReason.OPERATOR_SUBJECT: Explanation(
+            404,
+            "There is nothing of that name to be ordered about.",
+            "Check the kind and the id: executors are named by id, classes as in the appraisal policy.",
         ),
         GateReason.PARENT_CHILDREN: Explanation(
             403,

@@ -1,0 +1,154 @@
+"""What operators order about executors, orchestrators and classes: end what runs, refuse what comes, until released.
+
+An order commits in one transaction with every end that it brings. A yes that is under way meanwhile is refused when it
+commits: it was proved before the order, and an order is never overwritten (``require_allowed``).
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from gateway.rounds import Round
+from gateway.storage import authorizations, executors
+from gateway.storage.authorizations import Authorization
+from gateway.storage.database import Database, Transaction
+from ztrooted.errors import GateError
+from ztrooted.models import Quarantined, Subject
+from ztrooted.reasons import GateReason
+from ztrooted.records import Record
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who ordered what, about whom, and why."""
+
+    subject: Subject
+    operator: str
+    reason: str
+    now_ms: int
+
+    def body(self, ended: int) -> dict[str, object]:
+        """For the lineage."""
+        return {
+            "kind": self.subject.kind,
+            "id": self.subject.id,
+            "operator": self.operator,
+            "reason": self.reason,
+            "ended": ended,
+        }
+
+
+class Orders:
+    """Orders, and whether one stands against a decision."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # Counts orders. It only grows, and in the writer's thread, so a decision knows whether one came after it began.
+        self._epoch = 0
+        self._last: dict[Subject, int] = {}
+
+    @property
+    def epoch(self) -> int:
+        """How many orders there were. Whoever decides takes it before anything is proved."""
+        return self._epoch
+
+    def require_allowed(self, connection: sqlite3.Connection, began: int, subjects: Iterable[Subject]) -> None:
+        """GateError unless nothing stands against a yes on what was begun at epoch ``began``, as its transaction runs.
+
+        ``operator.quarantined`` where one of ``subjects`` is quarantined, ``operator.revoked`` where one was revoked since.
+        """
+        for subject in subjects:
+            self.require_free(connection, subject)
+            if self._last.get(subject, 0) > began:
+                detail = f"an operator revoked {subject} while this was being decided; ask again"
+                raise GateError(GateReason.OPERATOR_REVOKED, detail)
+
+    def require_permitted(
+        self, connection: sqlite3.Connection, authorization: Authorization, done: Round, began: int
+    ) -> None:
+        """The same for what a good round is to lead to. A round that is not trusted only takes away."""
+        if done.trusted:
+            self.require_allowed(connection, began, subjects_of(authorization, done.executor.executor_class))
+
+    @staticmethod
+    def require_free(connection: sqlite3.Connection, subject: Subject) -> None:
+        """GateError ``operator.quarantined`` for a subject in quarantine."""
+        row = connection.execute(
+            "SELECT operator, reason FROM quarantines WHERE kind = ? AND id = ?", (subject.kind, subject.id)
+        ).fetchone()
+        if row is not None:
+            raise GateError(GateReason.OPERATOR_QUARANTINED, f"{subject} was put into quarantine by {row[0]}: {row[1]}")
+
+    async def revoke(self, order: Order) -> list[Authorization]:
+        """End everything live of a subject; what ended, descendants included."""
+        return await self._database.write(lambda tx: self._revoke(tx, order, "operator.revoked"))
+
+    async def quarantine(self, order: Order) -> list[Authorization]:
+        """The same, and refuse what comes."""
+
+        def commit(tx: Transaction) -> list[Authorization]:
+            tx.execute(
+                "INSERT OR REPLACE INTO quarantines(kind, id, operator, reason, at) VALUES (?, ?, ?, ?, ?)",
+                (order.subject.kind, order.subject.id, order.operator, order.reason, order.now_ms),
+            )
+            return self._revoke(tx, order, "operator.quarantined")
+
+        return await self._database.write(commit)
+
+    async def release(self, order: Order) -> None:
+        """Let a subject prove itself again. Nothing that ended comes back. GateError ``operator.not_quarantined``."""
+
+        def commit(tx: Transaction) -> None:
+            subject = order.subject
+            gone = tx.execute("DELETE FROM quarantines WHERE kind = ? AND id = ?", (subject.kind, subject.id))
+            if gone.rowcount == 0:
+                raise GateError(GateReason.OPERATOR_NOT_QUARANTINED, f"{subject} is not in quarantine")
+            tx.append(Record("operator.released", order.now_ms, order.body(0)))
+
+        await self._database.write(commit)
+
+    def quarantined(self) -> list[Quarantined]:
+        """Who is, the latest first."""
+        rows = self._database.reading.execute(
+            "SELECT kind, id, operator, reason, at FROM quarantines ORDER BY at DESC, kind, id"
+        )
+        return [
+            Quarantined(kind=kind, id=name, operator=operator, reason=reason, at=at)
+            for kind, name, operator, reason, at in rows.fetchall()
+        ]
+
+    def _revoke(self, tx: Transaction, order: Order, kind: str) -> list[Authorization]:
+        ended: list[Authorization] = []
+        detail = f"by operator {order.operator}: {order.reason}"
+        for found in sorted(_live_of(tx.connection, order.subject), key=lambda one: one.depth):
+            ended += authorizations.revoke(tx, found, order.now_ms, GateReason.OPERATOR_REVOKED, detail)
+        tx.append(Record(kind, order.now_ms, order.body(len(ended))))
+        # Raised last, and never lowered: should the transaction be undone, a decision is refused once too often.
+        self._epoch += 1
+        self._last[order.subject] = self._epoch
+        return ended
+
+
+def _live_of(connection: sqlite3.Connection, subject: Subject) -> list[Authorization]:
+    live = [one for one in authorizations.unfinished(connection) if one.live]
+    if subject.kind == "authorization":
+        return [one for one in live if one.id == subject.id]
+    if subject.kind == "executor":
+        return [one for one in live if one.executor == subject.id]
+    if subject.kind == "orchestrator":
+        return [one for one in live if one.orchestrator == subject.id]
+    members = {one.id for one in executors.of_class(connection, subject.id)}
+    return [one for one in live if one.executor in members]
+
+
+def subjects_of(authorization: Authorization, executor_class: str) -> tuple[Subject, ...]:
+    """Whose quarantine or revocation stands against this authorization."""
+    return (
+        Subject(kind="executor", id=authorization.executor),
+        Subject(kind="class", id=executor_class),
+        Subject(kind="orchestrator", id=authorization.orchestrator),
+    )

@@ -1,0 +1,82 @@
+"""Operators' orders: revoke, quarantine, release; and who is in quarantine."""
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from gateway.auth import Caller, Role
+from gateway.orders import Order
+from gateway.routes.route import Route, json_answer, read_body
+from gateway.storage import authorizations
+from gateway.storage.authorizations import Authorization
+from ztrooted.errors import GateError
+from ztrooted.models import OrderRequest, OrderView, QuarantineList, Subject
+from ztrooted.names import EXECUTOR_ID
+from ztrooted.reasons import GateReason
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+OPERATORS = frozenset({Role.OPERATOR})
+
+
+class OrderRoutes:
+    """What operators order. Each order is recorded with who gave it and why."""
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self.routes = (
+            Route("POST", "/v1/revocations", OPERATORS, self.revoke),
+            Route("POST", "/v1/quarantines", OPERATORS, self.quarantine),
+            Route("GET", "/v1/quarantines", frozenset({Role.OPERATOR, Role.AUDITOR}), self.quarantined),
+            Route("POST", "/v1/releases", OPERATORS, self.release),
+        )
+
+    async def revoke(self, request: web.Request, caller: Caller) -> web.Response:
+        """End everything live of an authorization, executor, orchestrator or class, descendants included."""
+        order = await self._order(request, caller)
+        return await self._answer(order, await self._gateway.orders.revoke(order))
+
+    async def quarantine(self, request: web.Request, caller: Caller) -> web.Response:
+        """The same, and refuse what comes until it is released."""
+        order = await self._order(request, caller, known=False)
+        if order.subject.kind == "authorization":
+            raise _no_subject(order.subject, "an authorization ends for ever; revoke it")
+        return await self._answer(order, await self._gateway.orders.quarantine(order))
+
+    async def release(self, request: web.Request, caller: Caller) -> web.Response:
+        """End a quarantine. What it ended stays ended."""
+        order = await self._order(request, caller, known=False)
+        await self._gateway.orders.release(order)
+        return await self._answer(order, [])
+
+    async def quarantined(self, _request: web.Request, _caller: Caller) -> web.Response:
+        """Who is in quarantine, and why."""
+        return json_answer(QuarantineList(quarantined=self._gateway.orders.quarantined()).model_dump())
+
+    async def _order(self, request: web.Request, caller: Caller, *, known: bool = True) -> Order:
+        asked = await read_body(request, OrderRequest)
+        self._require_subject(asked.subject, known=known)
+        return Order(asked.subject, caller.name, asked.reason, self._gateway.clock.now_ms())
+
+    def _require_subject(self, subject: Subject, *, known: bool) -> None:
+        """GateError for what can't be meant; ``known`` where only what is there can be."""
+        gateway = self._gateway
+        if subject.kind == "authorization":
+            authorizations.get(gateway.database.reading, subject.id)
+        elif subject.kind == "executor":
+            if not EXECUTOR_ID.fullmatch(subject.id):
+                raise GateError(GateReason.ID_INVALID, "an executor's id is 'ex-' and 32 hexadecimal digits")
+            if known:
+                gateway.rounds.executor(subject.id)
+        elif subject.kind == "class" and subject.id not in gateway.policies.current.appraisal.classes:
+            raise _no_subject(subject, "the appraisal policy in force has no such class")
+
+    async def _answer(self, order: Order, ended: list[Authorization]) -> web.Response:
+        await self._gateway.endings.announce(ended)
+        view = OrderView(subject=order.subject, revoked=[one.id for one in ended])
+        return json_answer(view.model_dump())
+
+
+def _no_subject(subject: Subject, why: str) -> GateError:
+    return GateError(GateReason.OPERATOR_SUBJECT, f"{subject}: {why}")
