@@ -414,6 +414,12 @@ def _silence_was_trust(forger: Forger) -> None:
     body |= {"manifest": None, "evidence": None}
 
 
+def _evidence_misnamed(forger: Forger) -> None:
+    """Round and artifact agree on evidence that is not the one in the bundle."""
+    forger.all("attestation.passed")[-1]["body"]["evidence"] = "ab" * 32
+    _restate(forger)
+
+
 def _unfollowed_failure(forger: Forger) -> None:
     """Drift was recorded, nobody was stopped, and the job went on to its normal end."""
     revoked, closed = forger.first("authorization.revoked"), forger.first("execution.closed")
@@ -663,6 +669,7 @@ LIES: dict[str, tuple[Lie, tuple[str, ...]]] = {
     "renewed_on_an_empty_round": (_no_round("attestation.passed"), ("story", "quotes")),
     "authorized_on_an_empty_round": (_no_round("policy.evaluated"), ("story", "quotes")),
     "silence_was_trust": (_silence_was_trust, ("appraisals",)),
+    "evidence_misnamed": (_evidence_misnamed, ("quotes",)),
     "passed_told_as_failed": (_kind_turned, ("story",)),
     "tier": (_claims(tier="A4"), ("artifacts",)),
     "artifact_for_another_step": (_claims(act__step="deploy"), ("artifacts",)),
