@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from gateway import orders
 from gateway.auth import Authenticator
 from gateway.authorizer import Authorizer
 from gateway.bundles import Bundles
@@ -70,6 +71,7 @@ class Gateway:
         try:
             self.database = Database(config.data / DATABASE, on_failure=self._fail)
             authorizations.check(self.database.reading)
+            orders.check(self.database.reading)
         except EnvironmentProblem:
             self.signer.close()
             raise

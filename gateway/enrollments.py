@@ -185,12 +185,7 @@ class Enrollments:
             await self._note_refusal(pending, error.reason, error.detail)
             raise
         certificate = self.session_certificate(pending.executor, pending.session_key)
-        try:
-            executor, revoked = await self._database.write(lambda tx: self._admit(tx, pending, done))
-        except GateError as error:
-            if str(error.reason).startswith("operator."):
-                await self._note_refusal(pending, error.reason, error.detail)
-            raise
+        executor, revoked = await self._database.write(lambda tx: self._admit(tx, pending, done))
         return Admitted(executor, certificate, tuple(revoked))
 
     def require_pending(self, enrollment: str) -> None:

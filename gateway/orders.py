@@ -14,10 +14,10 @@ from gateway.rounds import Round
 from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
-from ztrooted.errors import GateError
+from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.models import Quarantined, Subject
 from ztrooted.reasons import GateReason
-from ztrooted.records import Record
+from ztrooted.records import Record, parse_record
 
 log = structlog.get_logger()
 
@@ -133,6 +133,33 @@ class Orders:
         return ended
 
 
+def check(connection: sqlite3.Connection) -> None:
+    """Who is in quarantine must be what the records lead to. EnvironmentProblem where somebody edited it beside them."""
+    led_to: dict[tuple[str, str], tuple[str, str, int]] = {}
+    rows = connection.execute(
+        "SELECT type, at, bytes FROM records WHERE type IN ('operator.quarantined', 'operator.released') ORDER BY seq"
+    )
+    for kind, at, data in rows:
+        body = parse_record(bytes(data)).body
+        if kind == "operator.quarantined":
+            led_to[body["kind"], body["id"]] = body["operator"], body["reason"], at
+        else:
+            led_to.pop((body["kind"], body["id"]), None)
+    stored = {
+        (kind, name): (operator, reason, at)
+        for kind, name, operator, reason, at in connection.execute(
+            "SELECT kind, id, operator, reason, at FROM quarantines"
+        )
+    }
+    if stored != led_to:
+        differing = sorted(key for key in stored.keys() | led_to.keys() if stored.get(key) != led_to.get(key))
+        raise EnvironmentProblem(
+            GateReason.LINEAGE_CHAIN_BROKEN,
+            f"the quarantine of {' '.join(differing[0]):.200} is not what its records say",
+            "the database was altered or damaged; restore a backup, and keep this file as evidence",
+        )
+
+
 def _live_of(connection: sqlite3.Connection, subject: Subject) -> list[Authorization]:
     live = [one for one in authorizations.unfinished(connection) if one.live]
     if subject.kind == "authorization":
@@ -148,6 +175,7 @@ def _live_of(connection: sqlite3.Connection, subject: Subject) -> list[Authoriza
 def subjects_of(authorization: Authorization, executor_class: str) -> tuple[Subject, ...]:
     """Whose quarantine or revocation stands against this authorization."""
     return (
+        Subject(kind="authorization", id=authorization.id),  # it can be known, and revoked, before it is decided
         Subject(kind="executor", id=authorization.executor),
         Subject(kind="class", id=executor_class),
         Subject(kind="orchestrator", id=authorization.orchestrator),

@@ -8,6 +8,7 @@ import binascii
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -315,7 +316,14 @@ class ExecutorView(Model):
     labels: dict[Name, Name]
 
 
-Why = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+def _printable(text: str) -> str:
+    """Nothing that moves a terminal's cursor or turns its text around."""
+    if not text.isprintable():
+        raise ValueError("it holds characters that can't be printed")
+    return text
+
+
+Why = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
 
 
 class Subject(Model):
