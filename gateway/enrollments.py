@@ -41,7 +41,8 @@ from ztrooted.clock import Clock
 from ztrooted.enrollment import activation_mac, transcript
 from ztrooted.errors import GateError
 from ztrooted.evidence import Purpose, qualifying_data, sha256
-from ztrooted.models import ActivationRequest, EnrollmentChallenge, EnrollmentRequest, Subject
+from ztrooted.models import ActivationRequest, EnrollmentChallenge, EnrollmentRequest
+from ztrooted.operator_models import Subject
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 

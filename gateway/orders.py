@@ -15,7 +15,7 @@ from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.models import Quarantined, Subject
+from ztrooted.operator_models import Quarantined, Subject
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record, parse_record
 

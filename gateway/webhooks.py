@@ -22,7 +22,7 @@ from gateway.webhook_config import NAME, WebhookConfig, secret_path
 from ztrooted.client import tls_context
 from ztrooted.clock import Clock
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.models import WebhookView
+from ztrooted.operator_models import WebhookView
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 from ztrooted.webhook import new_secret, parse_secret, sign

@@ -30,16 +30,11 @@ from ztrooted.models import (
     Grant,
     LabelsRequest,
     Model,
-    OrderRequest,
-    OrderView,
     Problem,
-    Quarantined,
-    QuarantineList,
-    WebhookList,
-    WebhookView,
     compose,
     parse_json,
 )
+from ztrooted.operator_models import OrderRequest, OrderView, Quarantined, QuarantineList, WebhookList, WebhookView
 from ztrooted.policy_models import ActivationOfPolicies, PoliciesView, TrialOfPolicies, TrialView
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record, parse_record

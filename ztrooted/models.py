@@ -8,7 +8,6 @@ import binascii
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -314,75 +313,6 @@ class ExecutorView(Model):
     evidence_age_ms: int
     next_proof_due: int
     labels: dict[Name, Name]
-
-
-def _printable(text: str) -> str:
-    """Nothing that moves a terminal's cursor or turns its text around."""
-    if not text.isprintable():
-        raise ValueError("it holds characters that can't be printed")
-    return text
-
-
-Why = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
-
-
-class Subject(Model):
-    """Whom or what an operator's order is about."""
-
-    kind: Literal["authorization", "executor", "orchestrator", "class"]
-    id: Name
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.id}"
-
-
-class OrderRequest(Model):
-    """An operator's order, with its reason for the lineage."""
-
-    subject: Subject
-    reason: Why
-
-
-class OrderView(Model):
-    """What an order ended."""
-
-    subject: Subject
-    revoked: list[Id]
-
-
-class Quarantined(Model):
-    """One subject in quarantine: since when (ms), by whom, and why."""
-
-    kind: Literal["executor", "orchestrator", "class"]
-    id: Name
-    operator: Name
-    reason: Text
-    at: int
-
-
-class QuarantineList(Model):
-    """All of them."""
-
-    quarantined: list[Quarantined]
-
-
-class WebhookView(Model):
-    """How one webhook stands: the record it sends next, how many are behind that, since when (ms) it fails and why."""
-
-    name: Name
-    url: Text
-    orchestrator: Name | None
-    events: list[Text]
-    next: int
-    behind: int
-    failing_since: int | None
-    detail: Text
-
-
-class WebhookList(Model):
-    """All of them."""
-
-    webhooks: list[WebhookView]
 
 
 class AuthorizationView(Model):

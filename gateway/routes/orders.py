@@ -10,8 +10,8 @@ from gateway.routes.route import Route, json_answer, read_body
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from ztrooted.errors import GateError
-from ztrooted.models import OrderRequest, OrderView, QuarantineList, Subject
 from ztrooted.names import EXECUTOR_ID
+from ztrooted.operator_models import OrderRequest, OrderView, QuarantineList, Subject
 from ztrooted.reasons import GateReason
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from gateway.auth import Caller, Role
 from gateway.routes.route import Route, json_answer
-from ztrooted.models import WebhookList
+from ztrooted.operator_models import WebhookList
 
 if TYPE_CHECKING:
     from gateway.app import Gateway

@@ -14,7 +14,8 @@ from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import GatewayInProcess
 from ztrooted.client import Refused
 from ztrooted.errors import EnvironmentProblem
-from ztrooted.models import Grant, OrderView, RefusedMessage
+from ztrooted.models import Grant, RefusedMessage
+from ztrooted.operator_models import OrderView
 from ztrooted.policies import FILES
 from ztrooted.verify import verify_bundle
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.output import JsonFlag, show
-from ztrooted.models import OrderView, Quarantined
+from ztrooted.operator_models import OrderView, Quarantined
 
 
 class Kind(StrEnum):

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.output import JsonFlag, show
-from ztrooted.models import WebhookView
+from ztrooted.operator_models import WebhookView
 
 
 def webhooks(gateway: GatewayUrl, ca: CaFile, token_file: TokenFile, json: JsonFlag = False) -> None:
