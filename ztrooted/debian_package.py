@@ -38,7 +38,16 @@ def package_files(path: Path, algorithm: str, *, executable_only: bool = False) 
             with tarfile.open(fileobj=_READERS[name](member), mode="r|", tarinfo=_Header) as archive:
                 yield from _files(archive, path, algorithm, executable_only=executable_only)
     # RecursionError: the tar reader calls itself for each of several names of one file.
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, RecursionError) as error:
+    except (
+        tarfile.TarError,
+        lzma.LZMAError,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise _refuse(path, str(error)) from error
 
 

@@ -179,7 +179,7 @@ def split_foreign(token: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:
     """Header, payload, what was signed, and signature of a compact JWS, unverified. ProofError ``ear.malformed``."""
     if len(token) > MAX_TOKEN or not token.isascii():
         raise _refuse("this is no token, or too large for one")
-    segments = token.strip().split(".")
+    segments = token.strip(" \t\r\n").split(".")
     if len(segments) != 3:
         raise _refuse("a token is three segments divided by dots")
     raw, payload, signature = (_segment(one) for one in segments)

@@ -7,6 +7,7 @@ texts and arrays. What has no line of its own (a member of an inline table, an i
 import re
 import tomllib
 from collections.abc import Sequence
+from functools import lru_cache
 
 Path = Sequence[str | int]
 
@@ -27,13 +28,19 @@ def line_of(text: str, path: Path) -> int | None:
 
     None where not even its first key is in the document.
     """
-    lines = key_lines(text)
+    lines = _of_the_last(text)
     wanted = tuple(path)
     while wanted:
         if wanted in lines:
             return lines[wanted]
         wanted = wanted[:-1]
     return None
+
+
+@lru_cache(maxsize=2)
+def _of_the_last(text: str) -> dict[tuple[str | int, ...], int]:
+    """Whoever asks for one line of a document asks for more of the same."""
+    return key_lines(text)
 
 
 def key_lines(text: str) -> dict[tuple[str | int, ...], int]:

@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -10,19 +11,22 @@ from pydantic import TypeAdapter, ValidationError
 from tests.fuzz.bundle_targets import story
 from tests.fuzz.mutation import canonical_json
 from tests.fuzz.policy_targets import anchors_text
-from tests.fuzz.result_targets import decision_files, package_bombs
+from tests.fuzz.result_targets import decision_files, package, package_bombs, pax
 from tests.support.endorsement import crl, vendor
 from tpm.endorsement_crl import parse_crl
 from tpm.endorsement_der import MAX_CHILDREN, SEQUENCE, encode, read_children, read_only_element
 from tpm.endorsement_google import parse_instance_identity
 from tpm.endorsement_san import check_tpm_specification
 from tpm.errors import EvidenceError, MalformedError
+from ztrooted import toml_lines
 from ztrooted.anchors import parse_anchors
 from ztrooted.bundle import parse_bundle
 from ztrooted.debian_package import package_files
 from ztrooted.decision_file import parse_decision_file, redecide
+from ztrooted.ear import split_foreign
 from ztrooted.errors import EnvironmentProblem, GateError, PolicyError, ProofError
 from ztrooted.explain import explain
+from ztrooted.policy_cases import parse_cases
 from ztrooted.reasons import GateReason
 from ztrooted.redecide_bundle import redecide_file
 from ztrooted.validation import MAX_FINDINGS, MAX_LISTED, explain_validation
@@ -122,6 +126,37 @@ def test_a_package_that_unpacks_to_much_is_refused_or_read_in_its_time(name: str
     with pytest.raises(PolicyError) as refused:
         list(package_files(path, "sha256"))
     assert refused.value.reason is GateReason.BASELINE_SOURCE
+
+
+def test_a_size_that_no_number_holds_is_refused(tmp_path: Path) -> None:
+    """An extended header may claim one, and the tar reader multiplies it."""
+    path = tmp_path / "x.deb"
+    for size in ("9" * 30, str(1 << 63), "-1"):
+        path.write_bytes(package({"debian-binary": b"2.0\n", "data.tar": pax({"size": size})}))
+        with pytest.raises(PolicyError):
+            list(package_files(path, "sha256"))
+
+
+def test_many_cases_are_read_in_one_pass() -> None:
+    """Each looked for its own line from the start of the file."""
+    text = "".join(f'[[class_case]]\nname = "{number}"\nexpect = "default"\n' for number in range(400))
+    key_lines, calls = toml_lines.key_lines, []
+
+    def counted(text: str) -> dict[tuple[str | int, ...], int]:
+        calls.append(text)
+        return key_lines(text)
+
+    with mock.patch.object(toml_lines, "key_lines", counted):
+        cases = parse_cases(b'format = "ztrooted-cases/1"\n' + text.encode(), "the cases")
+    assert [line for line, _ in cases.class_cases] == list(range(2, 1202, 3))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("text", ["\x1ce30.e30.", "\x85e30.e30.", "e30.e30.\x1f"])
+def test_a_token_is_what_was_given(text: str) -> None:
+    """Only white space that a file may end in is left out of it."""
+    with pytest.raises(ProofError):
+        split_foreign(text)
 
 
 @pytest.mark.parametrize("member", ["enrollment", "appraisal_policy", "class", "manifest", "now", "verdict"])

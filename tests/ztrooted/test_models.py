@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
-from ztrooted import limits, models
+from ztrooted import baseline_models, limits, models, operator_models, policy_models
 from ztrooted.errors import GateError
 from ztrooted.evidence import Evidence
 from ztrooted.models import (
@@ -392,7 +392,8 @@ def every(found: type[BaseModel] = Model) -> list[type[BaseModel]]:
     return [one for kind in found.__subclasses__() for one in (kind, *every(kind))]
 
 
-MODELS = [kind for kind in every() if kind.__module__ == models.__name__]
+WIRE = {room.__name__ for room in (models, operator_models, policy_models, baseline_models)}
+MODELS = [kind for kind in every() if kind.__module__ in WIRE]
 
 
 @pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
