@@ -23,6 +23,11 @@ MAX_FILES = 200_000
 MAX_NAME = 16 << 10  # bytes of a long name or of extended headers, which tar readers keep in memory
 MAX_UNPACKED = 16 << 30
 CHUNK = 1 << 20
+# What the readers raise for bytes that are none of theirs. The tar reader calls itself for each of a file's names.
+_BROKEN = (
+    *(tarfile.TarError, lzma.LZMAError, zlib.error),
+    *(EOFError, OSError, ValueError, OverflowError, RecursionError),
+)
 
 
 def package_files(path: Path, algorithm: str, *, executable_only: bool = False) -> Iterator[tuple[str, str]]:
@@ -37,17 +42,7 @@ def package_files(path: Path, algorithm: str, *, executable_only: bool = False) 
                 raise _refuse(path, f"its files are in {name}; repack it with 'dpkg-deb -Zxz' where that is zstd")
             with tarfile.open(fileobj=_READERS[name](member), mode="r|", tarinfo=_Header) as archive:
                 yield from _files(archive, path, algorithm, executable_only=executable_only)
-    # RecursionError: the tar reader calls itself for each of several names of one file.
-    except (
-        tarfile.TarError,
-        lzma.LZMAError,
-        zlib.error,
-        EOFError,
-        OSError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except _BROKEN as error:
         raise _refuse(path, str(error)) from error
 
 
@@ -136,7 +131,7 @@ def _files(archive: tarfile.TarFile, path: Path, algorithm: str, *, executable_o
             continue
         if not member.isreg():
             continue
-        if member.issparse() or member.size > MAX_UNPACKED:  # extended headers may claim either
+        if member.issparse() or not 0 <= member.size <= MAX_UNPACKED:  # extended headers may claim either
             raise _refuse(path, f"{name} has {member.size} bytes, or holes")
         if executable_only and not member.mode & 0o111:
             continue

@@ -341,6 +341,11 @@ class Gate:
         wait_until("the job's signs of life", started, 20)
         return life
 
+    def revoked_at(self, authorization: str) -> int:
+        """When the gateway revoked it, by the monotonic clock: what a command takes to get there is no promise of ours."""
+        record = self.wait_for("authorization.revoked", authorization)
+        return time.monotonic_ns() - (time.time_ns() - record.at * 1_000_000)
+
     def wait_for(self, kind: str, authorization: str, within_s: float = 10.0, *, count: int = 1) -> Record:
         """The latest record of this kind in the authorization's story, once there are ``count`` of them."""
 
