@@ -212,7 +212,7 @@ class Rounds:
     ) -> Round:
         """The round of an executor that no class is for: nothing is asked of it, and nothing is believed."""
         now_ms = self._clock.now_ms()
-        verdict = Verdict((Check("class", Status.FAIL, error.reason, error.detail),), now_ms)
+        verdict = Verdict.without_class(error, now_ms)
         return Round(
             challenge="",
             executor=replace(executor, executor_class=NO_CLASS),

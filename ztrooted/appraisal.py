@@ -31,7 +31,7 @@ from tpm.ima_replay import ImaState, VerifiedImaEntries, replay
 from tpm.quote import Clock, VerifiedQuote, check_clock, parse_quote, verify_quote
 from ztrooted.appraisal_policy import IMA_PCR, AppraisalClass
 from ztrooted.boot_reference import BootReference, boot_reference
-from ztrooted.errors import GateError
+from ztrooted.errors import GateError, PolicyError
 from ztrooted.event_rules import EventLogPolicy, first_difference, judge_boot
 from ztrooted.evidence import Evidence
 from ztrooted.reasons import GateReason, Reason, parse_reason
@@ -83,6 +83,11 @@ class Verdict:
         """The sentence that belongs to ``reason``."""
         failed = [check for check in self.checks if check.status is Status.FAIL]
         return failed[0].detail if failed else ""
+
+    @classmethod
+    def without_class(cls, error: PolicyError, now_ms: int) -> "Verdict":
+        """The verdict over an executor that no class of the policy is for, whatever it may show."""
+        return cls((Check("class", Status.FAIL, error.reason, error.detail),), now_ms)
 
     @staticmethod
     def detail_of(encoded: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from tpm.attestation_key import accept_attestation_key
 from tpm.public import parse_public
 from ztrooted.appraisal import Progress, Question, Verdict, appraise
-from ztrooted.appraisal_policy import NO_RULES, Subject
+from ztrooted.appraisal_policy import NO_CLASS, NO_RULES, Subject
 from ztrooted.ar4si import vector_of
 from ztrooted.delegation import Delegation
 from ztrooted.dispatch_context import Facts, Parent, policy_request
@@ -94,10 +94,14 @@ def decide_again(
     try:
         executor_class = policies.appraisal.class_of(subject)
         rules = policies.appraisal.for_class(executor_class)
-    except PolicyError:
-        executor_class, rules = "", NO_RULES
-    reference = reference_of(executor_class) if executor_class else None
-    if evidence is None or not executor_class:
+        unclassed = None
+    except PolicyError as error:
+        executor_class, rules = NO_CLASS, NO_RULES
+        unclassed = Verdict.without_class(error, body["now"])
+    reference = None if unclassed else reference_of(executor_class)
+    if unclassed is not None:
+        verdict = unclassed  # whatever it showed: under these rules nothing would have been believed
+    elif evidence is None:
         # Nobody answered, so the rules had nothing to judge: the verdict stands as it is.
         verdict = Verdict.decode(body["verdict"])
     else:

@@ -29,7 +29,9 @@ from ztrooted.evidence import Evidence, Purpose, qualifying_data, sha256
 from ztrooted.lifecycle import State
 from ztrooted.models import Job
 from ztrooted.policies import Policies
+from ztrooted.reasons import GateReason
 from ztrooted.records import Record
+from ztrooted.redecide import decide_again
 from ztrooted.redecide_bundle import redecide_file
 from ztrooted.reference import Baseline, Reference
 
@@ -335,3 +337,15 @@ def test_a_verdict_survives_its_encoding() -> None:
     for _ in range(20):
         recorded = dice.case().file.recorded().round["verdict"]
         assert Verdict.decode(recorded).encode() == recorded
+
+
+def test_rules_without_a_class_for_the_machine_make_a_yes_a_no() -> None:
+    dice = Dice(79)
+    case = next(case for case in iter(dice.case, None) if case.permitted)
+    others = 'format = "ztrooted-appraisal/1"\n[class.others]\nmatch = { labels = { nobody = "has-it" } }\n'
+    documents = dict(case.file.policies().documents())
+    documents["appraisal"] = (others + "pcrs = [0]\npinned = [0]\n").encode()
+    policies = Policies.load(documents)
+    again = decide_again(case.file.recorded(), policies, lambda _class: None, case.file.blob)
+    assert not again.permitted
+    assert again.verdict.reason is GateReason.POLICY_NO_CLASS
