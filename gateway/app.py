@@ -15,7 +15,7 @@ from gateway.auth import Authenticator
 from gateway.authorizer import Authorizer
 from gateway.bundles import Bundles
 from gateway.certificates import Authority
-from gateway.channel import Channels
+from gateway.channel import Channels, Session
 from gateway.checkpointer import Checkpointer
 from gateway.config import GatewayConfig, read_file, read_policies
 from gateway.deadlines import Deadlines
@@ -24,12 +24,14 @@ from gateway.endings import Endings
 from gateway.enrollments import Enrollments
 from gateway.feed import Feed
 from gateway.leases import Leases
+from gateway.metrics import Metrics
 from gateway.middleware import problems
-from gateway.orders import Orders
+from gateway.orders import GATEWAY, Order, Orders
 from gateway.policies import PolicyStore
 from gateway.references import References
 from gateway.rounds import Rounds
 from gateway.routes import add_routes, all_routes
+from gateway.schedule import Schedule
 from gateway.signer import Signer
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
@@ -41,6 +43,8 @@ from tpm.errors import TpmError
 from ztrooted import limits
 from ztrooted.clock import Clock, SystemClock, WatchedClock
 from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.models import RefusedMessage
+from ztrooted.operator_models import Subject
 from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
@@ -83,6 +87,8 @@ class Gateway:
             raise
         self.tasks = Tasks(self._fail)
         self.deadlines = Deadlines(self.clock, self.tasks.start)
+        self.metrics = Metrics()
+        self.schedule = Schedule(self.deadlines, self.clock, self.metrics)
         self.channels = Channels()
         self.references = References(self.database)
         self.rounds = Rounds(self.database, self.clock, lambda: self.policies.current.appraisal, self.references)
@@ -109,7 +115,8 @@ class Gateway:
             Leases(config, self.signer, self.clock, self.checkpointer),
             self.signer,
             self.channels,
-            self.deadlines,
+            self.schedule,
+            self.metrics,
             self.endings,
             self.orders,
             self.enrollments.session_certificate,
@@ -205,7 +212,27 @@ class Gateway:
     def prove_soon(self, executor: str) -> None:
         """Ask an executor for proof now, if it is connected."""
         if self.channels.get(executor) is not None:
-            self.deadlines.set(("prove", executor), 0.0, partial(self.authorizer.prove_again, executor))
+            self.schedule.at(executor, 0.0, partial(self.authorizer.prove_again, executor))
+
+    async def halt(self, second: Session, conflict: GateError) -> None:
+        """Two machines hold one session: neither is believed any more, until an operator releases the executor."""
+        self.metrics.conflicts.inc()
+        subject = Subject(kind="executor", id=second.executor)
+        order = Order(subject, GATEWAY, conflict.detail, self.clock.now_ms(), conflict.reason)
+        try:
+            revoked = await self.orders.halt(order)
+            await self.endings.announce(revoked)
+            for one in revoked:
+                if one.executor == second.executor:  # a clone runs a copy of the job
+                    await second.send(
+                        RefusedMessage(authorization=one.id, reason=str(conflict.reason), detail=conflict.detail)
+                    )
+        except (
+            GateError
+        ) as error:  # it can't be recorded, or the clone does not listen; both are hung up on all the same
+            log.error("conflict not settled", executor=second.executor, code=error.reason, detail=error.detail)
+        await self.channels.end(second.executor, GateReason.SESSION_CONFLICT)
+        await second.close(GateReason.SESSION_CONFLICT)
 
     def prove_all(self) -> None:
         """Ask every connected executor for proof now, for instance because the reference values changed."""

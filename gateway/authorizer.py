@@ -14,20 +14,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.channel import Channels, Session
 from gateway.config import GatewayConfig
-from gateway.deadlines import Deadlines
 from gateway.decisions import decision_body, note_denial
 from gateway.delegations import Asked, ask, ask_again, refuse_early, take_place
 from gateway.endings import Endings
 from gateway.leases import Lease, Leases
+from gateway.metrics import Metrics
 from gateway.orders import Orders
 from gateway.policies import PolicyStore
 from gateway.rounds import Round, Rounds
+from gateway.schedule import Schedule
 from gateway.signer import Signer
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted import artifact
-from ztrooted.appraisal_policy import NO_RULES
+from ztrooted.appraisal_policy import NO_RULES, AppraisalClass
 from ztrooted.clock import WatchedClock
 from ztrooted.delegation import MAX_RUNTIME_S
 from ztrooted.errors import GateError, PolicyError
@@ -68,7 +69,8 @@ class Authorizer:
         leases: Leases,
         signer: Signer,
         channels: Channels,
-        deadlines: Deadlines,
+        schedule: Schedule,
+        metrics: Metrics,
         endings: Endings,
         orders: Orders,
         session_certificate: Callable[[str, ec.EllipticCurvePublicKey], str],
@@ -81,7 +83,8 @@ class Authorizer:
         self._signer = signer
         self._leases = leases
         self._channels = channels
-        self._deadlines = deadlines
+        self._schedule = schedule
+        self._metrics = metrics
         self._endings = endings
         self._orders = orders
         self._session_certificate = session_certificate
@@ -274,22 +277,44 @@ class Authorizer:
     # --- phase 6 -------------------------------------------------------------------------------------------------
     def schedule(self, executor: str) -> None:
         """Set the time of the next round with a connected executor."""
-        live = self._activated(executor)
+        policy = self._pace(executor)
+        interval = policy.interval_s if self._activated(executor) else policy.idle_interval_s
+        self._schedule.within(executor, interval, policy.jitter, lambda: self.prove_again(executor))
+
+    def connected(self, executor: str) -> None:
+        """The first round after a connection: at once with a live job, and otherwise when it would have been anyway.
+
+        So a connection that is lost and made again neither delays a proof nor adds one, and ten thousand that come at
+        once are asked as spread as before.
+        """
+        idle_s = self._pace(executor).idle_interval_s
+        since_s = (self._clock.now_ms() - self._rounds.executor(executor).proved_at) / 1000
+        in_s = 0.0 if self._activated(executor) else min(max(idle_s - since_s, 0.0), idle_s)
+        self._schedule.at(executor, in_s, lambda: self.prove_again(executor))
+
+    def hurry(self, executor: str) -> None:
+        """An executor says that it has measured something. With a live job it is asked early."""
+        if self._activated(executor):
+            interval_s = self._pace(executor).interval_s
+            self._schedule.early(executor, interval_s, lambda: self.prove_again(executor))
+
+    def _pace(self, executor: str) -> AppraisalClass:
         try:
-            policy = self._rounds.policy_of(self._rounds.executor(executor))
+            return self._rounds.policy_of(self._rounds.executor(executor))
         except PolicyError:  # no class is for it; it is asked again, since labels and policies change
-            policy = NO_RULES
-        interval = policy.interval_s if live else policy.idle_interval_s
-        self._deadlines.set(("prove", executor), interval, lambda: self.prove_again(executor))
+            return NO_RULES
 
     async def prove_again(self, executor: str) -> None:
         """The next round of an executor: renew what it keeps alive, or revoke it."""
         session = self._channels.get(executor)
         if session is None:
+            self._schedule.forget(executor)
             return  # what it was running ends with its lease
-        async with session.proving:
+        async with self._schedule.turn(live=bool(self._activated(executor))), session.proving:
             began = self._orders.epoch
             live = self._activated(executor)
+            self._schedule.asking(executor, live=bool(live))
+            asked_s = self._clock.monotonic()
             bindings = (live_set_digest(frozenset(one.id for one in live)),) if live else ()
             done = await self._rounds.prove(session, Purpose.RUNTIME, bindings)
             try:
@@ -303,6 +328,7 @@ class Authorizer:
                     return
                 log.error("round not recorded", executor=executor, code=error.reason, detail=error.detail)
                 leases, revoked = [], []
+            self._metrics.round(self._clock.monotonic() - asked_s, live=bool(live), trusted=done.trusted)
         await self._endings.announce(revoked)
         for lease in leases:
             self._endings.watch(lease.authorization)

@@ -1,6 +1,7 @@
 """The channel to one executor: challenges go out, evidence and job reports come in. The executor listens on nothing."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,7 +23,10 @@ from ztrooted.models import (
     ExecutorMessage,
     Issuer,
     IssuerMessage,
+    MeasuredMessage,
     Model,
+    PingMessage,
+    PongMessage,
     Quote,
     StartedMessage,
     parse_json,
@@ -37,19 +41,28 @@ MESSAGE = limits.EVIDENCE_BODY
 REMEMBERED = 64
 # Between a round's answer and the next question nothing more than this can be waiting to be sent.
 SEND_S = 5.0
+# What a session that is still there takes at most to say so when another one claims its place.
+PROBE_S = 1.0
 
 
 class Session:
     """One connected executor. ``proving`` is held during a round: one challenge is outstanding at a time."""
 
     def __init__(
-        self, executor: str, key: ec.EllipticCurvePublicKey, socket: web.WebSocketResponse, certificate_ends_ms: int
+        self,
+        executor: str,
+        key: ec.EllipticCurvePublicKey,
+        socket: web.WebSocketResponse,
+        certificate_ends_ms: int,
+        transport: asyncio.Transport | None = None,
     ) -> None:
         self.executor = executor
         self.key = key
         self.certificate_ends_ms = certificate_ends_ms
         self.proving = asyncio.Lock()
         self._socket = socket
+        self._transport = transport
+        self._pings: dict[str, asyncio.Future[bool]] = {}
         self._waiting: dict[str, asyncio.Future[Quote]] = {}
         self._over: dict[str, GateReason] = {}
 
@@ -100,12 +113,42 @@ class Session:
             self._waiting.pop(challenge, None)
 
     async def send(self, message: Model) -> None:
-        """Send one message. GateError ``channel.closed`` when the executor does not take it."""
+        """Send one message. GateError ``channel.closed`` when the executor does not take it; then it is hung up on."""
         try:
             async with asyncio.timeout(SEND_S):
                 await self._socket.send_str(message.model_dump_json())
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
+        except TimeoutError as error:
+            self.abort()
+            raise GateError(
+                GateReason.CHANNEL_CLOSED, f"the executor took no message for {SEND_S:g} s, and was dropped"
+            ) from error
+        except (ConnectionError, RuntimeError) as error:
             raise GateError(GateReason.CHANNEL_CLOSED, f"the executor's channel is closed: {error}") from error
+
+    async def answers(self) -> bool:
+        """Whether whoever holds this session is still there: asked now, and heard within ``PROBE_S``."""
+        nonce = secrets.token_urlsafe(16)
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pings[nonce] = pong
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await self.send(PingMessage(nonce=nonce))
+                return await pong
+        except (GateError, TimeoutError):
+            return False
+        finally:
+            del self._pings[nonce]
+
+    def ponged(self, nonce: str) -> None:
+        """The executor answered a probe."""
+        pong = self._pings.get(nonce)
+        if pong is not None and not pong.done():
+            pong.set_result(True)
+
+    def abort(self) -> None:
+        """Drop the connection without a goodbye, which would not be read either."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def answered(self, message: EvidenceMessage) -> Reason | None:
         """Hand evidence to whoever asked. An answer to a challenge nobody waits for is dropped; why, is returned.
@@ -137,6 +180,9 @@ class Session:
         silent = (
             GateReason.SERVICE_STOPPING if reason is GateReason.SERVICE_STOPPING else GateReason.ATTESTATION_OVERDUE
         )
+        for pong in self._pings.values():
+            if not pong.done():
+                pong.set_result(False)
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(GateError(silent, "the executor's channel was closed"))
@@ -145,10 +191,11 @@ class Session:
 
 
 class Channels:
-    """The open sessions by executor. A newer connection of the same executor replaces the older one."""
+    """The open sessions by executor: one each. A newer connection replaces one that is half-open, and no other."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
+        self._admitting: dict[str, asyncio.Lock] = {}
 
     def get(self, executor: str) -> Session | None:
         """The session of an executor that is connected now."""
@@ -175,10 +222,19 @@ class Channels:
         except GateError as error:
             log.warning("executor not told", executor=executor, code=error.reason)
 
-    async def add(self, session: Session) -> None:
-        """Make this the session of its executor."""
-        previous = self._sessions.get(session.executor)
-        self._sessions[session.executor] = session
+    async def admit(self, session: Session) -> None:
+        """Make this the session of its executor, instead of one that nobody answers on any more.
+
+        GateError ``session.conflict`` while the other one answers: two machines hold the same session key, and which of
+        them proved it can't be told.
+        """
+        async with self._admitting.setdefault(session.executor, asyncio.Lock()):
+            previous = self._sessions.get(session.executor)
+            if previous is not None and previous.open and await previous.answers():
+                raise GateError(
+                    GateReason.SESSION_CONFLICT, "a second connection came while the first one still answered"
+                )
+            self._sessions[session.executor] = session
         if previous is not None:
             await previous.close(GateReason.CHANNEL_SUPERSEDED)
 
@@ -200,7 +256,8 @@ class Channels:
             await session.close(GateReason.SERVICE_STOPPING)
 
 
-Handler = Callable[[Session, ActivateMessage | StartedMessage | EndedMessage], Awaitable[None]]
+Said = ActivateMessage | StartedMessage | EndedMessage | MeasuredMessage
+Handler = Callable[[Session, Said], Awaitable[None]]
 
 
 async def listen(session: Session, socket: web.WebSocketResponse, handle: Handler) -> None:
@@ -217,6 +274,8 @@ async def listen(session: Session, socket: web.WebSocketResponse, handle: Handle
             return
         if isinstance(parsed, EvidenceMessage):
             session.answered(parsed)
+        elif isinstance(parsed, PongMessage):
+            session.ponged(parsed.nonce)
         else:
             await handle(session, parsed)
         log.debug("channel message", executor=session.executor, type=parsed.type, s=time.monotonic() - started)

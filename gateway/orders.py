@@ -16,10 +16,12 @@ from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.operator_models import Quarantined, Subject
-from ztrooted.reasons import GateReason
+from ztrooted.reasons import GateReason, Reason
 from ztrooted.records import Record, parse_record
 
 log = structlog.get_logger()
+
+GATEWAY = "gateway"  # who orders what no person ordered
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Order:
     operator: str
     reason: str
     now_ms: int
+    code: Reason = GateReason.OPERATOR_REVOKED
 
     def body(self, ended: int) -> dict[str, object]:
         """For the lineage."""
@@ -89,15 +92,26 @@ class Orders:
 
     async def quarantine(self, order: Order) -> list[Authorization]:
         """The same, and refuse what comes."""
+        return await self._database.write(lambda tx: self._quarantine(tx, order))
+
+    async def halt(self, order: Order) -> list[Authorization]:
+        """A quarantine that the gateway puts itself; none of its own where the subject is in quarantine already."""
 
         def commit(tx: Transaction) -> list[Authorization]:
-            tx.execute(
-                "INSERT OR REPLACE INTO quarantines(kind, id, operator, reason, at) VALUES (?, ?, ?, ?, ?)",
-                (order.subject.kind, order.subject.id, order.operator, order.reason, order.now_ms),
-            )
-            return self._revoke(tx, order, "operator.quarantined")
+            try:
+                self.require_free(tx.connection, order.subject)
+            except GateError:
+                return []
+            return self._quarantine(tx, order)
 
         return await self._database.write(commit)
+
+    def _quarantine(self, tx: Transaction, order: Order) -> list[Authorization]:
+        tx.execute(
+            "INSERT OR REPLACE INTO quarantines(kind, id, operator, reason, at) VALUES (?, ?, ?, ?, ?)",
+            (order.subject.kind, order.subject.id, order.operator, order.reason, order.now_ms),
+        )
+        return self._revoke(tx, order, "operator.quarantined")
 
     async def release(self, order: Order) -> None:
         """Let a subject prove itself again. Nothing that ended comes back. GateError ``operator.not_quarantined``."""
@@ -123,9 +137,10 @@ class Orders:
 
     def _revoke(self, tx: Transaction, order: Order, kind: str) -> list[Authorization]:
         ended: list[Authorization] = []
-        detail = f"by operator {order.operator}: {order.reason}"
+        by = "the gateway itself" if order.operator == GATEWAY else f"operator {order.operator}"
+        detail = f"by {by}: {order.reason}"
         for found in sorted(_live_of(tx.connection, order.subject), key=lambda one: one.depth):
-            ended += authorizations.revoke(tx, found, order.now_ms, GateReason.OPERATOR_REVOKED, detail)
+            ended += authorizations.revoke(tx, found, order.now_ms, order.code, detail)
         tx.append(Record(kind, order.now_ms, order.body(len(ended))))
         # Raised last, and never lowered: should the transaction be undone, a decision is refused once too often.
         self._epoch += 1

@@ -102,6 +102,7 @@ class AppraisalClass(_Strict):
     pinned: list[PcrIndex] = []
     interval_s: float = Field(10, gt=0, le=3600)
     idle_interval_s: float = Field(60, gt=0, le=86400)
+    jitter: float = Field(0.1, ge=0, le=0.5)
     response_deadline_s: float = Field(5, gt=0, le=limits.CHALLENGE_LIFE_S)
     lease_s: float = Field(30, gt=0, le=limits.ARTIFACT_LIFE_S)
     max_evidence_age_s: float | None = Field(None, gt=0, le=2 * 86400)

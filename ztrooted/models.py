@@ -230,8 +230,22 @@ class EndedMessage(Model):
     kill_ms: int | None = None
 
 
+class MeasuredMessage(Model):
+    """The measurement list has grown since the last challenge; the next one may come early."""
+
+    type: Literal["measured"] = "measured"
+
+
+class PongMessage(Model):
+    """The answer to a ping with the same nonce."""
+
+    type: Literal["pong"] = "pong"
+    nonce: Id
+
+
 ExecutorMessage: TypeAlias = Annotated[
-    EvidenceMessage | ActivateMessage | StartedMessage | EndedMessage, Field(discriminator="type")
+    EvidenceMessage | ActivateMessage | StartedMessage | EndedMessage | MeasuredMessage | PongMessage,
+    Field(discriminator="type"),
 ]
 
 
@@ -283,8 +297,16 @@ class CertificateMessage(Model):
     certificate: Text
 
 
+class PingMessage(Model):
+    """Another connection claims this session: is this one still there? Two that are, are a clone."""
+
+    type: Literal["ping"] = "ping"
+    nonce: Id
+
+
 GatewayMessage: TypeAlias = Annotated[
-    ChallengeMessage | LeaseMessage | RefusedMessage | IssuerMessage | CertificateMessage, Field(discriminator="type")
+    ChallengeMessage | LeaseMessage | RefusedMessage | IssuerMessage | CertificateMessage | PingMessage,
+    Field(discriminator="type"),
 ]
 
 EXECUTOR_MESSAGE: TypeAdapter[ExecutorMessage] = TypeAdapter(ExecutorMessage)

@@ -184,6 +184,7 @@ class GateReason(StrEnum):
 
     SERVICE_NOT_READY = "service.not_ready"
     SERVICE_STOPPING = "service.stopping"
+    SESSION_CONFLICT = "session.conflict"
 
     SUPERVISION_UNAVAILABLE = "supervision.unavailable"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
-from gateway.channel import Session, listen
+from gateway.channel import Said, Session, listen
 from gateway.routes.route import PEOPLE, Route, json_answer, read_body
 from gateway.storage import executors
 from gateway.storage.database import Transaction
@@ -17,12 +17,12 @@ from ztrooted.errors import GateError, PolicyError
 from ztrooted.models import (
     ActivateMessage,
     ActivationRequest,
-    EndedMessage,
     Enrolled,
     EnrollmentRequest,
     ExecutorView,
     IssuerMessage,
     LabelsRequest,
+    MeasuredMessage,
     StartedMessage,
 )
 from ztrooted.names import EXECUTOR_ID
@@ -92,20 +92,28 @@ class ExecutorRoutes:
             timeout=CLOSE_S, heartbeat=HEARTBEAT_S, max_msg_size=limits.EVIDENCE_BODY, compress=False
         )
         await socket.prepare(request)
-        session = Session(caller.name, caller.session_key, socket, caller.certificate_ends_ms)
-        await self._gateway.channels.add(session)
+        session = Session(caller.name, caller.session_key, socket, caller.certificate_ends_ms, request.transport)
+        reading = asyncio.create_task(listen(session, socket, self._said))
+        try:
+            await self._gateway.channels.admit(session)
+        except GateError as error:
+            session.log_refusal("channel", error)
+            await self._gateway.halt(session, error)
+            reading.cancel()
+            return socket
         try:
             for issuer in self._gateway.signer.introductions():
                 await session.send(IssuerMessage(issuer=issuer))
-            self._gateway.authorizer.schedule(caller.name)
-            await listen(session, socket, self._said)
+            self._gateway.authorizer.connected(caller.name)
+            await reading
         except GateError as error:  # it hung up already; there is nobody left to tell
             session.log_refusal("channel", error)
         finally:
+            reading.cancel()
             await self._gateway.channels.remove(session)
         return socket
 
-    async def _said(self, session: Session, message: ActivateMessage | StartedMessage | EndedMessage) -> None:
+    async def _said(self, session: Session, message: Said) -> None:
         """What an executor reports is settled beside the channel, which must stay free for the evidence it asks for."""
 
         async def settle() -> None:
@@ -113,6 +121,8 @@ class ExecutorRoutes:
             try:
                 if isinstance(message, ActivateMessage):
                     await authorizer.activate(session, message.artifact)
+                elif isinstance(message, MeasuredMessage):
+                    authorizer.hurry(session.executor)
                 elif isinstance(message, StartedMessage):
                     await authorizer.started(session, message)
                 else:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
-from gateway.routes.route import Route, json_answer
+from gateway.routes.route import PEOPLE, Route, json_answer
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -19,11 +19,19 @@ class HealthRoutes:
         self.routes = (
             Route("GET", "/livez", frozenset({Role.ANYONE}), self.livez),
             Route("GET", "/readyz", frozenset({Role.ANYONE}), self.readyz),
+            Route("GET", "/metrics", PEOPLE, self.metrics),
         )
 
     async def livez(self, _request: web.Request, _caller: Caller) -> web.Response:
         """The process answers."""
         return json_answer({"alive": True})
+
+    async def metrics(self, _request: web.Request, _caller: Caller) -> web.Response:
+        """What the gateway measures of itself, for Prometheus."""
+        self._gateway.metrics.connected.set(len(self._gateway.channels.executors()))
+        return web.Response(
+            body=self._gateway.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
 
     async def readyz(self, _request: web.Request, _caller: Caller) -> web.Response:
         """Whether an authorization could be given correctly now, and if not, why not."""

@@ -333,10 +333,13 @@ async def test_D8_a_flood_of_enrollments_of_a_machine_does_not_disturb_it(
 
 
 async def test_garbage_instead_of_evidence_is_a_verdict_and_ends_only_its_own_channel(
-    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel, executors: Callable[[], ScriptedExecutor]
+    gate: GatewayInProcess, executors: Callable[[], ScriptedExecutor]
 ) -> None:
-    other = executors()
+    executor, other = executors(), executors()
+    await executor.enroll()
     await other.enroll()
+    async with executor.connect():
+        await executor.approve()
     async with other.connect():
         for garbage in (
             "{",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.schedule import EARLY_SHARE
 from tests.support.gate import MARGIN_S, PACE, SLOW, Gate, Gates
 from ztrooted.client import Refused
 from ztrooted.demo.stage import wait_until
@@ -66,15 +67,36 @@ def test_drift_lasts_until_a_new_baseline_is_approved(gates: Gates) -> None:
 
 
 @pytest.mark.fail_closed("executor drifts", "every job dies with the next proof")
+def test_a_list_that_grows_is_asked_for_early(gates: Gates) -> None:
+    """No scheduled round is due for long, but the executor says that it has measured something."""
+    gate = gates(pace=SLOW)
+    life = gate.run()
+    at = time.monotonic_ns()
+    measure_unlisted(gate)
+    life.outlived(at, SLOW["interval_s"] * EARLY_SHARE + SLOW["response_deadline_s"] + MARGIN_S)
+    gate.wait_for("execution.closed", life.authorization)
+    report = gate.verify(life.authorization)
+    assert report.verified, report.failed
+
+
+def extend_unexplained(gate: Gate) -> None:
+    """Extend a PCR behind the kernel's back, so that no log grows."""
+    from tpm.device import Device  # noqa: PLC0415 -- loads the TSS
+
+    with Device.open(gate.executor.tpm.address) as device:
+        device.extend(4, {bank: bytes(_SIZES[bank]) for bank in device.banks()})
+
+
+@pytest.mark.fail_closed("executor drifts", "every job dies with the next proof")
 def test_drift_seen_by_a_dispatch_round_revokes_what_runs(gates: Gates) -> None:
     """No scheduled round is due for long: the orchestrator's next question is the witness."""
     gate = gates(pace=SLOW)
     life = gate.run()
-    measure_unlisted(gate)
+    extend_unexplained(gate)
     moment = time.monotonic_ns()
     wait_until("time passing", lambda: life.alive_at(moment + int(0.5e9)), 5)  # nothing has noticed yet
     at = time.monotonic_ns()
-    denied(gate, "ima.not_allowed")
+    denied(gate, "log.replay_mismatch")
     life.outlived(at, 1.0)
     gate.wait_for("execution.closed", life.authorization)
     kinds = gate.kinds(life.authorization)
@@ -92,13 +114,10 @@ def test_drift_seen_by_a_dispatch_round_revokes_what_runs(gates: Gates) -> None:
 @pytest.mark.fail_closed("executor drifts", "every job dies with the next proof")
 def test_a_pcr_that_no_log_explains_is_drift(gates: Gates) -> None:
     """Something extended a PCR behind the kernel's back: log and quote don't belong together any more."""
-    from tpm.device import Device  # noqa: PLC0415 -- loads the TSS
-
     gate = gates()
     life = gate.run()
     at = time.monotonic_ns()
-    with Device.open(gate.executor.tpm.address) as device:
-        device.extend(4, {bank: bytes(_SIZES[bank]) for bank in device.banks()})
+    extend_unexplained(gate)
     life.outlived(at, PACE["interval_s"] + PACE["response_deadline_s"] + MARGIN_S)
     gate.wait_for("execution.closed", life.authorization)
     gate.check_states()

@@ -49,6 +49,8 @@ from ztrooted.models import (
     Job,
     LeaseMessage,
     Model,
+    PingMessage,
+    PongMessage,
     Quote,
     RefusedMessage,
     StartedMessage,
@@ -221,6 +223,7 @@ class Channel:
         self.socket = socket
         self.challenges: list[ChallengeMessage] = []
         self.answer: Answering = self.honestly
+        self.answers_pings = True
         self._kept: list[GatewayMessage] = []
         self._arrived = asyncio.Condition()
 
@@ -242,6 +245,8 @@ class Channel:
                 self.challenges.append(message)
                 reply = self.answer(message, lambda challenge=message: self.collect(challenge))  # type: ignore[misc]
                 await self.send(await reply if isinstance(reply, Awaitable) else reply)
+            if isinstance(message, PingMessage) and self.answers_pings:
+                await self.send(PongMessage(nonce=message.nonce))
             async with self._arrived:
                 self._kept.append(message)
                 self._arrived.notify_all()

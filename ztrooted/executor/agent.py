@@ -8,6 +8,7 @@ enrolls anew.
 import asyncio
 import hashlib
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,10 @@ from ztrooted.models import (
     GatewayMessage,
     IssuerMessage,
     LeaseMessage,
+    MeasuredMessage,
     Model,
+    PingMessage,
+    PongMessage,
     Quote,
     RefusedMessage,
     parse_json,
@@ -45,6 +49,7 @@ from ztrooted.reasons import GateReason
 log = structlog.get_logger()
 
 HEARTBEAT_S = 10.0
+LIST_LOOK_S = 0.1  # between two looks at the measurement list while a job runs
 # The gateway refuses this machine's TPM or its keys: asking again gives the same answer.
 HOPELESS = frozenset({"ek", "ak", "credential", "id"})
 BACKOFF_S = (0.2, 10.0)  # first and longest pause before connecting again; each is drawn at random below its bound
@@ -97,7 +102,11 @@ class Agent:
                 f"jobs can't be confined on this machine: {enforcement.detail}",
                 enforcement.remedy,
             )
-        serving = {asyncio.create_task(self._stay_connected()), asyncio.create_task(self._control.serve())}
+        serving = {
+            asyncio.create_task(self._stay_connected()),
+            asyncio.create_task(self._control.serve()),
+            asyncio.create_task(self._watch_list()),
+        }
         stopping = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait({*serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -173,7 +182,20 @@ class Agent:
                     log.error("issuing key refused", code=error.reason, detail=error.detail)
             elif isinstance(message, CertificateMessage):
                 session.certificate = message.certificate
+            elif isinstance(message, PingMessage):
+                await self._send(PongMessage(nonce=message.nonce))
         log.warning("channel closed")
+
+    async def _watch_list(self) -> None:
+        """While jobs run, tell the gateway of a list that has grown: it may want to see at once what was loaded."""
+        told = False
+        while True:
+            await asyncio.sleep(LIST_LOOK_S)
+            grown = self._jobs.running and self._collector.grown()
+            if grown and not told:
+                with suppress(GateError):  # not connected: the next challenge shows it
+                    await self._send(MeasuredMessage())
+            told = grown
 
     async def _answer(self, challenge: ChallengeMessage) -> None:
         bindings = [bytes.fromhex(binding) for binding in challenge.bindings]

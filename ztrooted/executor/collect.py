@@ -27,6 +27,9 @@ class Collector:
         self.event_log = self._read(event_log, "event log", limits.EVENT_LOG)
         # Where in the list the entries begin that were asked for last; the list only grows.
         self._mark = (0, 0)
+        self._sent = 0  # bytes of the list, up to the last entry that was sent
+        self._count_path = ima.with_name("runtime_measurements_count")
+        self._count = b""
 
     def collect(self, qualifying_data: bytes, selection: Mapping[str, list[int]], ima_offset: int) -> Evidence:
         """A quote over ``selection`` that carries ``qualifying_data``, and the list from entry ``ima_offset`` on."""
@@ -41,6 +44,7 @@ class Collector:
         )
 
     def _ima_from(self, offset: int) -> bytes:
+        self._count = self._counted()
         known, start = self._mark if self._mark[0] <= offset else (0, 0)
         data = self._read(self._ima_path, "IMA list", limits.IMA_LIST, start)
         position = 0
@@ -51,7 +55,26 @@ class Collector:
             position = end + 1
         self._mark = (offset, start + position)
         # A line that the kernel is still writing is not an entry yet.
-        return data[position : data.rfind(b"\n") + 1]
+        end = data.rfind(b"\n") + 1
+        self._sent = start + end
+        return data[position:end]
+
+    def grown(self) -> bool:
+        """Whether the list holds more than was sent last; cheap enough to ask several times a second."""
+        counted = self._counted()
+        if counted:
+            return counted != self._count
+        try:
+            return self._ima_path.stat().st_size > self._sent
+        except OSError:
+            return False
+
+    def _counted(self) -> bytes:
+        """How many entries the kernel says there are; nothing where the list is a plain file."""
+        try:
+            return self._count_path.read_bytes()
+        except OSError:
+            return b""
 
     @staticmethod
     def _read(path: Path, what: str, maximum: int, start: int = 0) -> bytes:

@@ -63,6 +63,11 @@ class Jobs:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a job."""
+        return bool(self._running)
+
     def answering(self, challenge: str) -> None:
         """Note that the evidence for a challenge is about to be sent."""
         self._answered[challenge] = time.monotonic()

@@ -268,6 +268,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "The gateway is shutting down.",
             "Try again when it has started.",
         ),
+        GateReason.SESSION_CONFLICT: Explanation(
+            409,
+            "Two machines hold the session of one executor and both answer, so one of them is a copy of the other.",
+            "Find and stop the copy (a cloned virtual machine, a restored snapshot), then release the executor.",
+        ),
         GateReason.WEBHOOK_SECRET: Explanation(
             400,
             "A webhook's secret is not one, or there is one already.",

@@ -1,0 +1,78 @@
+"""When each connected executor is asked next, and whose turn it is: live jobs first, idle machines within bounds.
+
+Nothing here may stretch an interval. Jitter only shortens one; a challenge that leaves after its time is late, shows so in
+``ztrooted_challenge_lateness_seconds``, and whatever it should have renewed ends at its stored deadline all the same.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from gateway.deadlines import Deadlines
+from gateway.metrics import Metrics
+from ztrooted.clock import Clock
+
+# Challenges to idle executors that are outstanding at once. An executor with a live job waits for none of them.
+IDLE_AT_ONCE = 1024
+# Between two early rounds of one executor lies at least this share of its interval, however often it asks for one.
+EARLY_SHARE = 0.1
+
+Action = Callable[[], Awaitable[None]]
+
+
+class Schedule:
+    """The time of the next challenge of each executor."""
+
+    def __init__(self, deadlines: Deadlines, clock: Clock, metrics: Metrics) -> None:
+        self._deadlines = deadlines
+        self._clock = clock
+        self._metrics = metrics
+        self._due: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
+        self._idle = asyncio.Semaphore(IDLE_AT_ONCE)
+
+    def within(self, executor: str, interval_s: float, jitter: float, action: Action) -> None:
+        """Ask after ``interval_s`` less a random share of up to ``jitter``, so that executors don't fall into step."""
+        self.at(executor, interval_s * (1 - random.uniform(0, jitter)), action)  # noqa: S311 -- jitter
+
+    def at(self, executor: str, in_s: float, action: Action) -> None:
+        """Ask in ``in_s`` seconds; replaces what was set before."""
+        self._due[executor] = self._clock.monotonic() + in_s
+        self._deadlines.set(("prove", executor), in_s, action)
+
+    def early(self, executor: str, interval_s: float, action: Action) -> None:
+        """Ask before the time, since the executor says that there is something to see; never later than was set."""
+        now = self._clock.monotonic()
+        due = max(now, self._asked.get(executor, 0.0) + interval_s * EARLY_SHARE)
+        if due < self._due.get(executor, 0.0):
+            self.at(executor, due - now, action)
+
+    def forget(self, executor: str) -> None:
+        """Nobody is there to be asked."""
+        self._due.pop(executor, None)
+        self._asked.pop(executor, None)
+        self._deadlines.clear(("prove", executor))
+
+    @asynccontextmanager
+    async def turn(self, *, live: bool) -> AsyncIterator[None]:
+        """Wait for the turn of an executor, and hold it during the round. A live one's is at once."""
+        if live:
+            yield
+            return
+        self._metrics.waiting.inc()
+        try:
+            await self._idle.acquire()
+        finally:
+            self._metrics.waiting.dec()
+        try:
+            yield
+        finally:
+            self._idle.release()
+
+    def asking(self, executor: str, *, live: bool) -> None:
+        """The challenge leaves now: note how late it is."""
+        now = self._clock.monotonic()
+        self._asked[executor] = now
+        due = self._due.pop(executor, now)
+        self._metrics.late(max(0.0, now - due), live=live)

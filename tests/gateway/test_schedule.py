@@ -1,0 +1,113 @@
+"""When executors are asked: jitter only shortens, early is never late, lateness is measured."""
+
+import asyncio
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.deadlines import Deadlines
+from gateway.metrics import Metrics
+from gateway.schedule import EARLY_SHARE, Schedule
+from ztrooted.clock import Clock
+
+
+class HandClock(Clock):
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.s = 1000.0
+
+    def now_ms(self) -> int:
+        return round(self.s * 1000)
+
+    def monotonic(self) -> float:
+        return self.s
+
+
+class Recording(Deadlines):
+    """Deadlines that only remember."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock, lambda _work: None)
+        self.set_to: dict[object, float] = {}
+
+    def set(self, key: object, in_s: float, action: object) -> None:  # type: ignore[override]
+        self.set_to[key] = in_s
+
+
+async def nothing() -> None:
+    return
+
+
+def made() -> tuple[Schedule, Recording, HandClock, Metrics]:
+    clock, metrics = HandClock(), Metrics()
+    deadlines = Recording(clock)
+    return Schedule(deadlines, clock, metrics), deadlines, clock, metrics
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    for family in text_string_to_metric_families(metrics.text().decode()):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return sample.value
+    raise AssertionError(name)
+
+
+def test_jitter_spreads_and_never_stretches() -> None:
+    schedule, deadlines, _, _ = made()
+    drawn = []
+    for number in range(2000):
+        schedule.within(str(number), 10.0, 0.2, nothing)
+        drawn.append(deadlines.set_to["prove", str(number)])
+    assert max(drawn) <= 10.0
+    assert min(drawn) >= 8.0
+    fifths = [sum(8 + 0.4 * n <= one <= 8.4 + 0.4 * n for one in drawn) for n in range(5)]
+    assert min(fifths) > 300, fifths  # 400 expected each
+
+
+def test_early_is_sooner_than_set_and_bounded() -> None:
+    schedule, deadlines, clock, _ = made()
+    schedule.at("x", 0.0, nothing)
+    schedule.asking("x", live=True)
+    schedule.at("x", 10.0, nothing)
+    schedule.early("x", 10.0, nothing)
+    assert deadlines.set_to["prove", "x"] == pytest.approx(10 * EARLY_SHARE)
+    clock.s += 0.9
+    schedule.early("x", 10.0, nothing)  # again: no sooner, and not postponed
+    assert deadlines.set_to["prove", "x"] == pytest.approx(1.0)
+    clock.s += 5
+    schedule.at("x", 0.05, nothing)
+    schedule.early("x", 100.0, nothing)  # what was set is sooner already
+    assert deadlines.set_to["prove", "x"] == pytest.approx(0.05)
+
+
+def test_lateness_is_what_passed_since_the_due_time() -> None:
+    schedule, _, clock, metrics = made()
+    schedule.at("x", 2.0, nothing)
+    clock.s += 5.0
+    schedule.asking("x", live=False)
+    assert value(metrics, "ztrooted_challenge_lateness_seconds_sum", kind="idle") == pytest.approx(3.0)
+    assert value(metrics, "ztrooted_challenge_lateness_seconds_count", kind="live") == 0
+
+
+@pytest.mark.asyncio
+async def test_idle_turns_are_bounded_and_live_ones_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.schedule.IDLE_AT_ONCE", 2)
+    schedule, _, _, metrics = made()
+    holding, release = [], asyncio.Event()
+
+    async def hold(name: str, *, live: bool) -> None:
+        async with schedule.turn(live=live):
+            holding.append(name)
+            await release.wait()
+
+    tasks = [asyncio.create_task(hold(f"idle-{n}", live=False)) for n in range(5)]
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(hold(f"live-{n}", live=True)) for n in range(3)]
+    await asyncio.sleep(0.01)
+    assert sorted(holding) == ["idle-0", "idle-1", "live-0", "live-1", "live-2"]
+    assert value(metrics, "ztrooted_rounds_waiting") == 3
+    release.set()
+    await asyncio.gather(*tasks)
+    assert len(holding) == 8
+    assert value(metrics, "ztrooted_rounds_waiting") == 0
