@@ -1,6 +1,7 @@
 """The gateway, put together: what it is made of, how it starts, and when it refuses to."""
 
 import asyncio
+import asyncio.sslproto
 import signal
 import socket
 import ssl
@@ -56,6 +57,7 @@ ADDRESS_FILE = "address"
 # The deadline task looks at its heap at least once a second; several seconds without a look mean it is stuck.
 SWEEP_LATE_S = 5.0
 EPOCH_CHECK_S = 30.0
+TLS_RECORD = 16 << 10
 
 
 class Gateway:
@@ -324,6 +326,9 @@ def _server_tls(config: GatewayConfig) -> ssl.SSLContext:
     certificate, key = config.data / "tls" / "cert.pem", config.data / "tls" / "key.pem"
     read_file(certificate, "TLS certificate")
     read_file(key, "TLS key", secret=True)
+    # asyncio keeps a buffer of this size for each connection, a quarter of a megabyte unless told otherwise; what it reads
+    # at once is one TLS record at most. Ten thousand executors are connected all day and say little.
+    asyncio.sslproto.SSLProtocol.max_size = TLS_RECORD
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # no resumption: each connection proves the session key anew

@@ -8,6 +8,7 @@ nothing else was reached.
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -277,9 +278,11 @@ class Authorizer:
     # --- phase 6 -------------------------------------------------------------------------------------------------
     def schedule(self, executor: str) -> None:
         """Set the time of the next round with a connected executor."""
-        policy = self._pace(executor)
-        interval = policy.interval_s if self._activated(executor) else policy.idle_interval_s
-        self._schedule.within(executor, interval, policy.jitter, lambda: self.prove_again(executor))
+        self._schedule_by(executor, self._pace(executor), live=bool(self._activated(executor)))
+
+    def _schedule_by(self, executor: str, policy: AppraisalClass, *, live: bool) -> None:
+        interval_s = policy.interval_s if live else policy.idle_interval_s
+        self._schedule.within(executor, interval_s, policy.jitter, partial(self.prove_again, executor), live=live)
 
     def connected(self, executor: str) -> None:
         """The first round after a connection: at once with a live job, and otherwise when it would have been anyway.
@@ -289,14 +292,15 @@ class Authorizer:
         """
         idle_s = self._pace(executor).idle_interval_s
         since_s = (self._clock.now_ms() - self._rounds.executor(executor).proved_at) / 1000
-        in_s = 0.0 if self._activated(executor) else min(max(idle_s - since_s, 0.0), idle_s)
-        self._schedule.at(executor, in_s, lambda: self.prove_again(executor))
+        live = bool(self._activated(executor))
+        in_s = 0.0 if live else min(max(idle_s - since_s, 0.0), idle_s)
+        self._schedule.within(executor, in_s, 0.0, partial(self.prove_again, executor), live=live)
 
     def hurry(self, executor: str) -> None:
         """An executor says that it has measured something. With a live job it is asked early."""
         if self._activated(executor):
             interval_s = self._pace(executor).interval_s
-            self._schedule.early(executor, interval_s, lambda: self.prove_again(executor))
+            self._schedule.early(executor, interval_s, partial(self.prove_again, executor))
 
     def _pace(self, executor: str) -> AppraisalClass:
         try:
@@ -310,7 +314,7 @@ class Authorizer:
         if session is None:
             self._schedule.forget(executor)
             return  # what it was running ends with its lease
-        async with self._schedule.turn(live=bool(self._activated(executor))), session.proving:
+        async with self._schedule.turn(executor), session.proving:
             began = self._orders.epoch
             live = self._activated(executor)
             self._schedule.asking(executor, live=bool(live))
@@ -329,14 +333,15 @@ class Authorizer:
                 log.error("round not recorded", executor=executor, code=error.reason, detail=error.detail)
                 leases, revoked = [], []
             self._metrics.round(self._clock.monotonic() - asked_s, live=bool(live), trusted=done.trusted)
+            # Before the next round can begin, which may be the start of a job: its interval is the one that counts.
+            if self._channels.get(executor) is session:
+                self._schedule_by(executor, done.policy, live=bool(leases))
         await self._endings.announce(revoked)
         for lease in leases:
             self._endings.watch(lease.authorization)
             await self._channels.tell(executor, _lease_message(lease))
-        if self._channels.get(executor) is session:
-            if done.trusted:
-                await self._renew_session(session)
-            self.schedule(executor)
+        if done.trusted and self._channels.get(executor) is session:
+            await self._renew_session(session)
 
     async def _renew_session(self, session: Session) -> None:
         """A good quote is what renews a session certificate, in the second half of its life."""

@@ -29,6 +29,7 @@ from ztrooted.reference import Reference
 
 # Above this much to hash and parse, an appraisal runs on a thread, so that other executors are answered meanwhile.
 INLINE_BYTES = 64 << 10
+EVENT_LOGS = 256  # kept in memory, of a megabyte at most
 _SILENCE = frozenset({GateReason.ATTESTATION_OVERDUE, GateReason.CHANNEL_CLOSED})
 
 
@@ -93,6 +94,7 @@ class Rounds:
         self._clock = clock
         self._policy = policy
         self._references = references
+        self._event_logs: dict[str, bytes] = {}
 
     def executor(self, executor: str) -> Executor:
         """One enrolled executor. GateError ``dispatch.executor_unknown`` when it is none."""
@@ -255,13 +257,10 @@ class Rounds:
 
     def _complete(self, quote: Quote, executor: Executor) -> Evidence:
         """Evidence with its event log: sent along, or the one we hold if its digest is the one named."""
+        if quote.event_log is None and quote.event_log_digest == executor.event_log:
+            return quote.evidence(self._event_log(executor.event_log))
         if quote.event_log is not None:
             log = quote.event_log
-        elif quote.event_log_digest == executor.event_log:
-            row = self._database.reading.execute(
-                "SELECT bytes FROM blobs WHERE digest = ?", (executor.event_log,)
-            ).fetchone()
-            log = b"" if row is None else bytes(row[0])
         else:
             raise GateError(
                 GateReason.REQUEST_MALFORMED, "the event log named is not the one we hold, and was not sent"
@@ -269,6 +268,19 @@ class Rounds:
         if sha256(log) != quote.event_log_digest:
             raise GateError(GateReason.REQUEST_MALFORMED, "the event log and its digest don't belong together")
         return quote.evidence(log)
+
+    def _event_log(self, digest: str) -> bytes:
+        """A stored event log, compared with its digest when it is read; the latest are kept, since machines share them."""
+        log = self._event_logs.get(digest)
+        if log is None:
+            row = self._database.reading.execute("SELECT bytes FROM blobs WHERE digest = ?", (digest,)).fetchone()
+            log = b"" if row is None else bytes(row[0])
+            if sha256(log) != digest:
+                raise GateError(GateReason.REQUEST_MALFORMED, "the event log we hold is missing or damaged")
+            if len(self._event_logs) >= EVENT_LOGS:
+                del self._event_logs[next(iter(self._event_logs))]
+            self._event_logs[digest] = log
+        return log
 
     def settle(self, tx: Transaction, done: Round) -> list[Authorization]:
         """Record a round inside ``tx``; returns the authorizations that it revoked, descendants elsewhere included.

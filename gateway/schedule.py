@@ -30,10 +30,15 @@ class Schedule:
         self._metrics = metrics
         self._due: dict[str, float] = {}
         self._asked: dict[str, float] = {}
+        self._live: set[str] = set()
         self._idle = asyncio.Semaphore(IDLE_AT_ONCE)
 
-    def within(self, executor: str, interval_s: float, jitter: float, action: Action) -> None:
-        """Ask after ``interval_s`` less a random share of up to ``jitter``, so that executors don't fall into step."""
+    def within(self, executor: str, interval_s: float, jitter: float, action: Action, *, live: bool) -> None:
+        """Ask after ``interval_s`` less a random share of up to ``jitter``, so that executors don't fall into step.
+
+        ``live`` says whether a job runs there, which puts its turn before that of idle ones.
+        """
+        (self._live.add if live else self._live.discard)(executor)
         self.at(executor, interval_s * (1 - random.uniform(0, jitter)), action)  # noqa: S311 -- jitter
 
     def at(self, executor: str, in_s: float, action: Action) -> None:
@@ -52,12 +57,13 @@ class Schedule:
         """Nobody is there to be asked."""
         self._due.pop(executor, None)
         self._asked.pop(executor, None)
+        self._live.discard(executor)
         self._deadlines.clear(("prove", executor))
 
     @asynccontextmanager
-    async def turn(self, *, live: bool) -> AsyncIterator[None]:
+    async def turn(self, executor: str) -> AsyncIterator[None]:
         """Wait for the turn of an executor, and hold it during the round. A live one's is at once."""
-        if live:
+        if executor in self._live:
             yield
             return
         self._metrics.waiting.inc()

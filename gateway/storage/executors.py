@@ -4,6 +4,8 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from gateway.storage.database import Transaction
@@ -39,7 +41,7 @@ class Executor:
 
     def attestation_key(self) -> AttestationKey:
         """The key its quotes must be signed with, checked again on the way out of the database."""
-        return accept_attestation_key(parse_public(self.ak_public))
+        return _attestation_key(self.ak_public)
 
 
 def store(tx: Transaction, executor: Executor) -> None:
@@ -137,6 +139,17 @@ def forget_every_file_check(tx: Transaction) -> None:
     tx.execute("UPDATE executors SET progress = json_set(progress, '$.ima', json(?))", (fresh,))
 
 
+@lru_cache(maxsize=16384)
+def _attestation_key(public: bytes) -> AttestationKey:
+    return accept_attestation_key(parse_public(public))
+
+
+@lru_cache(maxsize=4096)
+def _pcrs(text: str) -> Mapping[int, bytes]:
+    """Machines of one kind have the same values, so the text is read once for all of them."""
+    return MappingProxyType({int(index): bytes.fromhex(value) for index, value in json.loads(text).items()})
+
+
 def _from_row(row: tuple[Any, ...]) -> Executor:
     return Executor(
         id=row[0],
@@ -148,7 +161,7 @@ def _from_row(row: tuple[Any, ...]) -> Executor:
         enrollment=row[6],
         event_log=row[7],
         progress=Progress.decode(json.loads(row[8])),
-        pcrs={int(index): bytes.fromhex(value) for index, value in json.loads(row[9]).items()},
+        pcrs=_pcrs(row[9]),
         trusted=bool(row[10]),
         verdict=json.loads(row[11]),
         proved_at=row[12],

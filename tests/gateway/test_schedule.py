@@ -57,7 +57,7 @@ def test_jitter_spreads_and_never_stretches() -> None:
     schedule, deadlines, _, _ = made()
     drawn = []
     for number in range(2000):
-        schedule.within(str(number), 10.0, 0.2, nothing)
+        schedule.within(str(number), 10.0, 0.2, nothing, live=False)
         drawn.append(deadlines.set_to["prove", str(number)])
     assert max(drawn) <= 10.0
     assert min(drawn) >= 8.0
@@ -97,7 +97,8 @@ async def test_idle_turns_are_bounded_and_live_ones_not(monkeypatch: pytest.Monk
     holding, release = [], asyncio.Event()
 
     async def hold(name: str, *, live: bool) -> None:
-        async with schedule.turn(live=live):
+        schedule.within(name, 0.0, 0.0, nothing, live=live)
+        async with schedule.turn(name):
             holding.append(name)
             await release.wait()
 

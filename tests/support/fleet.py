@@ -132,7 +132,7 @@ class SimulatedTpm:
         chosen, digest, values = machine.quoted(selection)
         clock_ms = round((time.monotonic() - self.started) * 1000) + 1
         clock = ClockInfo(clock=clock_ms, reset_count=7, restart_count=2, safe=True)
-        attest, signature = self.ak.quote(attested=QuoteInfo(chosen, digest), extra_data=wanted, clock_info=clock)
+        attest, signature = self.ak.quote(attested=QuoteInfo(chosen, digest), extra_data=wanted, clock=clock)
         return Evidence(attest, signature, values, machine.event_log, ima_offset, b"".join(machine.lines[ima_offset:]))
 
 
