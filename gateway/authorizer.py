@@ -391,7 +391,7 @@ class Authorizer:
                     revoked += authorizations.revoke(tx, current, done.now_ms, error.reason, error.detail)
             return leases, revoked
 
-        return await self._database.write(commit)
+        return await self._database.write(commit, patient=not live and done.trusted)
 
     async def resume(self) -> None:
         """After a start: deny what was being decided when the gateway stopped."""

@@ -13,8 +13,10 @@ from gateway.deadlines import Deadlines
 from gateway.metrics import Metrics
 from ztrooted.clock import Clock
 
-# Challenges to idle executors that are outstanding at once. An executor with a live job waits for none of them.
-IDLE_AT_ONCE = 1024
+# Challenges to idle executors that wait for an answer at once, so that a burst of them is worked off in order instead of
+# all being late together. An executor with a live job waits for none of them; one that is silent gives up its place.
+IDLE_AT_ONCE = 32
+ANSWERS_IN_S = 0.05
 # Between two early rounds of one executor lies at least this share of its interval, however often it asks for one.
 EARLY_SHARE = 0.1
 
@@ -31,18 +33,28 @@ class Schedule:
         self._due: dict[str, float] = {}
         self._asked: dict[str, float] = {}
         self._live: set[str] = set()
+        self._unplanned: set[str] = set()
         self._idle = asyncio.Semaphore(IDLE_AT_ONCE)
 
     def within(self, executor: str, interval_s: float, jitter: float, action: Action, *, live: bool) -> None:
         """Ask after ``interval_s`` less a random share of up to ``jitter``, so that executors don't fall into step.
 
+        After a round out of turn, which many executors may have had together, the next comes anywhere within the interval.
         ``live`` says whether a job runs there, which puts its turn before that of idle ones.
         """
         (self._live.add if live else self._live.discard)(executor)
-        self.at(executor, interval_s * (1 - random.uniform(0, jitter)), action)  # noqa: S311 -- jitter
+        if executor in self._unplanned and not live:
+            jitter = 1 - EARLY_SHARE
+        (self._unplanned.discard if interval_s else self._unplanned.add)(executor)
+        in_s = interval_s * (1 - random.uniform(0, jitter))  # noqa: S311 -- jitter
+        self._set(executor, in_s, action)
 
     def at(self, executor: str, in_s: float, action: Action) -> None:
-        """Ask in ``in_s`` seconds; replaces what was set before."""
+        """Ask in ``in_s`` seconds, out of turn; replaces what was set before."""
+        self._unplanned.add(executor)
+        self._set(executor, in_s, action)
+
+    def _set(self, executor: str, in_s: float, action: Action) -> None:
         self._due[executor] = self._clock.monotonic() + in_s
         self._deadlines.set(("prove", executor), in_s, action)
 
@@ -51,13 +63,14 @@ class Schedule:
         now = self._clock.monotonic()
         due = max(now, self._asked.get(executor, 0.0) + interval_s * EARLY_SHARE)
         if due < self._due.get(executor, 0.0):
-            self.at(executor, due - now, action)
+            self._set(executor, due - now, action)
 
     def forget(self, executor: str) -> None:
         """Nobody is there to be asked."""
         self._due.pop(executor, None)
         self._asked.pop(executor, None)
         self._live.discard(executor)
+        self._unplanned.discard(executor)
         self._deadlines.clear(("prove", executor))
 
     @asynccontextmanager
@@ -71,10 +84,13 @@ class Schedule:
             await self._idle.acquire()
         finally:
             self._metrics.waiting.dec()
+        place = asyncio.get_running_loop().call_later(ANSWERS_IN_S, self._idle.release)
         try:
             yield
         finally:
-            self._idle.release()
+            if not place.cancelled() and place.when() > asyncio.get_running_loop().time():
+                place.cancel()
+                self._idle.release()
 
     def asking(self, executor: str, *, live: bool) -> None:
         """The challenge leaves now: note how late it is."""

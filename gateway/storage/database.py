@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 FULL = 2
 GROUP = 128  # functions in one commit: more gains nothing measurable and delays the first of them
+PATIENCE_S = 0.02  # a commit costs as much as ten of the rounds of idle executors, of which nobody waits for the answer
 BUSY_MS = 2000  # only `gateway backup` and an operator's sqlite3 shell compete with us
 
 # What SQLite says of the machine. Everything else it says while opening is about the file's content.
@@ -77,6 +78,7 @@ class Transaction:
 class _Work:
     run: Callable[[Transaction], Any]
     done: "Future[Any]"
+    patient: bool
 
 
 class Database:
@@ -98,21 +100,26 @@ class Database:
                 raise _unusable(path, error) from error
             self._opened = opened.pop_all()
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._urgent = threading.Event()
         self._commits = asyncio.Condition()
         self._loop = asyncio.get_running_loop()
         self._stopped = False
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
         self._thread.start()
 
-    async def write(self, run: Callable[[Transaction], T]) -> T:
+    async def write(self, run: Callable[[Transaction], T], *, patient: bool = False) -> T:
         """Run ``run`` in a transaction and return its result once it is durable.
 
+        ``patient`` work may wait up to ``PATIENCE_S`` for others to share its commit; whatever else is to be written goes
+        at once, and takes it along.
         GateError of ``run`` undoes only ``run``. ``database.unavailable`` when the disk refuses: nothing happened then.
         """
         if self._stopped or not self._thread.is_alive():
             raise GateError(GateReason.DATABASE_UNAVAILABLE, "the database's writer is not running")
         done: Future[T] = Future()
-        self._queue.put(_Work(run, done))
+        self._queue.put(_Work(run, done, patient))
+        if not patient:
+            self._urgent.set()
         # Shielded: a client that hangs up must not leave half of a decision behind.
         return await asyncio.shield(asyncio.wrap_future(done))
 
@@ -130,6 +137,7 @@ class Database:
         """Finish what was accepted, then stop."""
         self._stopped = True
         self._queue.put(None)
+        self._urgent.set()
         await asyncio.to_thread(self._thread.join)
         self._opened.close()
 
@@ -166,6 +174,9 @@ class Database:
 
     def _next_batch(self) -> list[_Work] | None:
         first = self._queue.get()
+        if first is not None and first.patient:
+            self._urgent.wait(PATIENCE_S)
+        self._urgent.clear()
         batch = [first]
         while len(batch) < GROUP and first is not None and not self._queue.empty():
             batch.append(self._queue.get())

@@ -13,8 +13,8 @@ import random
 import ssl
 import struct
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -246,3 +246,21 @@ async def enroll_all(executors: list[SimulatedExecutor], at_once: int = 16) -> N
                 await executor.enroll(client)
 
     await asyncio.gather(*(some() for _ in range(at_once)))
+
+
+@asynccontextmanager
+async def connect_all(executors: list[SimulatedExecutor]) -> AsyncIterator[None]:
+    """Keep everybody connected; begins once all are."""
+    tasks = []
+    for number, executor in enumerate(executors):
+        tasks.append(asyncio.create_task(executor.stay_connected()))
+        if number % 64 == 63:
+            await asyncio.sleep(0.1)  # the first time is no herd
+    try:
+        while any(executor.socket is None for executor in executors):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
