@@ -146,7 +146,7 @@ class Gateway:
         await self.endings.resume()
         await self.endings.announce(revoked)
         self.tasks.start(self.deadlines.run())
-        self.tasks.start(self.checkpointer.run())
+        self.tasks.start(self.checkpointer.run(partial(self.deadlines.sleep, "checkpoint")))
         self.tasks.start(self.feed.run())
         for name in self.webhooks.names:
             self.tasks.start(self.webhooks.run(name))
@@ -155,7 +155,7 @@ class Gateway:
     async def _epochs(self) -> None:
         """A new issuing key before the present one is worn out."""
         while True:
-            await asyncio.sleep(EPOCH_CHECK_S)
+            await self.deadlines.sleep("issuing key", EPOCH_CHECK_S)
             now_ms = self.clock.now_ms()
             if now_ms // 1000 < self.signer.epoch.not_before + self.config.issuing_key_life_s:
                 continue

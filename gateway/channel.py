@@ -202,6 +202,11 @@ class Channels:
         session = self._sessions.get(executor)
         return session if session is not None and session.open else None
 
+    def busy(self, executor: str) -> bool:
+        """Whether a round is under way with an executor."""
+        session = self._sessions.get(executor)
+        return session is not None and session.proving.locked()
+
     def executors(self) -> list[str]:
         """Who is connected."""
         return [executor for executor, session in self._sessions.items() if session.open]

@@ -1,6 +1,7 @@
 """Seals the lineage: every so often, and before the process ends, the TPM signs what it has become."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -44,8 +45,8 @@ class Checkpointer:
         limit_s = max(STALE_INTERVALS * self._config.checkpoint_interval_s, STALE_S)
         return not self.sealed_at or self._clock.monotonic() - self.sealed_at > limit_s
 
-    async def run(self) -> None:
-        """Seal whatever was appended, at the configured interval, for ever.
+    async def run(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """Seal whatever was appended, at the configured interval, for ever; ``sleep`` waits between two.
 
         A TPM that refuses is asked again; meanwhile the last checkpoint grows old, and readiness ends with it.
         """
@@ -54,7 +55,7 @@ class Checkpointer:
                 await self.seal()
             except GateError as error:
                 log.error("not sealed", code=error.reason, detail=error.detail, remedy=error.remedy)
-            await asyncio.sleep(self._config.checkpoint_interval_s)
+            await sleep(self._config.checkpoint_interval_s)
 
     async def seal(self) -> tuple[int, bytes]:
         """The checkpoint over everything appended so far, as (size, note); a new one if there are new records.

@@ -34,6 +34,18 @@ class Deadlines:
         self.lateness_s = 0.0
         self.beat = clock.monotonic()
 
+    @property
+    def due(self) -> bool:
+        """Whether something should have been started by now."""
+        now = self._clock.monotonic()
+        while self._heap:
+            due, number, key = self._heap[0]
+            found = self._current.get(key)
+            if found is not None and found[0] == number:
+                return due <= now
+            heapq.heappop(self._heap)
+        return False
+
     def set(self, key: Hashable, in_s: float, action: Action) -> None:
         """Run ``action`` in ``in_s`` seconds unless ``key`` is set or cleared before."""
         number = next(self._numbers)
@@ -44,6 +56,20 @@ class Deadlines:
     def clear(self, key: Hashable) -> None:
         """Forget the deadline of ``key``, if there is one."""
         self._current.pop(key, None)
+
+    async def sleep(self, key: Hashable, seconds: float) -> None:
+        """Wait for ``seconds`` of the clock, as one of the deadlines."""
+        over = asyncio.Event()
+
+        async def end() -> None:
+            over.set()
+
+        self.set(key, seconds, end)
+        await over.wait()
+
+    def wake(self) -> None:
+        """Look at the clock now: it was moved."""
+        self._changed.set()
 
     async def run(self) -> None:
         """Watch, for ever. ``lateness_s`` says how late the last action was started; ``beat`` when we last looked."""

@@ -158,6 +158,7 @@ class SimulatedExecutor:
         self.session: ExecutorSession | None = None
         self.socket: aiohttp.ClientWebSocketResponse | None = None
         self.mute = False
+        self.backoff_s = BACKOFF_S
         self._tls: ssl.SSLContext | None = None
         self._leased: asyncio.Event = asyncio.Event()
 
@@ -175,12 +176,13 @@ class SimulatedExecutor:
 
     async def stay_connected(self) -> None:
         """Connect, answer, and connect again, with the agent's own backoff."""
-        pause = BACKOFF_S[0]
+        first, longest = self.backoff_s
+        pause = first
         while True:
             began = time.monotonic()
             with suppress(aiohttp.ClientError, OSError, TimeoutError):
                 await self.hold()
-            pause = BACKOFF_S[0] if time.monotonic() - began > BACKOFF_S[1] else min(pause * 2, BACKOFF_S[1])
+            pause = first if time.monotonic() - began > longest else min(pause * 2, longest)
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 -- jitter
 
     async def hold(self) -> None:

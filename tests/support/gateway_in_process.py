@@ -12,7 +12,7 @@ import asyncio
 import io
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,9 @@ class MovedClock(SystemClock):
 class GatewayInProcess:
     """One gateway, served."""
 
-    def __init__(self, folder: Path, tpm: SoftwareTpm, ek_ca: bytes, pace: dict[str, float]) -> None:
+    def __init__(
+        self, folder: Path, tpm: SoftwareTpm, ek_ca: bytes, pace: dict[str, float], *, vendors: Sequence[str] = ()
+    ) -> None:
         self.data = folder / "gateway"
         self.tpm = tpm
         self.clock = MovedClock()
@@ -67,7 +69,7 @@ class GatewayInProcess:
             tpm=tpm.address,
             trust_domain=TRUST_DOMAIN,
             ek_roots=[roots],
-            ek_vendors=[SWTPM_VENDOR],
+            ek_vendors=list(vendors) or [SWTPM_VENDOR],
             host=HOST,
             port=0,
             names=[HOST],
@@ -133,8 +135,9 @@ class GatewayInProcess:
     async def pass_time(self, seconds: float) -> None:
         """Let time go on, and wait until the gateway has noticed what became due."""
         self.clock.passed_s += seconds
+        self.gateway.deadlines.wake()
         while self.gateway.clock.monotonic() - self.gateway.deadlines.beat > 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
 
     async def token(self, role: str, name: str | None = None, *, life_ms: int = TOKEN_LIFE_MS) -> str:
         """A bearer token."""
@@ -145,6 +148,10 @@ class GatewayInProcess:
     async def client(self, role: str, name: str | None = None) -> GatewayClient:
         """The product's own client, with a token of ``role``; use it as an async context manager."""
         return GatewayClient(self.url, ca=self.ca, token=await self.token(role, name))
+
+    def client_with(self, token: str) -> GatewayClient:
+        """The product's own client, with a token made before."""
+        return GatewayClient(self.url, ca=self.ca, token=token)
 
     async def call(
         self,
