@@ -320,7 +320,12 @@ class Authorizer:
             self._schedule.asking(executor, live=bool(live))
             asked_s = self._clock.monotonic()
             bindings = (live_set_digest(frozenset(one.id for one in live)),) if live else ()
-            done = await self._rounds.prove(session, Purpose.RUNTIME, bindings)
+            try:
+                done = await self._rounds.prove(session, Purpose.RUNTIME, bindings)
+            except GateError as error:
+                if error.reason is GateReason.CHANNEL_CLOSED:
+                    return  # asked again on the next connection, and until then every lease runs on, and out
+                raise
             try:
                 leases, revoked = await self._renew(live, done, began)
             except GateError as error:

@@ -65,6 +65,7 @@ class Session:
         self._pings: dict[str, asyncio.Future[bool]] = {}
         self._waiting: dict[str, asyncio.Future[Quote]] = {}
         self._over: dict[str, GateReason] = {}
+        self.malformed = False
 
     @property
     def open(self) -> bool:
@@ -176,10 +177,13 @@ class Session:
         log.warning("refused", executor=self.executor, what=what, code=error.reason, detail=error.detail)
 
     async def close(self, reason: GateReason) -> None:
-        """Hang up. Whoever waits for evidence learns that it won't come."""
-        silent = (
-            GateReason.SERVICE_STOPPING if reason is GateReason.SERVICE_STOPPING else GateReason.ATTESTATION_OVERDUE
-        )
+        """Hang up. Whoever waits for evidence learns that it won't come.
+
+        ``attestation.overdue`` where it is the executor's doing, ``channel.closed`` where a connection was just lost.
+        """
+        silent = GateReason.ATTESTATION_OVERDUE if self.malformed else GateReason.CHANNEL_CLOSED
+        if reason is GateReason.SERVICE_STOPPING:
+            silent = reason
         for pong in self._pings.values():
             if not pong.done():
                 pong.set_result(False)
@@ -270,12 +274,14 @@ async def listen(session: Session, socket: web.WebSocketResponse, handle: Handle
     async for message in socket:
         if message.type is not WSMsgType.TEXT:
             log.warning("channel message is not text", executor=session.executor, code=GateReason.CHANNEL_MALFORMED)
+            session.malformed = True
             return
         started = time.monotonic()
         try:
             parsed: ExecutorMessage = parse_json(EXECUTOR_MESSAGE, message.data.encode(), maximum=MESSAGE)
         except GateError as error:
             log.warning("malformed channel message", executor=session.executor, code=error.reason, detail=error.detail)
+            session.malformed = True
             return
         if isinstance(parsed, EvidenceMessage):
             session.answered(parsed)

@@ -122,8 +122,9 @@ class Rounds:
     ) -> Round:
         """Run one round with a connected executor; the caller holds ``session.proving``.
 
-        Never trusted by default: silence, a closed channel and evidence that can't be read are verdicts too. Only where
-        we hang up ourselves there is none, since nothing was learned of the executor: ``service.stopping`` is raised.
+        Never trusted by default: silence and evidence that can't be read are verdicts too. Where we hang up ourselves there
+        is none, since nothing was learned of the executor: ``service.stopping`` is raised. So is ``channel.closed`` where
+        the connection was lost during a periodic round: what that should have renewed ends with its lease.
         ``from_start`` asks for the measurement list from its first entry on.
         """
         found = self.executor(session.executor)
@@ -154,6 +155,8 @@ class Rounds:
             evidence = self._complete(quote, executor)
         except GateError as error:
             if error.reason is GateReason.SERVICE_STOPPING:
+                raise
+            if error.reason is GateReason.CHANNEL_CLOSED and purpose is Purpose.RUNTIME:
                 raise
             appraisal = refused(policy, error, self._clock.now_ms())
         else:

@@ -253,3 +253,25 @@ async def test_a_message_beyond_the_bound_ends_the_channel(gate: GatewayInProces
     async with executor.connect() as channel:  # and only that one
         assert isinstance(IssuerMessage, type)
         assert not channel.socket.closed
+
+
+async def test_a_connection_lost_during_a_round_is_no_verdict_and_no_renewal(
+    gate: GatewayInProcess, executor: ScriptedExecutor
+) -> None:
+    await executor.enroll()
+    async with executor.connect() as first:
+        await executor.approve()
+        authorization = await run_job(executor, first)
+        asked = asyncio.Event()
+        first.answer = lambda _challenge, _collect: asked.set()
+        round_ = asyncio.create_task(gate.gateway.authorizer.prove_again(executor.id))
+        await asyncio.wait_for(asked.wait(), 5)
+        await first.socket.close()
+        await asyncio.wait_for(round_, 5)
+    assert gate.records("attestation.failed", "attestation.overdue") == []
+    async with executor.connect() as second:  # asked at once, and renewed
+        assert (await second.next(LeaseMessage)).authorization == authorization
+        second.answer = lambda _challenge, _collect: None
+        await second.socket.close()
+    await gate.pass_time(120)  # its lease, and nobody came back
+    assert (await executor.wait_for("authorization.revoked", authorization))["reason"] == "lease.expired"

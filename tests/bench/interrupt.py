@@ -19,7 +19,7 @@ JOBS = 50
 SUBSCRIBERS = 1000
 ROUNDS = 5
 EVENTS = 20
-PACE = {"interval_s": 2.0, "idle_interval_s": 5.0, "response_deadline_s": 1.0, "lease_s": 10.0}
+PACE = {"interval_s": 2.0, "idle_interval_s": 5.0, "response_deadline_s": 1.0, "lease_s": 30.0}
 
 
 def rows(*, jobs: int = JOBS, subscribers: int = SUBSCRIBERS, rounds: int = ROUNDS) -> Iterator[Row]:
@@ -91,7 +91,7 @@ def _start(gate: Gate, jobs: int, round_: int) -> tuple[list[str], list[int]]:
         gate.start_job(job, grant.artifact)
         authorizations.append(grant.authorization)
         if number % 4 == 3 or number == jobs - 1:  # an artifact has to be used within its lease
-            wait_until("the jobs", lambda: len(sleeping()) == len(wanted), 20)
+            wait_until("the jobs", lambda: len(sleeping()) == len(wanted), 25)
     return authorizations, sleeping()
 
 

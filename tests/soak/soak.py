@@ -101,7 +101,7 @@ class Soak:
         gateway = self.gate.gateway
         async with asyncio.timeout(60):
             while True:
-                connected = all(gateway.channels.get(one.id) for one in self.executors)
+                connected = all(one.socket is not None and gateway.channels.get(one.id) for one in self.executors)
                 busy = any(gateway.channels.busy(one.id) for one in self.executors)
                 if connected and not busy and not gateway.deadlines.due:
                     return
@@ -120,7 +120,16 @@ class Soak:
                     del self.work[work.authorization]
                 continue
             if work.fault is None or reason not in work.reasons:
-                self.outcome.false.append(f"{work.fault or 'no fault'} at {self.now:.0f} s: {state} for {reason}")
+                failed = [
+                    check
+                    for one in self.gate.records("attestation.failed", "attestation.overdue")
+                    if one["authorization"] == work.authorization and one["body"]["verdict"]
+                    for check in one["body"]["verdict"]["checks"]
+                ]
+                detail = failed[0]["detail"] if failed else ""
+                self.outcome.false.append(
+                    f"{work.fault or 'no fault'} at {self.now:.0f} s: {state} for {reason} ({detail})"
+                )
             await self.recover(work)
 
     async def recover(self, work: Work) -> None:
