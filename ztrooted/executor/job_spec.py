@@ -9,7 +9,7 @@ from typing import Literal
 
 from ztrooted import limits
 from ztrooted.executor import kernel, wire
-from ztrooted.executor.launch import CWD, EXECUTABLE, FILE_MISMATCH, FILE_UNREADABLE
+from ztrooted.executor.files import CWD, EXECUTABLE, FILE_MISMATCH, FILE_UNREADABLE
 
 NAMESPACE_REMEDY = (
     "Run the agent as root, or allow user namespaces for its user (sysctl user.max_user_namespaces, and where they "
@@ -35,7 +35,7 @@ class JobSpec:
 
     ``argv[0]`` is looked up in ``env["PATH"]`` if it has no slash. ``env`` is the whole environment, ``cwd`` absolute.
     ``files`` maps absolute paths to SHA-256 (lower-case hex): compared right before the start; a program listed there
-    is executed from the very file that was compared (what this does not cover is written in ``launch``).
+    is executed from the very file that was compared (what this does not cover is written in ``files``).
     """
 
     argv: tuple[str, ...]
