@@ -34,10 +34,12 @@ CWD = "cwd"
 EXECUTABLE = "executable"
 FILE_UNREADABLE = "file.unreadable"
 FILE_MISMATCH = "file.mismatch"
+USER = "user"
+LIMITS = "limits"
 
 
 class LaunchError(Exception):
-    """The job cannot be started as described. ``kind`` is one of the four above."""
+    """The job cannot be started as described. ``kind`` is one of those above."""
 
     def __init__(self, kind: str, path: str, detail: str) -> None:
         super().__init__(f"{kind}: {path}: {detail}")

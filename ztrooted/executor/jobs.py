@@ -15,6 +15,7 @@ import structlog
 from ztrooted import artifact, canonical
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.errors import GateError
+from ztrooted.executor.cgroups import Limits
 from ztrooted.executor.enroll import ExecutorSession
 from ztrooted.executor.supervisor import JobEnd, JobSpec, Supervisor, SupervisorError
 from ztrooted.models import (
@@ -129,12 +130,12 @@ class Jobs:
             raise GateError(
                 GateReason.ATTESTATION_OVERDUE, "the gateway did not activate the artifact in time"
             ) from None
-        job, claims = request.job, running.claims
+        claims = running.claims
         left = (running.deadline or 0.0) - time.monotonic()
         if left <= 0:
             raise GateError(GateReason.LEASE_EXPIRED, "the lease ended before the job could start")
         running.supervisor = await Supervisor.start(
-            JobSpec(tuple(job.argv), dict(request.env), job.cwd, dict(job.files)),
+            _spec(request),
             lease_s=left,
             max_runtime_s=claims.lim.max_runtime_s,
             stdio=stdio,
@@ -239,6 +240,16 @@ class Jobs:
             await self._send(message)
         except GateError as error:
             log.warning("gateway not told", code=error.reason, detail=error.detail)
+
+
+def _spec(request: ExecRequest) -> JobSpec:
+    job = request.job
+    user = None
+    if job.user is not None:
+        uid, _, gid = job.user.partition(":")
+        user = int(uid), int(gid)
+    limits = Limits(job.memory, job.pids, job.cpu)
+    return JobSpec(tuple(job.argv), dict(request.env), job.cwd, dict(job.files), user, limits)
 
 
 class Refusal(GateError):  # noqa: N818 -- it is an answer

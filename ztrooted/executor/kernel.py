@@ -19,6 +19,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUSER = 0x1000_0000
@@ -59,6 +60,11 @@ def die_with_parent() -> None:
 def close_memory() -> None:
     """Keep processes of the same user from tracing this one or writing to its memory (PR_SET_DUMPABLE = 0)."""
     _prctl(PR_SET_DUMPABLE, 0)
+
+
+def forgo_privileges() -> None:
+    """Have no ``execve`` of this process and its descendants grant privileges: setuid programs run as who starts them."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def adopt_orphans() -> None:

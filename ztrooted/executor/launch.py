@@ -8,28 +8,47 @@ import signal
 import stat
 from contextlib import suppress
 
-from ztrooted.executor.files import CWD, EXECUTABLE, FILE_MISMATCH, Image, LaunchError, verify_files, why
+from ztrooted.executor import kernel
+from ztrooted.executor.files import (
+    CWD,
+    EXECUTABLE,
+    FILE_MISMATCH,
+    LIMITS,
+    USER,
+    Image,
+    LaunchError,
+    verify_files,
+    why,
+)
 from ztrooted.executor.wire import Plan
 
 
-def become_job(plan: Plan) -> LaunchError:
+def become_job(plan: Plan, *, weak: bool) -> LaunchError:
     """Turn this process into the job; comes back only if that fails, and says why.
 
-    1. signal handling as a new program expects it  2. own session  3. standard streams  4. working directory
-    5. files  6. execve with exactly the plan's environment
+    1. its limits  2. signal handling as a new program expects it  3. own session  4. standard streams  5. files, read
+    with the agent's rights  6. its user, for good  7. working directory, if that user may enter it  8. execve with
+    exactly the plan's environment
     """
+    parent = os.getppid()
     try:
-        _default_signals()  # 1
-        os.setsid()  # 2
-        for number, fd in enumerate(plan.stdio):  # 3; the agent made sure that none of them is below 3
+        _enter(plan.groups)  # 1
+        _default_signals()  # 2
+        os.setsid()  # 3
+        for number, fd in enumerate(plan.stdio):  # 4; the agent made sure that none of them is below 3
             os.dup2(fd, number)
-        try:
-            os.chdir(plan.cwd)  # 4
-        except OSError as error:
-            return LaunchError(CWD, plan.cwd, why(error))
         program = find_program(plan.argv[0], plan.cwd, plan.env)
         image = verify_files(plan.files, program)  # 5
-        execute(program, image, plan)  # 6
+        if plan.user is not None:
+            _become_user(*plan.user)  # 6
+        kernel.forgo_privileges()
+        if weak:
+            _stay_tied_to(parent)
+        try:
+            os.chdir(plan.cwd)  # 7
+        except OSError as error:
+            return LaunchError(CWD, plan.cwd, why(error))
+        execute(program, image, plan)  # 8
     except LaunchError as error:
         return error
     except OSError as error:
@@ -43,6 +62,36 @@ def _default_signals() -> None:
         with suppress(OSError, ValueError):  # SIGKILL and SIGSTOP have no handler, real-time ones may be taken by libc
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _enter(groups: list[str]) -> None:
+    for path in groups:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"0")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise LaunchError(LIMITS, path, why(error)) from error
+
+
+def _become_user(user: int, group: int) -> None:
+    """Real, effective and saved numbers, so that there is no way back; supplementary groups are dropped."""
+    try:
+        if set(os.getgroups()) - {group}:
+            os.setgroups([])
+        os.setresgid(group, group, group)
+        os.setresuid(user, user, user)
+    except OSError as error:
+        raise LaunchError(USER, f"{user}:{group}", why(error)) from error
+
+
+def _stay_tied_to(parent: int) -> None:
+    """The tie to pid one is lost where a process changes its user (prctl(2), PR_SET_PDEATHSIG); only weak jobs need it."""
+    kernel.die_with_parent()
+    if os.getppid() != parent:
+        os._exit(127)
 
 
 def find_program(name: str, cwd: str, env: dict[str, str]) -> str:

@@ -103,7 +103,7 @@ class PidOne:
             try:
                 if self._weak:
                     kernel.die_with_parent()
-                said = become_job(self._plan).to_json()
+                said = become_job(self._plan, weak=self._weak).to_json()
             finally:
                 wire.write_line(writer, said)
                 os._exit(127)

@@ -17,8 +17,10 @@ from contextlib import ExitStack, suppress
 from typing import Self
 
 from ztrooted.executor import kernel, wire
+from ztrooted.executor.cgroups import Group, LimitsError, confine
 from ztrooted.executor.guard_handle import GUARD, REPORT_S, GuardHandle, Message, readable, spawn
 from ztrooted.executor.job_spec import (
+    LIMITS_REMEDY,
     NAMESPACE_REMEDY,
     Enforcement,
     JobEnd,
@@ -49,6 +51,14 @@ def enforcement_available() -> Enforcement:
     return Enforcement("none", said or f"the guard ended with exit code {probe.returncode}", NAMESPACE_REMEDY)
 
 
+def _confine(spec: JobSpec) -> Group:
+    try:
+        return confine(spec.limits)
+    except LimitsError as error:
+        text = f"the job's limits can't be kept: {error}"
+        raise SupervisorError("supervision.unavailable", text, LIMITS_REMEDY) from error
+
+
 class Supervisor:
     """One running job. Made by ``start`` only."""
 
@@ -63,6 +73,7 @@ class Supervisor:
         self._interrupted = ""
         self._fallback: asyncio.TimerHandle | None = None
         self._over = False
+        self._group = Group()
         self._following: asyncio.Task[JobEnd] | None = None
 
     @classmethod
@@ -89,6 +100,7 @@ class Supervisor:
         began = wire.now_ns()
         check_spec(spec)  # 1
         check_times(lease_s, max_runtime_s, grace_s)
+        group = _confine(spec)
         plan = wire.Plan(
             argv=list(spec.argv),
             env=dict(spec.env),
@@ -98,9 +110,12 @@ class Supervisor:
             lease_until=began + nanoseconds(lease_s),
             run_until=began + nanoseconds(max_runtime_s),
             allow_weak=allow_weak,
+            user=None if spec.user is None else list(spec.user),
+            groups=group.entrances,
         )
-        spawned = spawn(plan, stdio)  # 2
         with ExitStack() as undo:
+            undo.callback(group.remove)
+            spawned = spawn(plan, stdio)  # 2
             undo.callback(spawned.release)
             ready = await spawned.expect("ready", within_s=GUARD_ANSWERS_S)
             init_pid = int(str(ready["init"]))
@@ -114,6 +129,7 @@ class Supervisor:
             undo.pop_all()
         supervisor = cls(spawned, init_pid, init_pidfd, str(ready["enforcement"]), grace_s)
         supervisor._lease_until = plan.lease_until
+        supervisor._group = group
         supervisor._following = asyncio.create_task(supervisor._follow(), name=f"job {init_pid}")
         return supervisor
 
@@ -188,6 +204,7 @@ class Supervisor:
                 self._fallback.cancel()
             self._spawned.release()
             os.close(self._init_pidfd)
+            self._group.remove()
 
     async def _last_word(self) -> Message | None:
         status = self._spawned.status

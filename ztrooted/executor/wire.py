@@ -51,9 +51,9 @@ def now_ns() -> int:
 class Plan:
     """What to run, for how long, and on which file descriptors; not a dataclass, see ``kernel``."""
 
-    __slots__ = ("allow_weak", "argv", "cwd", "env", "files", "lease_until", "run_until", "stdio")
+    __slots__ = ("allow_weak", "argv", "cwd", "env", "files", "groups", "lease_until", "run_until", "stdio", "user")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- all by name
         self,
         *,
         argv: list[str],
@@ -64,6 +64,8 @@ class Plan:
         lease_until: int,
         run_until: int,
         allow_weak: bool,
+        user: list[int] | None = None,
+        groups: list[str] | None = None,
     ) -> None:
         self.argv = argv
         self.env = env
@@ -73,6 +75,8 @@ class Plan:
         self.lease_until = lease_until
         self.run_until = run_until
         self.allow_weak = allow_weak
+        self.user = user  # user and group number
+        self.groups = groups or []  # the entrances of the control groups that limit it
 
     def to_bytes(self) -> bytes:
         """JSON in ASCII; file names that are not UTF-8 travel as escaped surrogates."""

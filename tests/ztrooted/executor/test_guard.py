@@ -225,6 +225,7 @@ class TestGuard:
         spec = marked.job("sh", "-c", "read line; echo got $line")
         code = f"""
 import asyncio, os
+from ztrooted.executor.cgroups import Limits
 from ztrooted.executor.supervisor import JobSpec, Supervisor
 async def main():
     given, taken = os.pipe()
