@@ -396,11 +396,22 @@ def _malformed(detail: str) -> GateError:
 
 # --- the control socket: `ztrooted exec` and orchestrator adapters to the executor agent -------------------------
 class ExecRequest(Model):
-    """Run this job under this artifact. Standard input, output and error travel beside it as file descriptors."""
+    """Run this job under this artifact. Standard input, output and error travel beside it as file descriptors.
+
+    ``terminal``: one of them is a terminal that nobody has yet, and which the job is to have.
+    """
 
     artifact: Token
     job: Job
     env: dict[Text, Text]
+    terminal: bool = False
+
+
+class ExecSignal(Model):
+    """The caller was sent this signal, which is meant for the job."""
+
+    event: Literal["signal"] = "signal"
+    number: Annotated[int, Field(ge=1, le=64)]
 
 
 class ExecStarted(Model):
@@ -409,6 +420,13 @@ class ExecStarted(Model):
     event: Literal["started"] = "started"
     authorization: Id
     enforcement: Text
+
+
+class ExecStopped(Model):
+    """The job was stopped by a signal, as with Ctrl-Z, until it is continued."""
+
+    event: Literal["stopped"] = "stopped"
+    signal: int
 
 
 class ExecEnded(Model):
@@ -423,5 +441,5 @@ class ExecEnded(Model):
     detail: Text
 
 
-ExecEvent: TypeAlias = Annotated[ExecStarted | ExecEnded, Field(discriminator="event")]
+ExecEvent: TypeAlias = Annotated[ExecStarted | ExecStopped | ExecEnded, Field(discriminator="event")]
 EXEC_EVENT: TypeAdapter[ExecEvent] = TypeAdapter(ExecEvent)

@@ -121,7 +121,7 @@ def execute(
 
     Streams and exit status pass through. 126: it may not run. 137: it was killed because its authorization ended.
     """
-    from ztrooted.executor.control import run_through_agent  # noqa: PLC0415 -- belongs to the executor extra
+    from ztrooted.executor.caller import run_through_agent  # noqa: PLC0415 -- belongs to the executor extra
 
     env = passed(env, pass_env)
     job = _job(command, workflow, run, step, attempt, env, cwd, file, options(user, memory, pids, cpu))

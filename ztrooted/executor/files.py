@@ -34,6 +34,7 @@ CWD = "cwd"
 EXECUTABLE = "executable"
 FILE_UNREADABLE = "file.unreadable"
 FILE_MISMATCH = "file.mismatch"
+TERMINAL = "terminal"
 USER = "user"
 LIMITS = "limits"
 

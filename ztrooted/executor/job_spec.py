@@ -10,7 +10,7 @@ from typing import Literal
 from ztrooted import limits
 from ztrooted.executor import kernel, wire
 from ztrooted.executor.cgroups import Limits
-from ztrooted.executor.files import CWD, EXECUTABLE, FILE_MISMATCH, FILE_UNREADABLE, LIMITS, USER
+from ztrooted.executor.files import CWD, EXECUTABLE, FILE_MISMATCH, FILE_UNREADABLE, LIMITS, TERMINAL, USER
 
 NAMESPACE_REMEDY = (
     "Run the agent as root, or allow user namespaces for its user (sysctl user.max_user_namespaces, and where they "
@@ -139,6 +139,7 @@ LIMITS_REMEDY = (
     "job without limits."
 )
 _START_REMEDIES = {
+    TERMINAL: ("execution.start_failed", "Pass a terminal that is in use by no session, or none."),
     USER: ("execution.start_failed", "Run the agent as root, or name no other user in the job."),
     LIMITS: ("supervision.unavailable", LIMITS_REMEDY),
     CWD: ("execution.start_failed", "Create the directory on this executor, or name another in the job."),

@@ -10,8 +10,10 @@ the time a job takes to start.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -142,6 +144,11 @@ def mount_own_proc() -> bool:
     except OSError:
         return False
     return True
+
+
+def control_terminal(fd: int) -> None:
+    """Make a terminal that no session has the controlling terminal of this one, whose leader this process is."""
+    fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
 
 
 def sweep_descendants() -> None:

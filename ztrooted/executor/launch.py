@@ -14,6 +14,7 @@ from ztrooted.executor.files import (
     EXECUTABLE,
     FILE_MISMATCH,
     LIMITS,
+    TERMINAL,
     USER,
     Image,
     LaunchError,
@@ -26,15 +27,18 @@ from ztrooted.executor.wire import Plan
 def become_job(plan: Plan, *, weak: bool) -> LaunchError:
     """Turn this process into the job; comes back only if that fails, and says why.
 
-    1. its limits  2. signal handling as a new program expects it  3. own session  4. standard streams  5. files, read
+    1. its limits  2. signal handling as a new program expects it  3. own process group, in front of
+    the terminal if it is given one  4. standard streams  5. files, read
     with the agent's rights  6. its user, for good  7. working directory, if that user may enter it  8. execve with
     exactly the plan's environment
     """
     parent = os.getppid()
     try:
         _enter(plan.groups)  # 1
+        os.setpgid(0, 0)  # 3, before 2: who is not in front of the terminal yet is stopped where it hears of SIGTTOU
+        if plan.terminal:
+            os.tcsetpgrp(terminal_of(plan), os.getpgrp())
         _default_signals()  # 2
-        os.setsid()  # 3
         for number, fd in enumerate(plan.stdio):  # 4; the agent made sure that none of them is below 3
             os.dup2(fd, number)
         program = find_program(plan.argv[0], plan.cwd, plan.env)
@@ -62,6 +66,14 @@ def _default_signals() -> None:
         with suppress(OSError, ValueError):  # SIGKILL and SIGSTOP have no handler, real-time ones may be taken by libc
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def terminal_of(plan: Plan) -> int:
+    """The stream that is to be the controlling terminal."""
+    for fd in plan.stdio:
+        if os.isatty(fd):
+            return fd
+    raise LaunchError(TERMINAL, "standard streams", "none of them is a terminal")
 
 
 def _enter(groups: list[str]) -> None:

@@ -13,12 +13,13 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Self
 
 from ztrooted.executor import kernel, wire
 from ztrooted.executor.cgroups import Group, LimitsError, confine
-from ztrooted.executor.guard_handle import GUARD, REPORT_S, GuardHandle, Message, readable, spawn
+from ztrooted.executor.guard_handle import GUARD, REPORT_S, GuardHandle, Message, Status, readable, spawn
 from ztrooted.executor.job_spec import (
     LIMITS_REMEDY,
     NAMESPACE_REMEDY,
@@ -74,6 +75,7 @@ class Supervisor:
         self._fallback: asyncio.TimerHandle | None = None
         self._over = False
         self._group = Group()
+        self._stopped: Callable[[int], None] | None = None
         self._following: asyncio.Task[JobEnd] | None = None
 
     @classmethod
@@ -86,10 +88,14 @@ class Supervisor:
         grace_s: float = 0.0,
         stdio: tuple[int, int, int],
         allow_weak: bool = False,
+        terminal: bool = False,
+        stopped: Callable[[int], None] | None = None,
     ) -> Self:
         """Start the job; returns once it runs, all its files verified and its program executing.
 
-        ``lease_s`` and ``max_runtime_s`` count from this call. ``stdio`` are copied; the caller keeps its own.
+        ``lease_s`` and ``max_runtime_s`` count from this call. ``stdio`` are copied; the caller keeps its own. With
+        ``terminal`` the first of them that is a terminal becomes the job's controlling terminal. ``stopped`` is called
+        with the signal whenever one stops the job.
 
         1. check the arguments  2. start the guard  3. hold on to the first process of the namespace before anything can
         end it  4. let go  5. hear whether the program was executed
@@ -112,6 +118,7 @@ class Supervisor:
             allow_weak=allow_weak,
             user=None if spec.user is None else list(spec.user),
             groups=group.entrances,
+            terminal=terminal,
         )
         with ExitStack() as undo:
             undo.callback(group.remove)
@@ -130,6 +137,7 @@ class Supervisor:
         supervisor = cls(spawned, init_pid, init_pidfd, str(ready["enforcement"]), grace_s)
         supervisor._lease_until = plan.lease_until
         supervisor._group = group
+        supervisor._stopped = stopped
         supervisor._following = asyncio.create_task(supervisor._follow(), name=f"job {init_pid}")
         return supervisor
 
@@ -158,6 +166,12 @@ class Supervisor:
                 f"See what stopped process {self.guard_pid}.",
             ) from error
         self._lease_until = until
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to the job, if it is one of ``wire.PASSED_ON``; one that nobody takes in time is lost."""
+        if number in wire.PASSED_ON and not self._over:
+            with suppress(BlockingIOError):
+                self._spawned.send(f"signal {number}")
 
     async def interrupt(self, reason: str, *, grace_s: float | None = None) -> JobEnd:
         """End the job for ``reason``; returns when nothing of it is left.
@@ -209,12 +223,19 @@ class Supervisor:
     async def _last_word(self) -> Message | None:
         status = self._spawned.status
         dead = False
-        while (message := status.next()) is None and not status.over:
+        while (message := self._heard(status)) is None and not status.over:
             fds = (status.fd,) if dead else (status.fd, self._init_pidfd)
             ready = await readable(*fds, within_s=REPORT_S if dead else None)
             if not ready:
                 return None
             dead = dead or self._init_pidfd in ready
+        return message
+
+    def _heard(self, status: Status) -> Message | None:
+        """The next message that is about the job's end."""
+        while (message := status.next()) is not None and message.get("event") == "stopped":
+            if self._stopped is not None:
+                self._stopped(int(str(message["signal"])))
         return message
 
     def _explained(self, message: Message) -> JobEnd:
