@@ -90,8 +90,16 @@ time.sleep(600)
 
     def test_it_stops_and_continues_with_its_caller(self, calls: Calls, tmp_path: Path) -> None:
         beat = tmp_path / "beat"
-        process = calls.on_pipes("sh", "-c", f"{UP}while :; do date +%s%N > {beat}; sleep 0.02; done")
+        source = f"""
+import os, time
+os.write(1, b"up\\n")
+while True:
+    with open({str(beat)!r}, "w") as file: file.write(str(time.monotonic_ns()))
+    time.sleep(0.02)
+"""
+        process = calls.on_pipes(sys.executable, "-c", source)
         assert read_line(process) == b"up\n"
+        until(beat.exists, "its heart beats")
         process.send_signal(signal.SIGTSTP)
         until(lambda: state(process.pid) == "T", "the caller is stopped")
         before = beat.read_text()
@@ -106,7 +114,7 @@ time.sleep(600)
 
     def test_a_job_that_is_stopped_is_killed_with_its_caller(self, calls: Calls, tmp_path: Path) -> None:
         mark = tmp_path / "mark"
-        process = calls.on_pipes("sh", "-c", f"{UP}: {mark}; {FOREVER}")
+        process = calls.on_pipes("sh", "-c", f"{UP}read line; : {mark}")
         assert read_line(process) == b"up\n"
         process.send_signal(signal.SIGTSTP)
         until(lambda: state(process.pid) == "T", "the caller is stopped")
@@ -126,8 +134,9 @@ time.sleep(600)
     def test_the_jobs_own_137_says_nothing_and_the_gates_says_why(self, calls: Calls, tmp_path: Path) -> None:
         own = calls.on_pipes("sh", "-c", "kill -9 $$")
         assert (own.communicate(timeout=PATIENCE_S), own.returncode) == ((b"", b""), 137)
-        gone = calls.on_pipes("sh", "-c", f"{UP}read line; pid=$$; : ; exit 0")
+        gone = calls.on_pipes("sh", "-c", f"{UP}read line")
         read_line(gone)
+        time.sleep(0.5)  # until the agent has heard that it runs
         (init,) = [pid for pid in naming_comm("ztrooted-init") if parent_chain_has(pid, calls.agent.pid)]
         os.kill(init, signal.SIGKILL)
         _, err = gone.communicate(timeout=PATIENCE_S)
@@ -247,12 +256,11 @@ class TestTerminal:
         assert shown.modes() == cooked
 
     def test_it_hears_of_a_new_size(self, screen: Callable[..., Screen]) -> None:
-        shown = screen("bash", "-c", "trap 'stty size' WINCH; echo up; while :; do sleep 0.05; done")
+        shown = screen("bash", "-c", "trap 'stty size; exit 6' WINCH; echo up; while :; do sleep 0.05; done")
         shown.wait_for(b"up\r\n")
         shown.resize((12, 34))
         shown.wait_for(b"12 34")
-        shown.type(b"\x03")
-        assert shown.status() == 128 + signal.SIGINT
+        assert shown.status() == 6
 
     def test_what_is_no_terminal_is_passed_on_as_it_is(self, calls: Calls, tmp_path: Path) -> None:
         """``ztrooted exec -- … > file``: no carriage returns in it, and keys work all the same."""
