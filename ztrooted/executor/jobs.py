@@ -16,10 +16,10 @@ import structlog
 from ztrooted import artifact, canonical
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.errors import GateError
-from ztrooted.executor.cgroups import Limits
 from ztrooted.executor.control import Caller
 from ztrooted.executor.enroll import ExecutorSession
-from ztrooted.executor.supervisor import JobEnd, JobSpec, Supervisor, SupervisorError
+from ztrooted.executor.job_messages import ended, not_started, report_of, spec_of
+from ztrooted.executor.supervisor import JobEnd, Supervisor, SupervisorError
 from ztrooted.models import (
     ActivateMessage,
     EndedMessage,
@@ -96,17 +96,17 @@ class Jobs:
             if running is not None and running.interrupted_at is None:  # else the gateway has said so itself
                 await self._report_not_started(running, str(error.reason), error.detail)
             named = None if running is None else running.claims.jti
-            return _not_started(named, str(error.reason), error.detail)
+            return not_started(named, str(error.reason), error.detail)
         except SupervisorError as error:
             if running is not None:
                 await self._report_not_started(running, error.code, error.message)
-            return _not_started(None if running is None else running.claims.jti, error.code, error.message)
+            return not_started(None if running is None else running.claims.jti, error.code, error.message)
         finally:
             if running is not None and self._running.get(running.claims.jti) is running:
                 del self._running[running.claims.jti]
                 if not self._running:
                     self._idle.set()
-        return _ended(running.claims.jti, end)
+        return ended(running.claims.jti, end)
 
     def _verify(self, session: ExecutorSession, request: ExecRequest) -> ArtifactClaims:
         env_digest = canonical.digest(dict(request.env))
@@ -143,7 +143,7 @@ class Jobs:
         if left <= 0:
             raise GateError(GateReason.LEASE_EXPIRED, "the lease ended before the job could start")
         running.supervisor = await Supervisor.start(
-            _spec(request),
+            spec_of(request),
             lease_s=left,
             max_runtime_s=claims.lim.max_runtime_s,
             stdio=stdio,
@@ -164,7 +164,7 @@ class Jobs:
         except OSError:
             await running.supervisor.interrupt(ABANDONED)  # it went away while the job was starting
         end = await running.supervisor.wait()
-        await self._tell(_report(running, end))
+        await self._tell(report_of(running.claims.jti, end, running.interrupted_at))
         return end
 
     async def renewed(self, session: ExecutorSession, message: LeaseMessage) -> None:
@@ -274,16 +274,6 @@ class Jobs:
             log.warning("gateway not told", code=error.reason, detail=error.detail)
 
 
-def _spec(request: ExecRequest) -> JobSpec:
-    job = request.job
-    user = None
-    if job.user is not None:
-        uid, _, gid = job.user.partition(":")
-        user = int(uid), int(gid)
-    limits = Limits(job.memory, job.pids, job.cpu)
-    return JobSpec(tuple(job.argv), dict(request.env), job.cwd, dict(job.files), user, limits)
-
-
 class Refusal(GateError):  # noqa: N818 -- it is an answer
     """The gateway refused an activation, with a reason that may be newer than this agent."""
 
@@ -293,39 +283,3 @@ class Refusal(GateError):  # noqa: N818 -- it is an answer
         except KeyError:
             known = GateReason.POLICY_DENIED
         super().__init__(known, detail if known == reason else f"{reason}: {detail}")
-
-
-def _report(running: Running, end: JobEnd) -> EndedMessage:
-    kill_ms = None
-    if running.interrupted_at is not None:
-        kill_ms = max(0, round((end.ended_monotonic_ns / 1e9 - running.interrupted_at) * 1000))
-    return EndedMessage(
-        authorization=running.claims.jti,
-        outcome=end.outcome,
-        exit_status=end.exit_status,
-        signal=end.signal,
-        reason=end.reason,
-        kill_ms=kill_ms,
-    )
-
-
-def _ended(authorization: str, end: JobEnd) -> ExecEnded:
-    return ExecEnded(
-        authorization=authorization,
-        outcome=end.outcome,
-        exit_status=end.exit_status,
-        signal=end.signal,
-        reason=end.reason,
-        detail="",
-    )
-
-
-def _not_started(authorization: str | None, reason: str, detail: str) -> ExecEnded:
-    return ExecEnded(
-        authorization=authorization,
-        outcome="not_started",
-        exit_status=None,
-        signal=None,
-        reason=reason,
-        detail=detail[:4096],
-    )

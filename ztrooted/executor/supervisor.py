@@ -60,6 +60,20 @@ def _confine(spec: JobSpec) -> Group:
         raise SupervisorError("supervision.unavailable", text, LIMITS_REMEDY) from error
 
 
+def _plan(spec: JobSpec, began: int, lease_s: float, max_runtime_s: float) -> wire.Plan:
+    return wire.Plan(
+        argv=list(spec.argv),
+        env=dict(spec.env),
+        cwd=spec.cwd,
+        files=dict(spec.files),
+        stdio=[],
+        lease_until=began + nanoseconds(lease_s),
+        run_until=began + nanoseconds(max_runtime_s),
+        allow_weak=False,
+        user=None if spec.user is None else list(spec.user),
+    )
+
+
 class Supervisor:
     """One running job. Made by ``start`` only."""
 
@@ -107,19 +121,8 @@ class Supervisor:
         check_spec(spec)  # 1
         check_times(lease_s, max_runtime_s, grace_s)
         group = _confine(spec)
-        plan = wire.Plan(
-            argv=list(spec.argv),
-            env=dict(spec.env),
-            cwd=spec.cwd,
-            files=dict(spec.files),
-            stdio=[],
-            lease_until=began + nanoseconds(lease_s),
-            run_until=began + nanoseconds(max_runtime_s),
-            allow_weak=allow_weak,
-            user=None if spec.user is None else list(spec.user),
-            groups=group.entrances,
-            terminal=terminal,
-        )
+        plan = _plan(spec, began, lease_s, max_runtime_s)
+        plan.allow_weak, plan.terminal, plan.groups = allow_weak, terminal, group.entrances
         with ExitStack() as undo:
             undo.callback(group.remove)
             spawned = spawn(plan, stdio)  # 2
