@@ -6,12 +6,17 @@
 * ``context.time`` is the instant of the proof in UTC. ``weekday`` is 1 (Monday) to 7, ``day_minutes`` 60 x hour + minute.
 * ``context.job_files`` are the SHA-256 digests of the files that the job names, ``context.env`` that of its environment.
 * ``context.max_runtime_s`` is the longest that the job may run.
+* ``context.user`` is ``UID:GID`` where the job is to run as another user than the agent, and ``context.limits`` what it
+  is limited to (bytes, processes, percent of one processor). What was not asked for is not there: ask
+  ``context has limits && context.limits has memory`` before.
 * ``context.parent`` is there for a child of another authorization, and for its renewals.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from ztrooted import limits
 
 VECTOR = (
     "configuration",
@@ -23,6 +28,7 @@ VECTOR = (
     "sourced_data",
     "storage_opaque",
 )
+LIMITS = ("memory", "pids", "cpu")
 ACTIONS = ("dispatch", "delegate", "renew")
 
 # Shapes: the name of a type, or a record of shapes; a "?" marks a member that may be missing.
@@ -45,6 +51,8 @@ CONTEXT: Mapping[str, Shape] = {
     "max_runtime_s": "Long",
     "time": {"hour": "Long", "minute": "Long", "weekday": "Long", "day_minutes": "Long"},
     "delegation": {"depth": "Long", "children": "Long"},
+    "user?": "String",
+    "limits?": {f"{name}?": "Long" for name in LIMITS},
     "parent?": {
         "authorization": "String",
         "orchestrator": "Orchestrator",
@@ -135,6 +143,9 @@ RANGES = {
     "context.time.day_minutes": (0, 1439),
     "context.delegation.depth": (0, 8),
     "context.delegation.children": (0, 256),
+    "context.limits.memory": (1 << 20, limits.JOB_MEMORY),
+    "context.limits.pids": (1, limits.JOB_PIDS),
+    "context.limits.cpu": (1, limits.JOB_CPU),
     **{f"context.vector.{name}": (-128, 127) for name in VECTOR},
 }
 
@@ -148,6 +159,8 @@ PATHS = (
     "context.vector",
     "context.time",
     "context.delegation",
+    "context.user",
+    "context.limits",
     "context.parent",
     *RANGES,
     *(

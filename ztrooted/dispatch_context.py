@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ztrooted.cedar_schema import VECTOR
+from ztrooted.cedar_schema import LIMITS, VECTOR
 from ztrooted.entities import Entities
 from ztrooted.policy import Request
 from ztrooted.risk import Inputs, Score, risk
@@ -122,6 +122,10 @@ def _context(facts: Facts) -> dict[str, Any]:
         "time": time_of_day(facts.now_ms),
         "delegation": {"depth": facts.delegation.depth, "children": facts.delegation.children},
     }
+    if job.get("user") is not None:
+        told["user"] = job["user"]
+    if limits := {name: job[name] for name in LIMITS if job.get(name) is not None}:
+        told["limits"] = limits
     if (parent := facts.parent) is not None:
         told["parent"] = {
             "authorization": parent.authorization,

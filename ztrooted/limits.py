@@ -13,6 +13,10 @@ DELEGATION_CHILDREN = 256  # of one authorization in its whole life; each is a r
 DELEGATION_NAMES = 256  # steps or executors that a delegation lists
 LIVE_DESCENDANTS = 1024  # they are revoked in one transaction, for which everybody else waits
 LABELS = 32  # of one executor
+JOB_USER = (1 << 32) - 2  # the kernel's greatest user and group number; the one above means "no change"
+JOB_MEMORY = 1 << 50  # no machine has as much; a number that any reader of JSON can hold
+JOB_PIDS = 1 << 22  # PID_MAX_LIMIT of Linux
+JOB_CPU = 100 * 8192  # percent of one processor; NR_CPUS of Linux
 MAX_RUNTIME_S = 7 * 86400  # a job that runs longer asks again: what was decided a week ago is not believed
 
 POLICY = 1 << 20  # one document; 200 rules with their comments are 50 KB

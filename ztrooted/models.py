@@ -13,9 +13,12 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    field_validator,
+    model_serializer,
 )
 
 from ztrooted import canonical, limits, strict_json
@@ -45,6 +48,8 @@ Hex = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})*$", max_length=2
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$")]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 ExecutorId = Annotated[str, StringConstraints(pattern=r"^ex-[0-9a-f]{32}$")]
+# Whom a job runs as: user and group number, each written in its one decimal form.
+User = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,9})$")]
 # A file that a job names: absolute, printable ASCII, as the names of members in canonical JSON are.
 FilePath = Annotated[str, StringConstraints(pattern=r"^/[ -~]*$", max_length=limits.STRING)]
 Text = Annotated[str, StringConstraints(max_length=limits.STRING)]
@@ -62,7 +67,11 @@ B = TypeVar("B", bound=BaseModel)
 
 
 class Job(Model):
-    """What is to run, completely; its canonical bytes name it. ``env`` is the digest of the job's environment."""
+    """What is to run, completely; its canonical bytes name it. ``env`` is the digest of the job's environment.
+
+    ``user`` is ``UID:GID``, or else the agent's own; ``memory`` in bytes, ``pids`` in processes and threads, ``cpu`` in
+    percent of one processor, or else no limit. What is not asked for is not in the canonical bytes either.
+    """
 
     workflow: Name
     run: Name
@@ -72,6 +81,21 @@ class Job(Model):
     env: Hex32
     cwd: Text = "/"
     files: Annotated[dict[FilePath, Hex32], Field(max_length=limits.FILES_ITEMS)] = {}
+    user: User | None = None
+    memory: Annotated[int, Field(ge=1 << 20, le=limits.JOB_MEMORY)] | None = None
+    pids: Annotated[int, Field(ge=1, le=limits.JOB_PIDS)] | None = None
+    cpu: Annotated[int, Field(ge=1, le=limits.JOB_CPU)] | None = None
+
+    @field_validator("user")
+    @classmethod
+    def _known_to_the_kernel(cls, user: str | None) -> str | None:
+        if user is not None and max(map(int, user.split(":"))) > limits.JOB_USER:
+            raise ValueError(f"user and group numbers end at {limits.JOB_USER}")
+        return user
+
+    @model_serializer(mode="wrap")
+    def _without_options_not_asked_for(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
     def digest(self) -> str:
         """SHA-256 of the canonical bytes, hexadecimal."""
@@ -394,11 +418,22 @@ def _malformed(detail: str) -> GateError:
 
 # --- the control socket: `ztrooted exec` and orchestrator adapters to the executor agent -------------------------
 class ExecRequest(Model):
-    """Run this job under this artifact. Standard input, output and error travel beside it as file descriptors."""
+    """Run this job under this artifact. Standard input, output and error travel beside it as file descriptors.
+
+    ``terminal``: one of them is a terminal that nobody has yet, and which the job is to have.
+    """
 
     artifact: Token
     job: Job
     env: dict[Text, Text]
+    terminal: bool = False
+
+
+class ExecSignal(Model):
+    """The caller was sent this signal, which is meant for the job."""
+
+    event: Literal["signal"] = "signal"
+    number: Annotated[int, Field(ge=1, le=64)]
 
 
 class ExecStarted(Model):
@@ -407,6 +442,13 @@ class ExecStarted(Model):
     event: Literal["started"] = "started"
     authorization: Id
     enforcement: Text
+
+
+class ExecStopped(Model):
+    """The job was stopped by a signal, as with Ctrl-Z, until it is continued."""
+
+    event: Literal["stopped"] = "stopped"
+    signal: int
 
 
 class ExecEnded(Model):
@@ -421,5 +463,5 @@ class ExecEnded(Model):
     detail: Text
 
 
-ExecEvent: TypeAlias = Annotated[ExecStarted | ExecEnded, Field(discriminator="event")]
+ExecEvent: TypeAlias = Annotated[ExecStarted | ExecStopped | ExecEnded, Field(discriminator="event")]
 EXEC_EVENT: TypeAdapter[ExecEvent] = TypeAdapter(ExecEvent)

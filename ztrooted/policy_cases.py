@@ -37,6 +37,7 @@ from ztrooted.delegation import MAX_RUNTIME_S
 from ztrooted.dispatch_context import Delegation, Facts, Parent, policy_request
 from ztrooted.entities import ExecutorId, Name
 from ztrooted.errors import PolicyError
+from ztrooted.models import User
 from ztrooted.policies import Policies
 from ztrooted.policy import Decision, Request
 from ztrooted.reasons import GateReason
@@ -47,6 +48,7 @@ from ztrooted.validation import explain_document, explain_validation
 FORMAT = "ztrooted-cases/1"
 MAX_CASES = 1000  # each costs a decision
 
+_OF_THE_JOB = ("workflow", "run", "step", "attempt", "env", "user", "memory", "pids", "cpu")
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TIME = re.compile(rf"({'|'.join(_DAYS)}) ([01][0-9]|2[0-3]):([0-5][0-9])")
 _DAY_MS = 86_400_000
@@ -117,6 +119,10 @@ class Case(_About):
     job: Hex32 = ZEROS
     job_files: list[Hex32] = []
     env: Hex32 = ZEROS
+    user: User | None = None
+    memory: Annotated[int, Field(ge=1 << 20, le=limits.JOB_MEMORY)] | None = None
+    pids: Annotated[int, Field(ge=1, le=limits.JOB_PIDS)] | None = None
+    cpu: Annotated[int, Field(ge=1, le=limits.JOB_CPU)] | None = None
     max_runtime_s: Annotated[int, Field(ge=1, le=limits.MAX_RUNTIME_S)] = MAX_RUNTIME_S
     time: str = "wed 12:00"
     delegation: DelegationCase = DelegationCase()
@@ -159,7 +165,7 @@ class Case(_About):
             proved=best if self.tier is None else self.tier,
             trusted=trusted,
             job={
-                **{name: getattr(self, name) for name in ("workflow", "run", "step", "attempt", "env")},
+                **{name: getattr(self, name) for name in _OF_THE_JOB},
                 "files": files,
             },
             job_digest=self.job,

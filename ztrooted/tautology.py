@@ -150,5 +150,6 @@ def path_of(expr: pst.Expr) -> str:
     return ".".join([expr.name, *reversed(names)]) if isinstance(expr, pst.Var) else ""
 
 
-# Attributes that every request has; only the parent may be missing.
-_REQUIRED = frozenset(path for path in PATHS if not path.startswith("context.parent"))
+# Attributes that every request has.
+_OPTIONAL = ("context.parent", "context.user", "context.limits")
+_REQUIRED = frozenset(path for path in PATHS if not path.startswith(_OPTIONAL))

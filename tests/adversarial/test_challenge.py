@@ -286,6 +286,10 @@ async def test_D10_one_changed_field_of_a_job_needs_another_quote(
         "env": "0" * 64,
         "cwd": "/tmp",
         "files": {"/bin/true": "0" * 64},
+        "user": "0:0",
+        "memory": 1 << 30,
+        "pids": 10,
+        "cpu": 50,
     }
     assert set(changed) == set(Job.model_fields)
     for name, value in changed.items():

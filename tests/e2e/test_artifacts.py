@@ -152,9 +152,19 @@ def test_an_artifact_is_for_its_job_only(gate: Gate, ran: Path, changes: dict[st
 
 
 @pytest.mark.parametrize(
-    "option", [["--env", "LD_PRELOAD=/tmp/evil.so"], ["--cwd", "/tmp"], ["--file", f"/bin/sh={'0' * 64}"]]
+    "option",
+    [
+        ["--env", "LD_PRELOAD=/tmp/evil.so"],
+        ["--pass-env", "HOME"],
+        ["--cwd", "/tmp"],
+        ["--file", f"/bin/sh={'0' * 64}"],
+        ["--user", "0"],
+        ["--memory", "64M"],
+        ["--pids", "100"],
+        ["--cpu", "50"],
+    ],
 )
-def test_environment_folder_and_files_are_part_of_the_job(gate: Gate, ran: Path, option: list[str]) -> None:
+def test_every_option_is_part_of_the_job(gate: Gate, ran: Path, option: list[str]) -> None:
     job = noting(gate, ran)
     grant = gate.authorize(job)
     command = gate.exec_command(job, grant.artifact)

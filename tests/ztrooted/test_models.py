@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
-from ztrooted import baseline_models, limits, models, operator_models, policy_models
+from ztrooted import baseline_models, canonical, limits, models, operator_models, policy_models
 from ztrooted.errors import GateError
 from ztrooted.evidence import Evidence
 from ztrooted.models import (
@@ -422,6 +422,11 @@ JOB_CHANGES: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
     lambda job: {**job, "cwd": "/tmp"},
     lambda job: {**job, "files": {"/a": DIGEST}},
     lambda job: {**job, "files": {"/b": DIGEST}},
+    lambda job: {**job, "user": "1000:1000"},
+    lambda job: {**job, "user": "1000:0"},
+    lambda job: {**job, "memory": 1 << 30},
+    lambda job: {**job, "pids": 100},
+    lambda job: {**job, "cpu": 100},
 ]
 
 
@@ -435,6 +440,42 @@ def test_the_digest_of_a_job_does_not_depend_on_how_it_was_sent() -> None:
     spaced = parse_json(Job, json.dumps({**dict(reversed(JOB.items())), "cwd": "/", "files": {}}, indent=2).encode())
     assert plain.digest() == spaced.digest()
     assert Job.model_validate_json(plain.model_dump_json()).digest() == plain.digest()
+
+
+def test_what_a_job_does_not_ask_for_is_not_in_its_digest() -> None:
+    """Jobs without options are named as they were before there were any."""
+    asked = {**JOB, "cwd": "/", "files": {}}
+    assert Job.model_validate(JOB).digest() == canonical.digest(asked)
+    nothing = Job.model_validate({**JOB, "user": None, "memory": None, "pids": None, "cpu": None})
+    assert nothing.digest() == canonical.digest(asked)
+    some = Job.model_validate({**JOB, "user": "0:0", "pids": 1})
+    assert some.digest() == canonical.digest({**asked, "user": "0:0", "pids": 1})
+    assert Job.model_validate_json(some.model_dump_json()) == some
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"user": "1000"},
+        {"user": "root:root"},
+        {"user": "01:1"},
+        {"user": "-1:0"},
+        {"user": "4294967295:0"},
+        {"user": "1:1\n"},
+        {"memory": (1 << 20) - 1},
+        {"memory": 1.5e9},
+        {"memory": (1 << 50) + 1},
+        {"pids": 0},
+        {"pids": True},
+        {"cpu": 0},
+        {"cpu": -1},
+    ],
+)
+def test_options_that_no_kernel_could_keep_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(GateError) as refusal:
+        parse_json(Job, json.dumps({**JOB, **option}).encode())
+    assert refusal.value.reason is GateReason.REQUEST_MALFORMED
+    assert next(iter(option)) in refusal.value.detail
 
 
 def test_a_file_name_that_has_no_canonical_form_is_refused_and_not_renamed() -> None:

@@ -251,6 +251,29 @@ def test_the_orchestrator_of_a_parent_belongs_to_its_own_groups(groups: tuple[st
     assert policy.decide(request).permitted is permitted
 
 
+def test_user_and_limits_can_be_asked_about_where_a_job_has_them() -> None:
+    policy = load(
+        "permit (principal, action, resource) when { context.trusted"
+        ' && context has user && !(context.user like "0:*")'
+        " && context has limits && context.limits has memory && context.limits.memory <= 1000000000 };"
+    )
+    assert policy.decide(asked(user="1000:1000", limits={"memory": 64 << 20, "pids": 5})).permitted
+    for refused in (
+        asked(),
+        asked(user="1000:1000"),
+        asked(user="0:0", limits={"memory": 64 << 20}),
+        asked(user="1000:1000", limits={"pids": 5}),
+        asked(user="1000:1000", limits={"memory": 64 << 30}),
+    ):
+        decision = policy.decide(refused)
+        assert (decision.permitted, decision.errors) == (False, ())
+
+
+def test_a_policy_that_forgets_that_limits_may_be_missing_is_refused() -> None:
+    with pytest.raises(PolicyError, match="limits"):
+        load("permit (principal, action, resource) when { context.trusted && context.limits.memory <= 1000000000 };")
+
+
 @pytest.mark.parametrize(
     ("condition", "permitted"),
     [

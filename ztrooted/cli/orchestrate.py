@@ -4,7 +4,7 @@ import asyncio
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from ztrooted import canonical
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.executor import DEFAULT_SOCKET, Socket
 from ztrooted.cli.files import read, write
+from ztrooted.cli.job_options import Cpu, Memory, PassEnv, Pids, RunAs, options, passed
 from ztrooted.cli.output import JsonFlag, errors, show
 from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -49,6 +50,11 @@ def authorize(
     env: Env = None,
     cwd: Cwd = "/",
     file: Files = None,
+    pass_env: PassEnv = None,
+    user: RunAs = None,
+    memory: Memory = None,
+    pids: Pids = None,
+    cpu: Cpu = None,
     max_runtime: Annotated[
         int | None,
         typer.Option(min=1, help="Seconds after which the job ends in any case; an hour, or what its parent has left."),
@@ -64,7 +70,8 @@ def authorize(
     json: JsonFlag = False,
 ) -> None:
     """Ask whether a job may run on an executor, now. Prints the artifact; exit code 1 when the answer is no."""
-    job = _job(command, workflow, run, step, attempt, env, cwd, file)
+    env = passed(env, pass_env)
+    job = _job(command, workflow, run, step, attempt, env, cwd, file, options(user, memory, pids, cpu))
     delegation = compose(
         Delegation,
         depth=delegate_depth,
@@ -102,6 +109,11 @@ def execute(
     env: Env = None,
     cwd: Cwd = "/",
     file: Files = None,
+    pass_env: PassEnv = None,
+    user: RunAs = None,
+    memory: Memory = None,
+    pids: Pids = None,
+    cpu: Cpu = None,
     socket: Socket = DEFAULT_SOCKET,
     json: JsonFlag = False,
 ) -> None:
@@ -109,9 +121,10 @@ def execute(
 
     Streams and exit status pass through. 126: it may not run. 137: it was killed because its authorization ended.
     """
-    from ztrooted.executor.control import run_through_agent  # noqa: PLC0415 -- belongs to the executor extra
+    from ztrooted.executor.caller import run_through_agent  # noqa: PLC0415 -- belongs to the executor extra
 
-    job = _job(command, workflow, run, step, attempt, env, cwd, file)
+    env = passed(env, pass_env)
+    job = _job(command, workflow, run, step, attempt, env, cwd, file, options(user, memory, pids, cpu))
     request = compose(ExecRequest, artifact=_read_artifact(artifact), job=job, env=_environment(env))
 
     def started(event: ExecStarted) -> None:
@@ -165,6 +178,7 @@ def _job(
     env: list[str] | None,
     cwd: str,
     files: list[str] | None,
+    more: dict[str, Any],
 ) -> Job:
     named = {}
     for item in files or []:
@@ -180,6 +194,7 @@ def _job(
             env=canonical.digest(_environment(env)),
             cwd=cwd,
             files=named,
+            **more,
         )
     except ValidationError as error:
         raise GateError(GateReason.JOB_MALFORMED, explain_validation(error)) from error

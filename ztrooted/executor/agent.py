@@ -22,7 +22,7 @@ from ztrooted.client import GatewayClient, unreachable
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.evidence import qualifying_data
 from ztrooted.executor.collect import EVENT_LOG, IMA_LIST, Collector
-from ztrooted.executor.control import ControlSocket
+from ztrooted.executor.control import Caller, ControlSocket
 from ztrooted.executor.enroll import ExecutorSession, enroll
 from ztrooted.executor.jobs import Jobs
 from ztrooted.executor.supervisor import enforcement_available
@@ -212,14 +212,12 @@ class Agent:
             # Silence is an answer too: the gateway's deadline turns it into a denial.
             log.error("challenge not answered", purpose=challenge.purpose, error=str(error))
 
-    async def _run_job(
-        self, request: ExecRequest, stdio: tuple[int, int, int], started: object, gone: asyncio.Event
-    ) -> ExecEnded:
+    async def _run_job(self, request: ExecRequest, stdio: tuple[int, int, int], caller: Caller) -> ExecEnded:
         session = self._session
         if session is None or self._channel is None:
             raise GateError(GateReason.CHANNEL_CLOSED, "this executor is not connected to its gateway")
-        job = asyncio.create_task(self._jobs.run(session, request, stdio, started))  # type: ignore[arg-type]
-        left = asyncio.create_task(gone.wait())
+        job = asyncio.create_task(self._jobs.run(session, request, stdio, caller))
+        left = asyncio.create_task(caller.listen(lambda number: self._jobs.signal(request.artifact, number)))
         await asyncio.wait({job, left}, return_when=asyncio.FIRST_COMPLETED)
         left.cancel()
         if not job.done():

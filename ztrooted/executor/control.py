@@ -1,7 +1,8 @@
 """The agent's Unix socket: whoever may write to it may ask for a job to be run; the artifact decides whether it is.
 
 One connection is one job. The client sends one JSON line with its standard streams as file descriptors beside it
-(SCM_RIGHTS); it hears ``started`` and ``ended``. A client that goes away takes its job with it.
+(SCM_RIGHTS); it hears ``started``, ``stopped`` and ``ended``, and may pass signals on. A client that goes away takes its
+job with it.
 """
 
 import array
@@ -16,15 +17,58 @@ import structlog
 
 from ztrooted import limits
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.models import EXEC_EVENT, ExecEnded, ExecEvent, ExecRequest, ExecStarted, Model, parse_json
+from ztrooted.models import ExecEnded, ExecRequest, ExecSignal, ExecStopped, Model, parse_json
 from ztrooted.reasons import GateReason
 
 log = structlog.get_logger()
 
 REQUEST = limits.BODY
-Run = Callable[
-    [ExecRequest, tuple[int, int, int], Callable[[ExecStarted], Awaitable[None]], asyncio.Event], Awaitable[ExecEnded]
-]
+SIGNAL = 4096  # bytes that a caller may send without a line's end
+Run = Callable[[ExecRequest, tuple[int, int, int], "Caller"], Awaitable[ExecEnded]]
+
+
+class Caller:
+    """Whoever asked for a job, at the other end of its connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def tell(self, event: Model) -> None:
+        """Send an event."""
+        await asyncio.get_running_loop().sock_sendall(self._connection, line_of(event))
+
+    def stopped(self, number: int) -> None:
+        """The job was stopped by a signal."""
+        task = asyncio.create_task(self.tell(ExecStopped(signal=number)))
+        self._telling.add(task)
+        task.add_done_callback(self._stopped_told)
+
+    def _stopped_told(self, task: asyncio.Task[None]) -> None:
+        self._telling.discard(task)
+        if not task.cancelled() and isinstance(task.exception(), OSError):
+            log.info("control connection lost", detail=str(task.exception()))
+
+    async def listen(self, passed_on: Callable[[int], None]) -> None:
+        """Take signals for the job; returns when the caller has hung up, or says anything that is no signal."""
+        data = b""
+        while len(data) < SIGNAL:
+            await _readable(self._connection)
+            try:
+                part = self._connection.recv(SIGNAL)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            if not part:
+                return
+            *lines, data = (data + part).split(b"\n")
+            for line in lines:
+                try:
+                    signal: ExecSignal = parse_json(ExecSignal, line)
+                except GateError:
+                    return
+                passed_on(signal.number)
 
 
 class ControlSocket:
@@ -61,18 +105,9 @@ class ControlSocket:
             if len(descriptors) != 3:
                 raise GateError(GateReason.REQUEST_MALFORMED, "send the three standard streams beside the request")
             request: ExecRequest = parse_json(ExecRequest, line)
-            gone = asyncio.Event()
-            watch = asyncio.create_task(_watch(connection, gone))
-
-            async def started(event: ExecStarted) -> None:
-                await loop.sock_sendall(connection, _line(event))
-
+            caller = Caller(connection)
             stdio = (descriptors[0], descriptors[1], descriptors[2])
-            try:
-                ended = await self._run(request, stdio, started, gone)
-            finally:
-                watch.cancel()
-            await loop.sock_sendall(connection, _line(ended))
+            await caller.tell(await self._run(request, stdio, caller))
         except GateError as error:
             refusal = ExecEnded(
                 authorization=None,
@@ -83,7 +118,7 @@ class ControlSocket:
                 detail=error.detail[: limits.STRING],
             )
             with suppress(OSError):
-                await loop.sock_sendall(connection, _line(refusal))
+                await loop.sock_sendall(connection, line_of(refusal))
         except OSError as error:
             log.info("control connection lost", detail=str(error))
         finally:
@@ -92,33 +127,8 @@ class ControlSocket:
             connection.close()
 
 
-def run_through_agent(path: Path, request: ExecRequest, started: Callable[[ExecStarted], None]) -> ExecEnded:
-    """Have the agent at ``path`` run a job with this process's standard streams; blocks until it ended.
-
-    EnvironmentProblem when there is no agent, or it went away: then the job is dead too.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        try:
-            connection.connect(str(path))
-            socket.send_fds(connection, [_line(request)], [0, 1, 2])
-            with connection.makefile("rb") as answers:
-                for line in answers:
-                    event: ExecEvent = parse_json(EXEC_EVENT, line)
-                    if isinstance(event, ExecEnded):
-                        return event
-                    started(event)
-        except OSError as error:
-            raise EnvironmentProblem(
-                GateReason.EXECUTION_AGENT_LOST,
-                f"no executor agent answers at {path}: {error.strerror}",
-                "start one with 'ztrooted executor run', or name its socket with --socket",
-            ) from error
-    raise EnvironmentProblem(
-        GateReason.EXECUTION_AGENT_LOST, "the executor agent went away, and the job with it", "see the agent's log"
-    )
-
-
-def _line(message: Model) -> bytes:
+def line_of(message: Model) -> bytes:
+    """As it travels."""
     return message.model_dump_json().encode() + b"\n"
 
 
@@ -172,9 +182,3 @@ async def _readable(connection: socket.socket) -> None:
         await ready
     finally:
         loop.remove_reader(connection)
-
-
-async def _watch(connection: socket.socket, gone: asyncio.Event) -> None:
-    """Set ``gone`` when the client hangs up. It has nothing more to say, so anything it sends counts as that."""
-    await _readable(connection)
-    gone.set()

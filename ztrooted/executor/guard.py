@@ -88,6 +88,8 @@ class Guard:
                     self._order("go")
                 elif word == "renew" and len(rest) == 1:
                     self._renew(wire.parse_ns(rest[0]))
+                elif word == "signal" and len(rest) == 1:
+                    self._order(f"signal {wire.parse_signal(rest[0])}")
                 elif word == "interrupt" and len(rest) == 1:
                     self._interrupt(wire.parse_ns(rest[0]))
                 else:
@@ -127,6 +129,8 @@ class Guard:
                 self._tell(event="ready", init=self._init, enforcement=self._enforcement)
             elif word == "started":
                 self._tell(event="started")
+            elif word == "stopped":
+                self._tell(event="stopped", signal=int(rest))
             elif word == "failed":
                 self._failed = json.loads(rest)
             elif word in {"exited", "signaled"}:

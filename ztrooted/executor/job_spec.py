@@ -9,7 +9,8 @@ from typing import Literal
 
 from ztrooted import limits
 from ztrooted.executor import kernel, wire
-from ztrooted.executor.launch import CWD, EXECUTABLE, FILE_MISMATCH, FILE_UNREADABLE
+from ztrooted.executor.cgroups import Limits
+from ztrooted.executor.files import CWD, EXECUTABLE, FILE_MISMATCH, FILE_UNREADABLE, LIMITS, TERMINAL, USER
 
 NAMESPACE_REMEDY = (
     "Run the agent as root, or allow user namespaces for its user (sysctl user.max_user_namespaces, and where they "
@@ -35,13 +36,16 @@ class JobSpec:
 
     ``argv[0]`` is looked up in ``env["PATH"]`` if it has no slash. ``env`` is the whole environment, ``cwd`` absolute.
     ``files`` maps absolute paths to SHA-256 (lower-case hex): compared right before the start; a program listed there
-    is executed from the very file that was compared (what this does not cover is written in ``launch``).
+    is executed from the very file that was compared (what this does not cover is written in ``files``).
+    ``user`` is the user and group number to run as, without supplementary groups; None is the agent's own.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: str
     files: Mapping[str, str] = field(default_factory=dict)
+    user: tuple[int, int] | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,14 @@ def check_times(lease_s: float, max_runtime_s: float, grace_s: float) -> None:
             )
 
 
+LIMITS_REMEDY = (
+    "Start the agent in a control group that it may divide (a systemd unit with Delegate=yes, or as root), or ask for a "
+    "job without limits."
+)
 _START_REMEDIES = {
+    TERMINAL: ("execution.start_failed", "Pass a terminal that is in use by no session, or none."),
+    USER: ("execution.start_failed", "Run the agent as root, or name no other user in the job."),
+    LIMITS: ("supervision.unavailable", LIMITS_REMEDY),
     CWD: ("execution.start_failed", "Create the directory on this executor, or name another in the job."),
     EXECUTABLE: (
         "execution.start_failed",

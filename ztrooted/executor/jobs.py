@@ -5,6 +5,7 @@ renewal is verified like the first, and must continue its predecessor.
 """
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -15,8 +16,10 @@ import structlog
 from ztrooted import artifact, canonical
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.errors import GateError
+from ztrooted.executor.control import Caller
 from ztrooted.executor.enroll import ExecutorSession
-from ztrooted.executor.supervisor import JobEnd, JobSpec, Supervisor, SupervisorError
+from ztrooted.executor.job_messages import ended, not_started, report_of, spec_of
+from ztrooted.executor.supervisor import JobEnd, Supervisor, SupervisorError
 from ztrooted.models import (
     ActivateMessage,
     EndedMessage,
@@ -34,6 +37,7 @@ log = structlog.get_logger()
 
 ACTIVATION_S = 30.0  # the gateway's own deadline for a start quote is shorter
 REPORT_S = 2.0
+ENDING = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
 ABANDONED = str(GateReason.EXECUTION_ABANDONED)
 MARGIN_S = 1.0  # the agent gives a lease this much to arrive before it counts as late; the guard gives nothing
 
@@ -49,6 +53,8 @@ class Running:
     supervisor: Supervisor | None = None
     activated: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     interrupted_at: float | None = None
+    over: str = ""  # why it must not go on, said while it was starting
+    signals: list[int] = field(default_factory=list)  # for a job that is starting
 
 
 class Jobs:
@@ -79,7 +85,7 @@ class Jobs:
         session: ExecutorSession,
         request: ExecRequest,
         stdio: tuple[int, int, int],
-        started: Callable[[ExecStarted], Awaitable[None]],
+        caller: Caller,
     ) -> ExecEnded:
         """Run one job to its end, whatever that is. Never raises for a job that may not run: that is an answer."""
         running = None
@@ -90,19 +96,22 @@ class Jobs:
                 raise GateError(GateReason.ARTIFACT_USED, "this artifact is in use on this machine already")
             self._running[claims.jti] = running
             self._idle.clear()
-            end = await self._execute(running, request, stdio, started)
+            end = await self._execute(running, request, stdio, caller)
         except GateError as error:
+            if running is not None and running.interrupted_at is None:  # else the gateway has said so itself
+                await self._report_not_started(running, str(error.reason), error.detail)
             named = None if running is None else running.claims.jti
-            return _not_started(named, str(error.reason), error.detail)
+            return not_started(named, str(error.reason), error.detail)
         except SupervisorError as error:
-            await self._report_not_started(running, error)
-            return _not_started(None if running is None else running.claims.jti, error.code, error.message)
+            if running is not None:
+                await self._report_not_started(running, error.code, error.message)
+            return not_started(None if running is None else running.claims.jti, error.code, error.message)
         finally:
             if running is not None and self._running.get(running.claims.jti) is running:
                 del self._running[running.claims.jti]
                 if not self._running:
                     self._idle.set()
-        return _ended(running.claims.jti, end)
+        return ended(running.claims.jti, end)
 
     def _verify(self, session: ExecutorSession, request: ExecRequest) -> ArtifactClaims:
         env_digest = canonical.digest(dict(request.env))
@@ -124,7 +133,7 @@ class Jobs:
         running: Running,
         request: ExecRequest,
         stdio: tuple[int, int, int],
-        started: Callable[[ExecStarted], Awaitable[None]],
+        caller: Caller,
     ) -> JobEnd:
         await self._send(ActivateMessage(artifact=request.artifact))
         try:
@@ -134,26 +143,33 @@ class Jobs:
             raise GateError(
                 GateReason.ATTESTATION_OVERDUE, "the gateway did not activate the artifact in time"
             ) from None
-        job, claims = request.job, running.claims
+        claims = running.claims
         left = (running.deadline or 0.0) - time.monotonic()
         if left <= 0:
             raise GateError(GateReason.LEASE_EXPIRED, "the lease ended before the job could start")
         running.supervisor = await Supervisor.start(
-            JobSpec(tuple(job.argv), dict(request.env), job.cwd, dict(job.files)),
+            spec_of(request),
             lease_s=left,
             max_runtime_s=claims.lim.max_runtime_s,
             stdio=stdio,
             allow_weak=self._allow_weak,
+            terminal=request.terminal,
+            stopped=caller.stopped,
         )
         enforcement = running.supervisor.enforcement
-        if running.interrupted_at is not None:  # refused while it was starting
-            await running.supervisor.interrupt(str(GateReason.OPERATOR_REVOKED))
+        if running.over:
+            await running.supervisor.interrupt(running.over)
         else:
             running.supervisor.renew_until(running.deadline or 0.0)
+        for number in running.signals:
+            running.supervisor.signal(number)
         await self._tell(StartedMessage(authorization=claims.jti, enforcement=enforcement))
-        await started(ExecStarted(authorization=claims.jti, enforcement=enforcement))
+        try:
+            await caller.tell(ExecStarted(authorization=claims.jti, enforcement=enforcement))
+        except OSError:
+            await running.supervisor.interrupt(ABANDONED)  # it went away while the job was starting
         end = await running.supervisor.wait()
-        await self._tell(_report(running, end))
+        await self._tell(report_of(running.claims.jti, end, running.interrupted_at))
         return end
 
     async def renewed(self, session: ExecutorSession, message: LeaseMessage) -> None:
@@ -198,6 +214,7 @@ class Jobs:
         if running_one is None:
             return
         running_one.interrupted_at = time.monotonic()
+        running_one.over = running_one.over or message.reason
         self._fail(running_one, message)
         if running_one.supervisor is not None:
             await running_one.supervisor.interrupt(message.reason)
@@ -210,6 +227,7 @@ class Jobs:
     async def stop(self, reason: GateReason) -> None:
         """End everything, and return when each end was reported or a moment has passed."""
         for running in list(self._running.values()):
+            running.over = running.over or str(reason)
             self._fail(running, RefusedMessage(authorization=None, reason=str(reason), detail="the agent stops"))
             if running.supervisor is not None:
                 running.interrupted_at = time.monotonic()
@@ -218,23 +236,38 @@ class Jobs:
             async with asyncio.timeout(REPORT_S):
                 await self._idle.wait()
 
+    def signal(self, token: str, number: int) -> None:
+        """Whoever asked for the job with this artifact passes a signal on to it; one that would end it ends the asking."""
+        for running in self._running.values():
+            if artifact.token_digest(token) != running.asked:
+                continue
+            if running.supervisor is not None:
+                running.supervisor.signal(number)
+            elif number in ENDING and not running.activated.done():
+                running.over = running.over or ABANDONED
+                self._fail(running, RefusedMessage(authorization=None, reason=ABANDONED, detail="the caller ended it"))
+            else:
+                running.signals.append(number)
+
     async def abandon(self, token: str) -> None:
         """Whoever asked for the job with this artifact is gone: end it."""
         for running in list(self._running.values()):
             if artifact.token_digest(token) == running.asked:
+                running.over = running.over or ABANDONED
                 self._fail(running, RefusedMessage(authorization=None, reason=ABANDONED, detail="the caller went away"))
                 if running.supervisor is not None:
                     await running.supervisor.interrupt(ABANDONED)
 
-    async def _report_not_started(self, running: Running | None, error: SupervisorError) -> None:
-        if running is not None:
+    async def _report_not_started(self, running: Running, code: str, detail: str) -> None:
+        """Whether or not the gateway has activated it by now: there will be no job. Not for another one's artifact."""
+        if self._running.get(running.claims.jti) is running:
             await self._tell(
                 EndedMessage(
                     authorization=running.claims.jti,
                     outcome="not_started",
                     exit_status=None,
                     signal=None,
-                    reason=f"{error.code}: {error.message}"[:4096],
+                    reason=f"{code}: {detail}"[:4096],
                 )
             )
 
@@ -255,39 +288,3 @@ class Refusal(GateError):  # noqa: N818 -- it is an answer
         except KeyError:
             known = GateReason.POLICY_DENIED
         super().__init__(known, detail if known == reason else f"{reason}: {detail}")
-
-
-def _report(running: Running, end: JobEnd) -> EndedMessage:
-    kill_ms = None
-    if running.interrupted_at is not None:
-        kill_ms = max(0, round((end.ended_monotonic_ns / 1e9 - running.interrupted_at) * 1000))
-    return EndedMessage(
-        authorization=running.claims.jti,
-        outcome=end.outcome,
-        exit_status=end.exit_status,
-        signal=end.signal,
-        reason=end.reason,
-        kill_ms=kill_ms,
-    )
-
-
-def _ended(authorization: str, end: JobEnd) -> ExecEnded:
-    return ExecEnded(
-        authorization=authorization,
-        outcome=end.outcome,
-        exit_status=end.exit_status,
-        signal=end.signal,
-        reason=end.reason,
-        detail="",
-    )
-
-
-def _not_started(authorization: str | None, reason: str, detail: str) -> ExecEnded:
-    return ExecEnded(
-        authorization=authorization,
-        outcome="not_started",
-        exit_status=None,
-        signal=None,
-        reason=reason,
-        detail=detail[:4096],
-    )

@@ -10,8 +10,10 @@ the time a job takes to start.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,6 +21,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUSER = 0x1000_0000
@@ -59,6 +62,11 @@ def die_with_parent() -> None:
 def close_memory() -> None:
     """Keep processes of the same user from tracing this one or writing to its memory (PR_SET_DUMPABLE = 0)."""
     _prctl(PR_SET_DUMPABLE, 0)
+
+
+def forgo_privileges() -> None:
+    """Have no ``execve`` of this process and its descendants grant privileges: setuid programs run as who starts them."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def adopt_orphans() -> None:
@@ -136,6 +144,11 @@ def mount_own_proc() -> bool:
     except OSError:
         return False
     return True
+
+
+def control_terminal(fd: int) -> None:
+    """Make a terminal that no session has the controlling terminal of this one, whose leader this process is."""
+    fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
 
 
 def sweep_descendants() -> None:

@@ -17,7 +17,8 @@ import signal
 from contextlib import suppress
 
 from ztrooted.executor import kernel, wire
-from ztrooted.executor.launch import become_job
+from ztrooted.executor.files import TERMINAL, LaunchError, why
+from ztrooted.executor.launch import become_job, terminal_of
 from ztrooted.executor.wire import Lines, Plan, ProtocolError
 
 TICK_MS = 1000  # poll(2) does not count suspended time; waking up this often, a deadline missed asleep is soon seen
@@ -39,7 +40,14 @@ class PidOne:
         self._run_until = plan.run_until
 
     def run(self) -> int:
-        """1. tie this process to the guard  2. own /proc  3. say ready  4. obey until the job or the guard ends."""
+        """1. tie this process to the guard  2. own /proc  3. say ready  4. obey until the job or the guard ends.
+
+        It leads the job's session, as a shell does: the job can be stopped and continued, which processes without a
+        parent in their session can't (termios(3), orphaned process groups).
+        """
+        os.setsid()
+        for number in (signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):  # the terminal's, for the job
+            signal.signal(number, signal.SIG_IGN)
         kernel.name_process("ztrooted-init")
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # as PID 1: ignored, when it comes from inside
         if self._weak:
@@ -77,9 +85,12 @@ class PidOne:
             for line in self._orders.read():
                 word, *rest = line.split(" ")
                 if word == "go" and not rest and not self._job:
-                    self._start()
+                    if not self._start():
+                        return False
                 elif word == "renew" and len(rest) == 1:
                     self._lease_until = wire.parse_ns(rest[0])
+                elif word == "signal" and len(rest) == 1:
+                    self._pass_on(wire.parse_signal(rest[0]))
                 elif word == "term" and not rest:
                     self._terminate()
                 else:
@@ -95,7 +106,18 @@ class PidOne:
             return True
         return False
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """False if the job's terminal can't be had."""
+        if self._plan.terminal:
+            try:
+                kernel.control_terminal(terminal_of(self._plan))
+            except OSError as error:
+                failed = LaunchError(TERMINAL, "standard streams", why(error))
+                self._say(f"failed {failed.to_json()}")
+                return False
+            except LaunchError as failed:
+                self._say(f"failed {failed.to_json()}")
+                return False
         reader, writer = os.pipe2(os.O_CLOEXEC)
         self._job = os.fork()
         if self._job == 0:
@@ -103,15 +125,25 @@ class PidOne:
             try:
                 if self._weak:
                     kernel.die_with_parent()
-                said = become_job(self._plan).to_json()
+                said = become_job(self._plan, weak=self._weak).to_json()
             finally:
                 wire.write_line(writer, said)
                 os._exit(127)
+        with suppress(OSError):  # both do it, so that it is done before either goes on
+            os.setpgid(self._job, self._job)
         os.close(writer)
         self._errors = Lines(reader)
         self._poll.register(reader, select.POLLIN)
         for fd in self._plan.stdio:  # a reader of the job's output sees its end when the job closes it
             os.close(fd)
+        return True
+
+    def _pass_on(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            if self._job and number in wire.TO_GROUP:
+                os.killpg(self._job, number)
+            elif self._job:
+                os.kill(self._job, number)
 
     def _hear_launch(self) -> bool:
         """True if the launch failed. Its pipe closes by ``execve``: an end without a word is the job running."""
@@ -133,8 +165,11 @@ class PidOne:
         if self._hear_launch():
             return True
         with suppress(ChildProcessError):
-            while (found := os.waitpid(-1, os.WNOHANG))[0] != 0:
-                if found[0] == self._job:
+            while (found := os.waitpid(-1, os.WNOHANG | os.WUNTRACED))[0] != 0:
+                if os.WIFSTOPPED(found[1]):
+                    if found[0] == self._job:
+                        self._say(f"stopped {os.WSTOPSIG(found[1])}")
+                elif found[0] == self._job:
                     if not self._hear_launch():
                         code = os.waitstatus_to_exitcode(found[1])
                         self._say(f"exited {code}" if code >= 0 else f"signaled {-code}")

@@ -13,12 +13,15 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Self
 
 from ztrooted.executor import kernel, wire
-from ztrooted.executor.guard_handle import GUARD, REPORT_S, GuardHandle, Message, readable, spawn
+from ztrooted.executor.cgroups import Group, LimitsError, confine
+from ztrooted.executor.guard_handle import GUARD, REPORT_S, GuardHandle, Message, Status, readable, spawn
 from ztrooted.executor.job_spec import (
+    LIMITS_REMEDY,
     NAMESPACE_REMEDY,
     Enforcement,
     JobEnd,
@@ -49,6 +52,28 @@ def enforcement_available() -> Enforcement:
     return Enforcement("none", said or f"the guard ended with exit code {probe.returncode}", NAMESPACE_REMEDY)
 
 
+def _confine(spec: JobSpec) -> Group:
+    try:
+        return confine(spec.limits)
+    except LimitsError as error:
+        text = f"the job's limits can't be kept: {error}"
+        raise SupervisorError("supervision.unavailable", text, LIMITS_REMEDY) from error
+
+
+def _plan(spec: JobSpec, began: int, lease_s: float, max_runtime_s: float) -> wire.Plan:
+    return wire.Plan(
+        argv=list(spec.argv),
+        env=dict(spec.env),
+        cwd=spec.cwd,
+        files=dict(spec.files),
+        stdio=[],
+        lease_until=began + nanoseconds(lease_s),
+        run_until=began + nanoseconds(max_runtime_s),
+        allow_weak=False,
+        user=None if spec.user is None else list(spec.user),
+    )
+
+
 class Supervisor:
     """One running job. Made by ``start`` only."""
 
@@ -63,6 +88,8 @@ class Supervisor:
         self._interrupted = ""
         self._fallback: asyncio.TimerHandle | None = None
         self._over = False
+        self._group = Group()
+        self._stopped: Callable[[int], None] | None = None
         self._following: asyncio.Task[JobEnd] | None = None
 
     @classmethod
@@ -75,10 +102,14 @@ class Supervisor:
         grace_s: float = 0.0,
         stdio: tuple[int, int, int],
         allow_weak: bool = False,
+        terminal: bool = False,
+        stopped: Callable[[int], None] | None = None,
     ) -> Self:
         """Start the job; returns once it runs, all its files verified and its program executing.
 
-        ``lease_s`` and ``max_runtime_s`` count from this call. ``stdio`` are copied; the caller keeps its own.
+        ``lease_s`` and ``max_runtime_s`` count from this call. ``stdio`` are copied; the caller keeps its own. With
+        ``terminal`` the first of them that is a terminal becomes the job's controlling terminal. ``stopped`` is called
+        with the signal whenever one stops the job.
 
         1. check the arguments  2. start the guard  3. hold on to the first process of the namespace before anything can
         end it  4. let go  5. hear whether the program was executed
@@ -89,18 +120,12 @@ class Supervisor:
         began = wire.now_ns()
         check_spec(spec)  # 1
         check_times(lease_s, max_runtime_s, grace_s)
-        plan = wire.Plan(
-            argv=list(spec.argv),
-            env=dict(spec.env),
-            cwd=spec.cwd,
-            files=dict(spec.files),
-            stdio=[],
-            lease_until=began + nanoseconds(lease_s),
-            run_until=began + nanoseconds(max_runtime_s),
-            allow_weak=allow_weak,
-        )
-        spawned = spawn(plan, stdio)  # 2
+        group = _confine(spec)
+        plan = _plan(spec, began, lease_s, max_runtime_s)
+        plan.allow_weak, plan.terminal, plan.groups = allow_weak, terminal, group.entrances
         with ExitStack() as undo:
+            undo.callback(group.remove)
+            spawned = spawn(plan, stdio)  # 2
             undo.callback(spawned.release)
             ready = await spawned.expect("ready", within_s=GUARD_ANSWERS_S)
             init_pid = int(str(ready["init"]))
@@ -114,6 +139,8 @@ class Supervisor:
             undo.pop_all()
         supervisor = cls(spawned, init_pid, init_pidfd, str(ready["enforcement"]), grace_s)
         supervisor._lease_until = plan.lease_until
+        supervisor._group = group
+        supervisor._stopped = stopped
         supervisor._following = asyncio.create_task(supervisor._follow(), name=f"job {init_pid}")
         return supervisor
 
@@ -142,6 +169,12 @@ class Supervisor:
                 f"See what stopped process {self.guard_pid}.",
             ) from error
         self._lease_until = until
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to the job, if it is one of ``wire.PASSED_ON``; one that nobody takes in time is lost."""
+        if number in wire.PASSED_ON and not self._over:
+            with suppress(BlockingIOError):
+                self._spawned.send(f"signal {number}")
 
     async def interrupt(self, reason: str, *, grace_s: float | None = None) -> JobEnd:
         """End the job for ``reason``; returns when nothing of it is left.
@@ -188,16 +221,24 @@ class Supervisor:
                 self._fallback.cancel()
             self._spawned.release()
             os.close(self._init_pidfd)
+            self._group.remove()
 
     async def _last_word(self) -> Message | None:
         status = self._spawned.status
         dead = False
-        while (message := status.next()) is None and not status.over:
+        while (message := self._heard(status)) is None and not status.over:
             fds = (status.fd,) if dead else (status.fd, self._init_pidfd)
             ready = await readable(*fds, within_s=REPORT_S if dead else None)
             if not ready:
                 return None
             dead = dead or self._init_pidfd in ready
+        return message
+
+    def _heard(self, status: Status) -> Message | None:
+        """The next message that is about the job's end."""
+        while (message := status.next()) is not None and message.get("event") == "stopped":
+            if self._stopped is not None:
+                self._stopped(int(str(message["signal"])))
         return message
 
     def _explained(self, message: Message) -> JobEnd:

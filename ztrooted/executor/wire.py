@@ -3,10 +3,11 @@
 ::
 
     agent ── plan (memfd, JSON) ──▶ guard    once
-    agent ── control ─────────────▶ guard    go | renew NS | interrupt GRACE_NS
-    guard ── orders ──────────────▶ pid one  go | renew NS | term
-    pid one ── reports ───────────▶ guard    ready PROC | started | failed JSON | exited N | signaled N | expired WHY
-    guard ── status ──────────────▶ agent    one JSON object a line: ready, started, failed, ended
+    agent ── control ─────────────▶ guard    go | renew NS | interrupt GRACE_NS | signal N
+    guard ── orders ──────────────▶ pid one  go | renew NS | term | signal N
+    pid one ── reports ───────────▶ guard    ready PROC | started | failed JSON | stopped N | exited N | signaled N
+                                             | expired WHY
+    guard ── status ──────────────▶ agent    one JSON object a line: ready, started, failed, stopped, ended
 
 All are pipes with lines of at most ``MAX_LINE`` bytes, which the kernel writes whole or not at all (pipe(7), PIPE_BUF).
 Times are nanoseconds of ``CLOCK_BOOTTIME``: one clock for every process of the machine, which nobody can set and which,
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 
 from ztrooted import limits
@@ -28,6 +30,11 @@ MAX_PLAN = (
 MAX_AHEAD_S = 605  # the longest life of an artifact (600) and the clock leeway (5): no lease ends later than this
 MAX_RUNTIME_S = limits.MAX_RUNTIME_S  # the same for everybody
 MAX_GRACE_S = 600  # longer than any lease would have let it live
+
+# Signals to the caller that are meant for the job. What a terminal sends goes to all processes in front of it, so to the
+# job's process group; what people send to a process goes to the job's first one.
+TO_GROUP = frozenset((signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH))
+PASSED_ON = TO_GROUP | {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}
 
 LEASE_EXPIRED = "lease.expired"
 MAX_RUNTIME = "max_runtime"
@@ -51,9 +58,21 @@ def now_ns() -> int:
 class Plan:
     """What to run, for how long, and on which file descriptors; not a dataclass, see ``kernel``."""
 
-    __slots__ = ("allow_weak", "argv", "cwd", "env", "files", "lease_until", "run_until", "stdio")
+    __slots__ = (
+        "allow_weak",
+        "argv",
+        "cwd",
+        "env",
+        "files",
+        "groups",
+        "lease_until",
+        "run_until",
+        "stdio",
+        "terminal",
+        "user",
+    )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- all by name
         self,
         *,
         argv: list[str],
@@ -64,6 +83,9 @@ class Plan:
         lease_until: int,
         run_until: int,
         allow_weak: bool,
+        user: list[int] | None = None,
+        groups: list[str] | None = None,
+        terminal: bool = False,
     ) -> None:
         self.argv = argv
         self.env = env
@@ -73,6 +95,9 @@ class Plan:
         self.lease_until = lease_until
         self.run_until = run_until
         self.allow_weak = allow_weak
+        self.user = user  # user and group number
+        self.terminal = terminal  # one of the streams is to be the job's controlling terminal
+        self.groups = groups or []  # the entrances of the control groups that limit it
 
     def to_bytes(self) -> bytes:
         """JSON in ASCII; file names that are not UTF-8 travel as escaped surrogates."""
@@ -135,6 +160,13 @@ def write_line(fd: int, line: str) -> None:
     if len(data) > MAX_LINE:
         raise ProtocolError("a line is too long")
     os.write(fd, data)
+
+
+def parse_signal(text: str) -> int:
+    """The number of a signal that may be passed on."""
+    if not text.isdecimal() or len(text) > 2 or int(text) not in PASSED_ON:
+        raise ProtocolError(f"not a signal to pass on: {text[:40]!r}")
+    return int(text)
 
 
 def parse_ns(text: str) -> int:

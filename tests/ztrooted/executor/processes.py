@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +73,9 @@ class Marked:
     def python(self, source: str) -> JobSpec:
         return self.job(sys.executable, "-I", "-S", "-c", source)
 
+    def python_as(self, user: tuple[int, int], source: str) -> JobSpec:
+        return replace(self.job(public_python(), "-I", "-S", "-c", source), user=user)
+
     def alive(self) -> list[int]:
         """Every process of these jobs that is not dead. A zombie's environment is gone: it does not count as alive."""
         wanted = f"MARK={self.mark}".encode()
@@ -83,6 +86,15 @@ class Marked:
                     if wanted in (entry / "environ").read_bytes().split(b"\0"):
                         found.append(int(entry.name))
         return found
+
+
+def public_python() -> str:
+    """An interpreter that every user may run; skips the test where there is none."""
+    for name in (sys.executable, "/usr/bin/python3"):
+        path = Path(name).resolve()
+        if all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents)):
+            return str(path)
+    pytest.skip("no Python that an ordinary user may run")
 
 
 def exists(pid: int) -> bool:

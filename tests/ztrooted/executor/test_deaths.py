@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -191,6 +192,69 @@ async def test_a_lease_no_artifact_has_ends_the_job_at_the_guard_too(marked: Mar
     far = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 700 * 1_000_000_000
     running._spawned.send(f"renew {far}")
     assert (await asyncio.wait_for(running.wait(), PATIENCE_S)).reason == "control.malformed"
+
+
+# The job's own terminals: the one it opens and gives to a session of its own, and the one that it was given.
+HOLDING = """
+import os, signal, sys, time
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(number, signal.SIG_IGN)
+pid, master = os.forkpty()
+if pid == 0:
+    os.fork()
+    while True: time.sleep(600)
+os.write(1, b"up")
+while True: time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["interrupt", "guard", "init"])
+async def test_a_job_that_holds_terminals_dies_as_any_other(marked: Marked, streams: Streams, how: str) -> None:
+    master, slave = os.openpty()
+    running = await supervisor.Supervisor.start(
+        marked.python(HOLDING), lease_s=LONG, max_runtime_s=LONG, stdio=(slave, slave, slave), terminal=True
+    )
+    os.close(slave)
+    await until_async(lambda: len(marked.alive()) == 3, "the job and its session run")
+    if how == "interrupt":
+        end = await running.interrupt("operator.revoked")
+        assert end.reason == "operator.revoked"
+    else:
+        os.kill(running.guard_pid if how == "guard" else running.init_pid, signal.SIGKILL)
+        await asyncio.wait_for(running.wait(), PATIENCE_S)
+    assert not marked.alive()
+    os.close(master)
+
+
+@pytest.fixture
+def theirs() -> Iterator[int]:
+    """The terminal of somebody else's session."""
+    pid, master = os.forkpty()
+    if pid == 0:
+        time.sleep(600)
+    until(lambda: Path(f"/proc/{pid}/fd/0").readlink().is_relative_to("/dev/pts"), "they have it")
+    fd = os.open(f"/proc/{pid}/fd/0", os.O_RDWR | os.O_NOCTTY)
+    yield fd
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(fd)
+    os.close(master)
+
+
+async def test_a_terminal_of_another_session_is_not_taken(marked: Marked, streams: Streams, theirs: int) -> None:
+    """Else a caller could have the agent, as root, take somebody's terminal away."""
+    stdio = (theirs, streams.write, streams.write)
+    with pytest.raises(supervisor.SupervisorError) as refused:
+        await supervisor.Supervisor.start(
+            marked.job("true"), lease_s=LONG, max_runtime_s=LONG, stdio=stdio, terminal=True
+        )
+    assert (refused.value.code, "Operation not permitted" in refused.value.message) == ("execution.start_failed", True)
+
+
+async def test_a_terminal_that_is_none_is_refused(marked: Marked, streams: Streams) -> None:
+    with pytest.raises(supervisor.SupervisorError, match="none of them is a terminal"):
+        await supervisor.Supervisor.start(
+            marked.job("true"), lease_s=LONG, max_runtime_s=LONG, stdio=streams.all(), terminal=True
+        )
 
 
 async def test_the_init_is_stopped_and_the_job_ends(marked: Marked, streams: Streams) -> None:

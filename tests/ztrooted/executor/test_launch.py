@@ -20,8 +20,8 @@ from tests.ztrooted.executor.processes import (
     run,
     start,
 )
-from ztrooted.executor import launch
-from ztrooted.executor.launch import interpreter_line
+from ztrooted.executor import files
+from ztrooted.executor.files import interpreter_line
 from ztrooted.executor.supervisor import JobSpec
 
 
@@ -66,11 +66,11 @@ class TestFiles:
         source = f"""
 import os, sys
 sys.path.append({str(Path(__file__).parents[3])!r})
-from ztrooted.executor import launch
+from ztrooted.executor import files, launch
 from ztrooted.executor.wire import Plan
 plan = Plan(argv=["x"], env={{}}, cwd="/", files={{{str(program)!r}: {sha256(program)!r}}}, stdio=[], lease_until=0,
             run_until=0, allow_weak=False)
-image = launch.verify_files(plan.files, {str(program)!r})
+image = files.verify_files(plan.files, {str(program)!r})
 os.rename({str(other)!r}, {str(program)!r})
 launch.execute({str(program)!r}, image, plan)
 """
@@ -177,16 +177,16 @@ class TestFilesThatMove:
     def test_a_file_that_changes_while_it_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         data = tmp_path / "data"
         data.write_bytes(b"authorized")
-        honest = launch._digest
+        honest = files._digest
 
         def digest(fd: int, *, keep: bool) -> tuple[str, bytes]:
             found = honest(fd, keep=keep)
             data.write_bytes(b"something else")
             return found
 
-        monkeypatch.setattr(launch, "_digest", digest)
-        with pytest.raises(launch.LaunchError, match="changed while it was read"):
-            launch.verify_files({str(data): hashlib.sha256(b"authorized").hexdigest()}, "/bin/true")
+        monkeypatch.setattr(files, "_digest", digest)
+        with pytest.raises(files.LaunchError, match="changed while it was read"):
+            files.verify_files({str(data): hashlib.sha256(b"authorized").hexdigest()}, "/bin/true")
 
     def test_a_listed_program_that_is_replaced_after_it_was_opened(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,16 +195,16 @@ class TestFilesThatMove:
         program, other = tmp_path / "program", tmp_path / "other"
         program.write_bytes(b"authorized")
         other.write_bytes(b"something else")
-        honest = launch._identity
+        honest = files._identity
 
         def identity(path: str) -> tuple[int, int]:
             if other.exists():
                 other.rename(program)
             return honest(path)
 
-        monkeypatch.setattr(launch, "_identity", identity)
-        with pytest.raises(launch.LaunchError, match="replaced"):
-            launch.verify_files({str(program): hashlib.sha256(b"authorized").hexdigest()}, str(program))
+        monkeypatch.setattr(files, "_identity", identity)
+        with pytest.raises(files.LaunchError, match="replaced"):
+            files.verify_files({str(program): hashlib.sha256(b"authorized").hexdigest()}, str(program))
 
 
 class TestInterpreterLine:

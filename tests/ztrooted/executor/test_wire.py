@@ -65,6 +65,13 @@ def test_what_is_no_number_of_nanoseconds(text: str) -> None:
         wire.parse_ns(text)
 
 
+@pytest.mark.parametrize("text", ["", "0", "9", "19", "65", "-2", "+2", " 2", "2 ", "²", "INT", "002"])
+def test_what_is_no_signal_to_pass_on(text: str) -> None:
+    """Not SIGKILL and SIGSTOP either: whoever wants those has other ways."""
+    with pytest.raises(ProtocolError):
+        wire.parse_signal(text)
+
+
 def test_a_number_of_nanoseconds() -> None:
     assert wire.parse_ns("1234567890123456789") == 1234567890123456789
 
