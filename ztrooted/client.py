@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 
@@ -71,7 +71,7 @@ class GatewayClient:
     def __init__(
         self, url: str, *, ca: Path, token: str | None = None, certificate: tuple[str, str] | None = None
     ) -> None:
-        self.url = url.rstrip("/")
+        self.url = address(url)
         self.tls = tls_context(ca, certificate)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http: aiohttp.ClientSession | None = None
@@ -256,6 +256,8 @@ class GatewayClient:
         data = raw if raw is None or len(raw) < 1 << 16 else io.BytesIO(raw)
         sent = {} if body is None else {"Content-Type": "application/json"}
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+        # A gateway sends nobody elsewhere, and a token is for nobody else.
+        options["allow_redirects"] = False
         request = self.http.request(method, self.url + path, data=data, headers=sent | (headers or {}), **options)
         return _Reachable(request, self.url)
 
@@ -280,6 +282,26 @@ class _Reachable:
         await self._request.__aexit__(kind, error, trace)
         if isinstance(error, (aiohttp.ClientError, TimeoutError)) and not isinstance(error, asyncio.CancelledError):
             raise unreachable(self._url, error) from error
+
+
+def address(url: str) -> str:
+    """A gateway's address in the form that paths are added to. EnvironmentProblem for one without TLS.
+
+    A bearer token, and what is taken for permission, must never travel in clear.
+    """
+    try:
+        parts = urlsplit(url)
+        fits = url.lower().startswith("https://") and bool(parts.hostname) and url.isprintable() and " " not in url
+        fits = fits and parts.port != 0 and parts.username is None and not parts.query and not parts.fragment
+    except ValueError:  # brackets or a port that are none
+        fits = False
+    if not fits:
+        raise EnvironmentProblem(
+            GateReason.CONFIG_INVALID,
+            f"{url!r} is not the address of a gateway: it has to be https:// and a host, so that nothing goes in clear",
+            "write it as https://host:port; 'ztrooted gateway serve' logs it when it starts",
+        )
+    return url.rstrip("/")
 
 
 def unreachable(url: str, error: BaseException) -> EnvironmentProblem:

@@ -382,7 +382,8 @@ def test_an_endorsement_key_of_an_unknown_ca(gate: Gate, tmp_path: Path) -> None
         ({"--event-log": "/no/such/log"}, "environment.tpm"),
         ({"--ima": "/no/such/list"}, "environment.tpm"),
         ({"--gateway": "https://127.0.0.1:1"}, "environment.gateway_unreachable"),
-        ({"--gateway": "nonsense"}, "environment.gateway_unreachable"),
+        ({"--gateway": "nonsense"}, "config.invalid"),
+        ({"--gateway": "http://127.0.0.1:1"}, "config.invalid"),
         ({"--ca": "/no/such/ca.pem"}, "environment.tls"),
         ({"--ca": "/etc/passwd"}, "environment.tls"),
         ({"--ca": "{data}/ek-roots.pem"}, "environment.tls"),
@@ -394,6 +395,13 @@ def test_an_executor_in_a_wrong_environment(gate: Gate, changes: dict[str, str],
     for name, value in changes.items():
         options[options.index(name) + 1] = value.replace("{data}", str(gate.data))
     refuse("executor", "enroll", *options, code=ENVIRONMENT, reason=reason)
+
+
+def test_an_agent_never_calls_an_address_without_tls(gate: Gate, tmp_path: Path) -> None:
+    options = [*gate.executor.options(), "--gateway", "http://127.0.0.1:1", "--ca", str(gate.ca)]
+    done = run("executor", "run", *options, "--socket", str(tmp_path / "agent.sock"))
+    assert done.returncode == ENVIRONMENT, done.stderr
+    assert "(config.invalid)" in done.stderr
 
 
 def test_an_agent_whose_socket_can_not_be_made(gate: Gate) -> None:
@@ -466,7 +474,7 @@ def test_wrong_token_files(gate: Gate, tmp_path: Path, bad: str) -> None:
 
 
 def test_a_gateway_that_is_not_there(gate: Gate) -> None:
-    for url in ("https://127.0.0.1:1", "http://127.0.0.1:1", "nonsense", "https://no-such-host.invalid:1"):
+    for url in ("https://127.0.0.1:1", "https://no-such-host.invalid:1"):
         options = gate.connection("operator")
         options[1] = url
         refuse("executors", *options, code=ENVIRONMENT, reason="environment.gateway_unreachable")
@@ -477,6 +485,36 @@ def test_a_gateway_that_is_not_there(gate: Gate) -> None:
         done = run("watch", *options)
         assert done.returncode == ENVIRONMENT
         assert "Traceback" not in done.stderr
+
+
+NO_ADDRESSES = (
+    "nonsense",
+    "",
+    "ws://127.0.0.1:1",
+    "https://",
+    "https://[",
+    "https://h:x",
+    "https://u:p@h:1",
+    "https://h?x",
+)
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
+def test_what_is_no_address_of_a_gateway(gate: Gate, url: str) -> None:
+    said = refuse(
+        "executors", *gate.connection("operator"), "--gateway", url, code=ENVIRONMENT, reason="config.invalid"
+    )
+    assert "https://host:port" in said.remedy
+
+
+def test_a_token_never_travels_in_clear(gate: Gate) -> None:
+    """Nobody is even called at an address without TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as spy:
+        spy.settimeout(0.3)
+        url = f"http://127.0.0.1:{spy.getsockname()[1]}"
+        refuse("executors", *gate.connection("operator"), "--gateway", url, code=ENVIRONMENT, reason="config.invalid")
+        with pytest.raises(TimeoutError):
+            spy.accept()
 
 
 def test_exec_without_agent_or_artifact(tmp_path: Path) -> None:
