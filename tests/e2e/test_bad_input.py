@@ -8,9 +8,12 @@ import os
 import shutil
 import socket
 import sqlite3
+import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -515,6 +518,57 @@ def test_a_token_never_travels_in_clear(gate: Gate) -> None:
         refuse("executors", *gate.connection("operator"), "--gateway", url, code=ENVIRONMENT, reason="config.invalid")
         with pytest.raises(TimeoutError):
             spy.accept()
+
+
+class Wiki(BaseHTTPRequestHandler):
+    """A page for everything that is asked for."""
+
+    def _page(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<html>Welcome to our wiki!</html>")
+
+    do_GET = do_POST = do_PUT = _page  # noqa: N815 -- the names are the library's
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 -- the name is the library's
+        """Nothing."""
+
+
+@pytest.fixture
+def wiki(gate: Gate) -> Iterator[str]:
+    """The address of a server with the gateway's own certificate that is no gateway."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(gate.gateway / "tls" / "cert.pem", gate.gateway / "tls" / "key.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Wiki) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        serving.start()
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        serving.join()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["executors"],
+        ["label", "ex-" + UNKNOWN, "a=b"],
+        ["revoke", "executor", "ex-" + UNKNOWN, "--reason", "x"],
+        ["result", "ex-" + UNKNOWN],
+        ["audit", "export", UNKNOWN, "-o", "{tmp}/bundle"],
+        ["authorize", "--executor", "ex-" + UNKNOWN, "--", "/bin/true"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_answers_is_no_gateway(gate: Gate, wiki: str, tmp_path: Path, arguments: list[str]) -> None:
+    filled = [part.replace("{tmp}", str(tmp_path)) for part in arguments]
+    end = filled.index("--") if "--" in filled else len(filled)
+    command = [*filled[:end], *gate.connection("operator"), "--gateway", wiki, *filled[end:]]
+    said = refuse(*command, code=ENVIRONMENT, reason="environment.not_a_gateway")
+    assert "is not a ztrooted gateway" in said.detail
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_exec_without_agent_or_artifact(tmp_path: Path) -> None:

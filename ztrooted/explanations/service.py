@@ -203,6 +203,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "A key file is unreadable, damaged or open to others than its owner.",
             "Restore the file or set its permissions to 600; replace the key if others may have read it.",
         ),
+        GateReason.ENVIRONMENT_NOT_A_GATEWAY: Explanation(
+            503,
+            "What answers at the gateway's address does not talk as a gateway of this version does.",
+            "Check the address, and that nothing on the way answers for the gateway.",
+        ),
         GateReason.ENVIRONMENT_OUTPUT: Explanation(
             503,
             "A file that was to be written can't be.",
