@@ -433,7 +433,6 @@ UNKNOWN = "0" * 32
         ("orchestrator", ["revoke", "authorization", UNKNOWN, "--reason", "x"], NO, "auth.role"),
         ("orchestrator", ["authorize", "--executor", "nonsense", "--", "/bin/true"], NO, None),
         ("orchestrator", ["authorize", "--executor", "{executor}", "--workflow", "a b", "--", "/bin/true"], NO, None),
-        ("orchestrator", ["authorize", "--executor", "{executor}", "--file", "x=y", "--", "/bin/true"], NO, None),
         (
             "orchestrator",
             ["authorize", "--executor", "{executor}", "--max-runtime", "99999999", "--", "/bin/true"],
@@ -457,6 +456,39 @@ def test_wrong_requests(
         assert "Traceback" not in done.stderr
         assert len(done.stderr.strip().splitlines()) == 2, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_order_about_an_orchestrator_that_nobody_is(gate: Gate) -> None:
+    for what in ("quarantine", "revoke"):
+        arguments = [what, "orchestrator", "ghost", "--reason", "x", *gate.connection("operator")]
+        refuse(*arguments, code=NO, reason="operator.subject")
+
+
+@pytest.mark.parametrize("command", ["authorize", "exec"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--env", "FOO"],
+        ["--env", "=x"],
+        ["--env", ""],
+        ["--env", "A=1", "--env", "A=2"],
+        ["--file", "/bin/true"],
+        ["--file", "/bin/true=abc"],
+        ["--file", "x=" + "0" * 64],
+        ["--file", "/x=" + "0" * 64, "--file", "/x=" + "1" * 64],
+    ],
+    ids=" ".join,
+)
+def test_what_is_said_of_a_job_is_not_guessed(gate: Gate, tmp_path: Path, command: str, wrong: list[str]) -> None:
+    """A name without a value is not an empty one, and of two values none is taken: the wrong one might be the last."""
+    (tmp_path / "artifact").write_text("x")
+    needed = {
+        "authorize": ["--executor", gate.executor.id, *gate.connection("orchestrator")],
+        "exec": ["--artifact", str(tmp_path / "artifact")],
+    }
+    done = run(command, *needed[command], *wrong, "--", "/bin/true")
+    assert done.returncode == USAGE, done.stderr
+    assert wrong[0] in done.stderr
 
 
 @pytest.mark.parametrize("bad", ["absent", "open", "wrong", "empty", "binary", "lines"])

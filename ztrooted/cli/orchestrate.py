@@ -1,6 +1,7 @@
 """``ztrooted authorize``, ``exec`` and ``watch``: what an orchestrator does around each dispatch."""
 
 import asyncio
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,6 +170,9 @@ def _job(
     named = {}
     for item in files or []:
         path, _, digest = item.rpartition("=")
+        if not re.fullmatch("[0-9a-f]{64}", digest) or not path.startswith("/") or path in named:
+            what = f"{item!r} is not PATH=SHA256 with an absolute path, or its path comes twice"
+            raise typer.BadParameter(what, param_hint="--file")
         named[path] = digest
     try:
         return Job(
@@ -185,10 +189,19 @@ def _job(
         raise GateError(GateReason.JOB_MALFORMED, explain_validation(error)) from error
 
 
+def _given(env: list[str] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for item in env or []:
+        name, equals, value = item.partition("=")
+        if not name or not equals or name in found:
+            raise typer.BadParameter(f"{item!r} is not NAME=VALUE, or its name comes twice", param_hint="--env")
+        found[name] = value
+    return found
+
+
 def _environment(env: list[str] | None) -> dict[str, str]:
     """The job's environment: what was given, and a search path where none was."""
-    given = dict(item.partition("=")[::2] for item in env or [])
-    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **given}
+    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **_given(env)}
 
 
 def _read_artifact(path: Path) -> str:
