@@ -508,6 +508,15 @@ def test_wrong_token_files(gate: Gate, tmp_path: Path, bad: str) -> None:
         assert len(done.stderr.strip().splitlines()) == 2, done.stderr
 
 
+def test_lists_show_whole_ids_and_say_when_there_is_nothing(gate: Gate) -> None:
+    connection = gate.connection("operator")
+    assert gate.executor.id in run("executors", *connection).stdout
+    (baseline,) = json.loads(run("baseline", "list", *connection, "--json").stdout)
+    assert baseline["baseline"] in run("baseline", "list", *connection).stdout
+    assert run("quarantined", *connection).stdout == "Nobody is in quarantine.\n"
+    assert run("webhooks", *connection).stdout == "The gateway's configuration names no webhook.\n"
+
+
 def test_a_gateway_that_is_not_there(gate: Gate) -> None:
     for url in ("https://127.0.0.1:1", "https://no-such-host.invalid:1"):
         options = gate.connection("operator")
