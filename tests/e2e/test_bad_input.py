@@ -21,6 +21,7 @@ import pytest
 from tests.support.commands import run
 from tests.support.gate import Blueprint, Gate, Gates, processes_naming
 from tpm.software import SoftwareTpm, ca_certificates, provision
+from ztrooted.cli.connection import connect
 
 NO, USAGE, ENVIRONMENT = 1, 2, 3
 
@@ -329,8 +330,6 @@ def test_two_gateways_on_one_folder(gates: Gates) -> None:
 @pytest.mark.parametrize(
     ("role", "name", "code", "reason"),
     [
-        ("emperor", "x", ENVIRONMENT, "config.invalid"),
-        ("executor", "x", ENVIRONMENT, "config.invalid"),
         ("auditor", "two words", NO, "id.invalid"),
         ("auditor", "", NO, "id.invalid"),
         ("auditor", "é", NO, "id.invalid"),
@@ -340,6 +339,39 @@ def test_wrong_tokens(folder: Path, role: str, name: str, code: int, reason: str
     records = _count(folder)
     refuse("gateway", "token", str(folder), "--role", role, "--name", name, code=code, reason=reason)
     assert _count(folder) == records
+
+
+@pytest.mark.parametrize("role", ["emperor", "executor", ""])
+def test_tokens_of_roles_that_have_none(folder: Path, role: str) -> None:
+    records = _count(folder)
+    done = run("gateway", "token", str(folder), "--role", role, "--name", "x")
+    assert done.returncode == USAGE
+    assert "--role" in done.stderr
+    assert _count(folder) == records
+
+
+def test_a_token_in_a_file_is_for_its_owner_only(folder: Path, tmp_path: Path) -> None:
+    """Clients take it as it is. A file that is there is never overwritten."""
+    file, whose = tmp_path / "nightly.token", ["--role", "orchestrator", "--name", "nightly"]
+    done = run("gateway", "token", str(folder), *whose, "--output", str(file))
+    assert (done.returncode, done.stderr) == (0, "")
+    token = file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert token.startswith("zt-")
+    assert token.strip() not in done.stdout
+    connect("https://127.0.0.1:1", folder / "tls" / "ca.pem", file)
+    records = _count(folder)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for wrong in (file, tmp_path / "link", tmp_path, tmp_path / "absent" / "file"):
+        refuse("gateway", "token", str(folder), *whose, "-o", str(wrong), code=ENVIRONMENT, reason="environment.output")
+    assert file.read_text() == token
+    assert _count(folder) == records
+
+
+def test_no_file_is_left_of_a_token_that_was_refused(folder: Path, tmp_path: Path) -> None:
+    wrong = ["--role", "auditor", "--name", "two words", "--output", str(tmp_path / "token")]
+    refuse("gateway", "token", str(folder), *wrong, code=NO, reason="id.invalid")
+    assert not (tmp_path / "token").exists()
 
 
 def test_anchors_of_nothing(tmp_path: Path) -> None:

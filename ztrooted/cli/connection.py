@@ -41,7 +41,7 @@ def connect(gateway: str, ca: Path, token_file: Path) -> "GatewayClient":
         raise EnvironmentProblem(
             GateReason.ENVIRONMENT_KEY_FILE,
             f"the token file {token_file} can't be read: {getattr(error, 'strerror', None) or error}",
-            "the gateway's operator makes tokens with 'ztrooted gateway token'",
+            "the gateway's operator makes tokens with 'ztrooted gateway token --output FILE'",
         ) from error
     from ztrooted.client import GatewayClient  # noqa: PLC0415 -- an auditor's machine has no aiohttp
 
