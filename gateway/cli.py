@@ -8,11 +8,15 @@ from typing import Annotated, Literal
 import typer
 
 from ztrooted.cli.files import new_secret
-from ztrooted.cli.output import JsonFlag, show
+from ztrooted.cli.output import JsonFlag, Version, show
 
-app = typer.Typer(
-    no_args_is_help=True, help="Run a gateway: create its data folder, serve, hand out tokens and anchors."
-)
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def about(version: Version = False) -> None:
+    """Run a gateway: create its data folder, serve, hand out tokens and anchors."""
+
 
 DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="The gateway's data folder.")]
 

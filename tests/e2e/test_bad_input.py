@@ -5,7 +5,9 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import sqlite3
 import ssl
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -306,6 +309,16 @@ def test_a_lineage_that_was_tampered_with(folder: Path) -> None:
     assert done.returncode == ENVIRONMENT, done.stderr
     assert "Traceback" not in done.stderr
     assert "(lineage." in done.stderr
+
+
+def test_what_a_gateway_leaves_when_it_stops(gates: Gates) -> None:
+    """Its database is its owner's only, while it is written too; its address is gone, as nobody is there."""
+    gate = gates(agent=False)
+    assert (gate.gateway / "address").exists()
+    for name in ("gateway.db", "gateway.db-wal", "gateway.db-shm"):
+        assert (gate.gateway / name).stat().st_mode & 0o777 == 0o600, name
+    gate.signal_gateway(signal.SIGTERM)
+    assert not (gate.gateway / "address").exists()
 
 
 def test_two_gateways_on_one_folder(gates: Gates) -> None:
@@ -703,6 +716,26 @@ def test_demo_in_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     refuse("demo", "--data", str(tmp_path), code=ENVIRONMENT, reason="environment.data_folder")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_denial_names_what_was_recorded(gate: Gate) -> None:
+    unknown = ["authorize", "--executor", gate.executor.id, *gate.connection("orchestrator"), "--parent", UNKNOWN]
+    for_people = run(*unknown, "--", "/bin/true")
+    assert for_people.returncode == NO
+    (recorded,) = re.findall("^Recorded as: ([0-9a-f]{32});", for_people.stderr, re.MULTILINE)
+    told = run("explain", recorded, *gate.connection("operator"))
+    assert told.returncode == NO
+    assert "parent.unknown" in told.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["gateway", "--version"]], ids=" ".join)
+def test_the_version(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (0, f"ztrooted {version('ztrooted')}\n")
+
+
+def test_help_names_the_table_of_webhooks() -> None:
+    assert "[[webhooks]]" in run("gateway", "webhook", "--help").stdout
 
 
 @pytest.mark.parametrize(

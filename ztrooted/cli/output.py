@@ -7,6 +7,7 @@ import json as jsonlib
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -20,6 +21,17 @@ from tpm.errors import DeviceError, EvidenceError
 from ztrooted.errors import EnvironmentProblem, GateError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ztrooted {version('ztrooted')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]
 
 NO = 1
 ENVIRONMENT = 3
@@ -100,6 +112,8 @@ def fail(error: Exception, *, json: bool) -> NoReturn:
         errors.print(f"[bold red]{'No' if code == NO else 'Error'}:[/] {escape(detail)} [dim]({escape(reason)})[/]")
         if remedy:
             errors.print(f"[bold]What to do:[/] {escape(remedy)}")
+        if recorded := getattr(error, "authorization", None):
+            errors.print(f"[bold]Recorded as:[/] {recorded}; 'ztrooted explain {recorded}' tells more.")
     sys.exit(code)
 
 
