@@ -24,6 +24,7 @@ import pytest
 from tests.support.commands import run
 from tests.support.gate import Blueprint, Gate, Gates, processes_naming
 from tpm.software import SoftwareTpm, ca_certificates, provision
+from ztrooted import limits
 from ztrooted.cli.connection import connect
 
 NO, USAGE, ENVIRONMENT = 1, 2, 3
@@ -503,6 +504,24 @@ def test_wrong_requests(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["/dev/null", "{tmp}"])
+def test_a_token_file_that_is_no_file(gate: Gate, tmp_path: Path, name: str) -> None:
+    """Nobody is told to change the permissions of a device."""
+    options = [*gate.connection("operator")[:-1], name.replace("{tmp}", str(tmp_path))]
+    said = refuse("executors", *options, code=ENVIRONMENT, reason="environment.key_file")
+    assert "it is not a file" in said.detail
+    assert "chmod" not in said.remedy
+
+
+def test_what_to_do_about_a_log_depends_on_why(gate: Gate) -> None:
+    options = [*gate.executor.options(), "--gateway", gate.url, "--ca", str(gate.ca)]
+    for path, remedy in ((str(gate.executor.machine), "not the folder"), ("/no/such/log", "check the path")):
+        options[options.index("--event-log") + 1] = path
+        said = refuse("executor", "enroll", *options, code=ENVIRONMENT, reason="environment.tpm")
+        assert remedy in said.remedy
+        assert "root" not in said.remedy
+
+
 def test_an_order_about_an_orchestrator_that_nobody_is(gate: Gate) -> None:
     for what in ("quarantine", "revoke"):
         arguments = [what, "orchestrator", "ghost", "--reason", "x", *gate.connection("operator")]
@@ -544,8 +563,9 @@ def test_wrong_token_files(gate: Gate, tmp_path: Path, bad: str) -> None:
         token.write_bytes(content.get(bad, (gate.data / "operator.token").read_bytes()))
         token.chmod(0o644 if bad == "open" else 0o600)
     options = [*gate.connection("operator")[:-1], str(token)]
-    if bad in {"absent", "open"}:
-        refuse("executors", *options, code=ENVIRONMENT, reason="environment.key_file")
+    if bad in {"absent", "open", "empty"}:
+        said = refuse("executors", *options, code=ENVIRONMENT, reason="environment.key_file")
+        assert ("it is empty" in said.detail) == (bad == "empty")
     else:
         done = run("executors", *options)
         assert done.returncode in {NO, ENVIRONMENT}, done.stderr
@@ -677,6 +697,10 @@ def test_verify_of_wrong_files(tmp_path: Path, blueprint: Blueprint) -> None:
         assert report["verified"] is False
         assert report["checks"][0]["status"] == "fail"
     refuse(*verify, str(tmp_path / "absent.toml"), code=ENVIRONMENT, reason="config.missing")
+    with bundle.open("wb") as file:
+        file.truncate(limits.BUNDLE + 1000)
+    (failed, *_) = json.loads(run(*verify, str(anchors), "--json").stdout)["checks"]
+    assert failed["detail"] == f"a bundle of over {limits.BUNDLE} bytes"  # no more than that was read
     for text in ("", "format = 1", "nonsense", anchors.read_text().replace("log_key", "log_kex")):
         (tmp_path / "anchors.toml").write_text(text)
         done = run(*verify, str(tmp_path / "anchors.toml"))

@@ -15,6 +15,7 @@ from ztrooted.appraisal import Status
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.files import about, read, read_at_most, write
 from ztrooted.cli.output import NO, JsonFlag, counted, show, terminal
+from ztrooted.clock import instant
 from ztrooted.reasons import GateReason
 from ztrooted.verify import Report, verify_bundle
 
@@ -96,7 +97,8 @@ def _print(report: Report) -> None:
     console.print(table)
     if report.verified:
         for name, value in report.facts.items():
-            console.print(f"  {name.replace('_', ' ')}: {escape(str(value))}")
+            shown = instant(value, "milliseconds") if name.endswith("_at") else str(value)
+            console.print(f"  {name.replace('_', ' ')}: {escape(shown)}")
         console.print("[bold green]Verified.[/]")
     else:
         console.print("[bold red]Not verified.[/] Believe nothing of what this bundle says.")

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.executor import DEFAULT_SOCKET, Socket
 from ztrooted.cli.files import read, write
 from ztrooted.cli.output import JsonFlag, errors, show
+from ztrooted.clock import instant
 from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.models import DispatchRequest, ExecRequest, ExecStarted, Job, compose
@@ -86,7 +86,7 @@ def authorize(
     if output is not None:
         write(output, f"{grant['artifact']}\n".encode())
         output.chmod(0o600)
-    until = datetime.fromtimestamp(int(str(grant["expires"])) / 1000, UTC).isoformat(timespec="seconds")
+    until = instant(int(str(grant["expires"])))
     told = f"Authorized as {grant['authorization']}, lease until {until}."
     show(grant, str(grant["artifact"]) if output is None else f"{told}\nArtifact in {output}.", json=json)
     if output is None and not json:
@@ -149,7 +149,7 @@ def watch(
                     record = event.record.encode().decode()
                     sys.stdout.write(f'{{"seq": {event.seq}, "record": {record}}}\n')
                 else:
-                    at = datetime.fromtimestamp(event.record.at / 1000, UTC).isoformat(timespec="milliseconds")
+                    at = instant(event.record.at, "milliseconds")
                     reason = event.record.body.get("reason") or ""
                     sys.stdout.write(f"{event.seq:>6}  {at}  {event.record.authorization}  {event.type}  {reason}\n")
                 sys.stdout.flush()

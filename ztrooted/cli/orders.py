@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
-from ztrooted.cli.output import JsonFlag, counted, instant, show, show_table
+from ztrooted.cli.output import JsonFlag, counted, show, show_table
+from ztrooted.clock import instant
 from ztrooted.operator_models import OrderView, Quarantined
 
 

@@ -6,7 +6,6 @@
 import json as jsonlib
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
@@ -50,11 +49,6 @@ def show(value: Any, text: str, *, json: bool) -> None:
 def counted(count: int, noun: str) -> str:
     """A number of things, in English: "1 event", "2 events"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def instant(at_ms: int, timespec: str = "seconds") -> str:
-    """Milliseconds since 1970 as ISO 8601 in UTC, for people."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec=timespec)
 
 
 def terminal(**options: Any) -> Console:

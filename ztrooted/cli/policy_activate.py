@@ -11,7 +11,8 @@ from rich.markup import escape
 from ztrooted import limits
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.files import read
-from ztrooted.cli.output import NO, JsonFlag, counted, instant, show, show_table, terminal
+from ztrooted.cli.output import NO, JsonFlag, counted, show, show_table, terminal
+from ztrooted.clock import instant
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.policies import FILES, Policies
 from ztrooted.policy_models import PoliciesView, TrialView

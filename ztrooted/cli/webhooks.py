@@ -3,7 +3,8 @@
 import asyncio
 
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
-from ztrooted.cli.output import JsonFlag, instant, show, show_table
+from ztrooted.cli.output import JsonFlag, show, show_table
+from ztrooted.clock import instant
 from ztrooted.operator_models import WebhookView
 
 

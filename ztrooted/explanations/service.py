@@ -225,8 +225,8 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
         ),
         GateReason.ID_INVALID: Explanation(
             400,
-            "The executor id is not in its only form: 'ex-' and 32 lower-case hexadecimal digits.",
-            "Use the id exactly as the enrollment returned it.",
+            "An id or a name is not in the form that it has to have.",
+            "Use an id exactly as it was returned; an executor's is 'ex-' and 32 lower-case hexadecimal digits.",
         ),
         GateReason.INTERNAL_ERROR: Explanation(
             500,
