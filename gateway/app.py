@@ -289,6 +289,7 @@ async def serve(config: GatewayConfig, *, ready: asyncio.Event | None = None) ->
         gateway.feed.close()
         await runner.cleanup()
     finally:
+        (config.data / ADDRESS_FILE).unlink(missing_ok=True)  # nobody is there any more
         await gateway.close()
     return 1 if gateway.failed else 0
 

@@ -3,15 +3,20 @@
 import asyncio
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from ztrooted.cli.output import JsonFlag, show
+from ztrooted.cli.files import new_secret
+from ztrooted.cli.output import JsonFlag, Version, show
 
-app = typer.Typer(
-    no_args_is_help=True, help="Run a gateway: create its data folder, serve, hand out tokens and anchors."
-)
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def about(version: Version = False) -> None:
+    """Run a gateway: create its data folder, serve, hand out tokens and anchors."""
+
 
 DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="The gateway's data folder.")]
 
@@ -83,16 +88,27 @@ def serve(
 @app.command()
 def token(
     data: DataFolder,
-    role: Annotated[str, typer.Option(help="orchestrator, auditor or operator.")],
+    role: Annotated[Literal["orchestrator", "auditor", "operator"], typer.Option(help="What its holder may do.")],
     name: Annotated[str, typer.Option(help="Whose token this is; it appears in every record of what they do.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write it to this new file, for its owner's eyes only."),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Create a bearer token and print it, once. The gateway must be stopped: it is its database's only writer."""
     from gateway.config import load_config  # noqa: PLC0415
     from gateway.tokens import create  # noqa: PLC0415
 
-    made = asyncio.run(create(load_config(data), role, name))
-    show({"token": made, "role": role, "name": name}, made, json=json)
+    config = load_config(data)
+    said = {"role": role, "name": name}
+    if output is None:
+        made = asyncio.run(create(config, role, name))
+        show({"token": made, **said}, made, json=json)
+        return
+    with new_secret(output) as file:
+        file.write(f"{asyncio.run(create(config, role, name))}\n".encode())
+    show({"output": str(output), **said}, f"Wrote a token for {role} {name} to {output}.", json=json)
 
 
 @app.command()
@@ -110,7 +126,7 @@ def webhook(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name in gateway.toml.")],
     json: JsonFlag = False,
 ) -> None:
-    """Create the secret of a webhook and print it, for its receiver. A table [[webhooks]] in gateway.toml then names it."""
+    """Create the secret of a webhook and print it, for its receiver. A table [\\[webhooks]] in gateway.toml names it."""
     from gateway.config import load_config  # noqa: PLC0415
     from gateway.webhooks import create_secret  # noqa: PLC0415
 

@@ -3,6 +3,7 @@
 Relative paths are relative to the data folder. No setting relaxes enforcement.
 """
 
+import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -150,7 +151,8 @@ def read_policies(config: GatewayConfig) -> Policies:
 def read_file(path: Path, what: str, *, secret: bool = False) -> bytes:
     """The bytes of a file we can't do without. A secret one must not be readable by group or others."""
     try:
-        if secret and path.stat().st_mode & 0o077:
+        mode = path.stat().st_mode
+        if secret and stat.S_ISREG(mode) and mode & 0o077:
             raise EnvironmentProblem(
                 GateReason.ENVIRONMENT_KEY_FILE,
                 f"the {what} {path} can be read by others than its owner",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from gateway.auth import Role
 from gateway.rounds import Round
 from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
@@ -173,6 +174,16 @@ def check(connection: sqlite3.Connection) -> None:
             f"the quarantine of {' '.join(differing[0]):.200} is not what its records say",
             "the database was altered or damaged; restore a backup, and keep this file as evidence",
         )
+
+
+def is_known_orchestrator(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether anybody acts under that name: a token was made for it, or, where that is gone, it asked for something."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM tokens WHERE role = ? AND name = ?)"
+        " OR EXISTS (SELECT 1 FROM authorizations WHERE orchestrator = ?)",
+        (Role.ORCHESTRATOR.value, name, name),
+    ).fetchone()
+    return bool(row[0])
 
 
 def _live_of(connection: sqlite3.Connection, subject: Subject) -> list[Authorization]:

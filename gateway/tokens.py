@@ -15,7 +15,11 @@ async def create(config: GatewayConfig, role: str, name: str) -> str:
         choices = ", ".join(sorted(TOKEN_ROLES))
         raise EnvironmentProblem(GateReason.CONFIG_INVALID, f"there is no role {role!r}", f"use one of: {choices}")
     if not name.isascii() or not name.isprintable() or not 0 < len(name) <= 128 or " " in name:
-        raise GateError(GateReason.ID_INVALID, "a name is up to 128 printable ASCII characters without spaces")
+        raise GateError(
+            GateReason.ID_INVALID,
+            f"{name!r} can't be a name",
+            "a name is up to 128 printable ASCII characters without spaces",
+        )
     database = Database(config.data / DATABASE, on_failure=lambda: None)
     try:
         return await database.write(lambda tx: create_token(tx, Role(role), name, SystemClock().now_ms()))

@@ -281,7 +281,7 @@ def parse_attest(
     Raises MalformedError, or RejectedError with ``reasons.magic`` or ``reasons.type``.
     """
     if len(data) > maximum:
-        raise MalformedError(reasons.too_large, f"attestation of {len(data)} bytes is over the maximum of {maximum}")
+        raise MalformedError(reasons.too_large, f"attestation of over {maximum} bytes")
     reader = Reader(data, reasons.malformed, trailing=reasons.trailing)
     magic = int.from_bytes(reader.take(4, "magic"), "big")
     if magic != TPM_GENERATED:

@@ -174,7 +174,7 @@ def split_pem(text: bytes, label: str = "CERTIFICATE") -> list[bytes]:
     refuses the whole text with ``ek.malformed``. No block at all gives an empty list.
     """
     if len(text) > MAX_PEM_BYTES:
-        raise RejectedError(EvidenceReason.EK_TOO_LARGE, f"{len(text)} bytes of PEM are over {MAX_PEM_BYTES}")
+        raise RejectedError(EvidenceReason.EK_TOO_LARGE, f"over {MAX_PEM_BYTES} bytes of PEM")
     blocks = _PEM.findall(text)
     if len(blocks) != text.count(b"-----BEGIN ") or len(blocks) != text.count(b"-----END "):
         raise malformed("a PEM block is cut off, or holds something other than base64")

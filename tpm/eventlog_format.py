@@ -202,7 +202,7 @@ def parse_event_log(data: bytes, *, quirks: frozenset[Quirk] = frozenset()) -> E
     if not data:
         raise RejectedError(EvidenceReason.LOG_EMPTY, "no bytes")
     if len(data) > MAX_LOG_BYTES:
-        raise RejectedError(EvidenceReason.LOG_TOO_LARGE, f"{len(data)} bytes are over the maximum of {MAX_LOG_BYTES}")
+        raise RejectedError(EvidenceReason.LOG_TOO_LARGE, f"over {MAX_LOG_BYTES} bytes")
     return _Parser(data, quirks).log()
 
 

@@ -51,7 +51,7 @@ def parse_ima_list(data: bytes, *, format: str | None = None) -> ImaList:  # noq
     ``ima.digest_alg`` or ``ima.wrong_pcr``. The detail names the line or entry, counted from 1.
     """
     if len(data) > MAX_LIST_BYTES:
-        raise MalformedError(EvidenceReason.IMA_TOO_LARGE, f"{len(data)} bytes; at most {MAX_LIST_BYTES} are read")
+        raise MalformedError(EvidenceReason.IMA_TOO_LARGE, f"over {MAX_LIST_BYTES} bytes")
     # A binary list starts with the PCR as a UINT32.
     found = format or ("binary" if data[1:4] == b"\0\0\0" else "ascii")
     if found == "ascii":

@@ -246,7 +246,7 @@ class Public:
 def parse_public(data: bytes, *, reasons: PublicReasons = AK) -> Public:
     """Parse a ``TPM2B_PUBLIC`` with nothing left over, neither inside nor after it."""
     if len(data) > MAX_PUBLIC:
-        raise MalformedError(reasons.malformed, f"{len(data)} bytes are over the maximum of {MAX_PUBLIC}")
+        raise MalformedError(reasons.malformed, f"over {MAX_PUBLIC} bytes")
     reader = Reader(data, reasons.malformed)
     inner = reader.sized(MAX_PUBLIC, "public area")
     reader.done("TPM2B_PUBLIC")
@@ -256,7 +256,7 @@ def parse_public(data: bytes, *, reasons: PublicReasons = AK) -> Public:
 def parse_tpmt_public(data: bytes, *, reasons: PublicReasons = AK) -> Public:
     """Parse a ``TPMT_PUBLIC`` with nothing left over."""
     if len(data) > MAX_PUBLIC:
-        raise MalformedError(reasons.malformed, f"{len(data)} bytes are over the maximum of {MAX_PUBLIC}")
+        raise MalformedError(reasons.malformed, f"over {MAX_PUBLIC} bytes")
     reader = _PublicReader(data, reasons.malformed)
     kind = reader.alg("object type")
     name_alg = reader.hash_alg("nameAlg", null=True)

@@ -5,11 +5,14 @@ copy of the state is a clone: it has the same seeds, hence the same endorsement 
 and machines without a chip; what such a TPM signs proves nothing about hardware, and is shown as ``virtual``.
 """
 
+import argparse
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -327,3 +330,52 @@ class SoftwareTpm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _make_command(arguments: argparse.Namespace) -> None:
+    provision(arguments.state, ca=arguments.ca)
+    sys.stdout.write(f"made a software TPM in {arguments.state}; its maker's CA is in {arguments.ca}\n")
+
+
+def _roots_command(arguments: argparse.Namespace) -> None:
+    sys.stdout.write(ca_certificates(arguments.ca).decode())
+
+
+def _run_command(arguments: argparse.Namespace) -> None:
+    with SoftwareTpm(arguments.state) as tpm:
+        ends = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # they are waited for; one that came before just ends us
+        sys.stdout.write(f"{tpm.address}\n")
+        sys.stdout.flush()
+        signal.sigwait(ends)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tpm.software", description="Software TPMs, to try things out.")
+    commands = parser.add_subparsers(required=True)
+    make = commands.add_parser("make", help="make a TPM with EK certificates of a local CA")
+    make.add_argument("state", type=Path, metavar="DIR", help="a new folder for the TPM")
+    make.add_argument("--ca", type=Path, required=True, metavar="DIR", help="the CA's folder; made where there is none")
+    make.set_defaults(run=_make_command)
+    roots = commands.add_parser("roots", help="print the certificates of a local CA, for --ek-roots")
+    roots.add_argument("ca", type=Path, metavar="DIR")
+    roots.set_defaults(run=_roots_command)
+    run = commands.add_parser("run", help="switch a TPM on, print its address, and off on SIGTERM or Ctrl-C")
+    run.add_argument("state", type=Path, metavar="DIR")
+    run.set_defaults(run=_run_command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; 0 done, 2 usage, 3 no TPM."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except DeviceError as failed:
+        sys.stderr.write(f"{failed}\n{failed.remedy}\n")
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

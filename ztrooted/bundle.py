@@ -84,7 +84,7 @@ class Bundle:
 def parse_bundle(data: bytes) -> Bundle:
     """Read a bundle. ProofError ``bundle.malformed``, ``bundle.too_large`` or ``bundle.mismatch`` (a blob's digest)."""
     if len(data) > limits.BUNDLE:
-        raise ProofError(GateReason.BUNDLE_TOO_LARGE, f"a bundle of {len(data)} bytes is over {limits.BUNDLE}")
+        raise ProofError(GateReason.BUNDLE_TOO_LARGE, f"a bundle of over {limits.BUNDLE} bytes")
     value = strict_json.parse(data, _refuse, maximum=limits.BUNDLE)
     if not isinstance(value, dict) or set(value) != _MEMBERS or value["format"] != FORMAT:
         raise _refuse(f"this is not a bundle of format {FORMAT}")

@@ -5,14 +5,13 @@ Every way in which an answer can fail to arrive or to be understood ends as an e
 
 import asyncio
 import io
-import json
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 
@@ -21,11 +20,13 @@ from ztrooted.baseline_models import ApprovalRequest, BaselineList, BaselineView
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.models import (
     ActivationRequest,
+    AuthorizationList,
     AuthorizationView,
     DispatchRequest,
     Enrolled,
     EnrollmentChallenge,
     EnrollmentRequest,
+    ExecutorPage,
     ExecutorView,
     Grant,
     LabelsRequest,
@@ -46,6 +47,7 @@ TIMEOUT_S = 30.0  # a dispatch waits for a quote, which the policy bounds; nothi
 ANSWER = 1 << 20
 RECORD = 4 << 20  # a dispatch's request is the largest, with its job described up to the maximum
 POLICIES = 8 << 20  # three documents, or a thousand changes
+FEED = "text/event-stream"
 
 
 class Refused(GateError):  # noqa: N818 -- it is an answer
@@ -71,7 +73,7 @@ class GatewayClient:
     def __init__(
         self, url: str, *, ca: Path, token: str | None = None, certificate: tuple[str, str] | None = None
     ) -> None:
-        self.url = url.rstrip("/")
+        self.url = address(url)
         self.tls = tls_context(ca, certificate)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http: aiohttp.ClientSession | None = None
@@ -108,18 +110,22 @@ class GatewayClient:
 
     async def children(self, authorization: str) -> list[AuthorizationView]:
         """What was authorized under one authorization, in order."""
-        answer = json.loads(await self._bytes("GET", f"/v1/authorizations/{authorization}/children"))
-        return [AuthorizationView.model_validate(one) for one in answer["authorizations"]]
+        path = f"/v1/authorizations/{authorization}/children"
+        return (await self._call("GET", path, AuthorizationList)).authorizations
 
     async def events(self, start: int = 0) -> AsyncIterator[FeedEvent]:
         """The feed from record ``start`` on, for ever; ends when the gateway hangs up."""
         timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
         async with self._request("GET", f"/v1/events?from={start}", timeout=timeout) as response:
             if response.status != 200:
-                raise await _refusal(response)
+                raise await _refusal(response, self.url)
+            if response.content_type != FEED:
+                raise stranger(self.url, f"it answers with {response.content_type}, which is no event feed")
             seq, kind = -1, ""
             async for line in _lines(response.content):
                 if line.startswith(b"id: "):
+                    if not line[4:].isdigit():
+                        raise stranger(self.url, "it numbers its events otherwise")
                     seq = int(line[4:])
                 elif line.startswith(b"event: "):
                     kind = line[7:].decode("ascii", "replace")
@@ -130,8 +136,9 @@ class GatewayClient:
         """An executor's last verdict as a signed EAR token."""
         accept = "application/eat+jwt" + (f'; eat_profile="{profile}"' if profile else "")
         query = f"?nonce={quote(nonce, safe='')}" if nonce else ""
-        data = await self._bytes("GET", f"/v1/executors/{executor}/result{query}", headers={"Accept": accept})
-        return data.decode("ascii")
+        path = f"/v1/executors/{executor}/result{query}"
+        data = await self._bytes("GET", path, headers={"Accept": accept}, media="application/eat+jwt")
+        return data.decode("ascii", "replace")
 
     # --- auditors and operators ----------------------------------------------------------------------------------
     async def bundle(self, authorization: str) -> bytes:
@@ -139,9 +146,17 @@ class GatewayClient:
         return await self._bytes("GET", f"/v1/authorizations/{authorization}/bundle", maximum=limits.BUNDLE)
 
     async def executors(self) -> list[ExecutorView]:
-        """The first page of executors."""
-        answer = json.loads(await self._bytes("GET", "/v1/executors"))
-        return [ExecutorView.model_validate(one) for one in answer["executors"]]
+        """All executors, by id; asked for page by page."""
+        found: list[ExecutorView] = []
+        after = ""
+        while True:
+            page = await self._call("GET", f"/v1/executors?after={after}", ExecutorPage)
+            found += page.executors
+            if page.next is None:
+                return found
+            if page.next <= after:
+                raise stranger(self.url, "its pages go round in a circle")
+            after = page.next
 
     async def capture_baseline(self, executor: str) -> BaselineView:
         """Propose an executor's present state as the baseline of its class."""
@@ -150,8 +165,7 @@ class GatewayClient:
     async def propose_baseline(self, data: bytes, executor_class: str) -> BaselineView:
         """Propose a baseline, as canonical bytes, for a class."""
         path = f"/v1/classes/{quote(executor_class, safe='')}/baselines"
-        parsed: BaselineView = parse_json(BaselineView, await self._bytes("POST", path, data))
-        return parsed
+        return await self._call("POST", path, BaselineView, data)
 
     async def approve_baseline(self, baseline: str, *, expires_in_s: int | None = None) -> BaselineView:
         """Put a proposed baseline in force, for ever or for a time."""
@@ -218,9 +232,13 @@ class GatewayClient:
         return await self._call("POST", f"/v1/enrollments/{enrollment}/activation", Enrolled, request)
 
     async def _call(
-        self, method: str, path: str, answer: type[M], body: Model | None = None, *, maximum: int = ANSWER
+        self, method: str, path: str, answer: type[M], body: Model | bytes | None = None, *, maximum: int = ANSWER
     ) -> M:
-        parsed: M = parse_json(answer, await self._bytes(method, path, body, maximum=maximum), maximum=maximum)
+        data = await self._bytes(method, path, body, maximum=maximum)
+        try:
+            parsed: M = parse_json(answer, data, maximum=maximum)
+        except GateError as error:
+            raise stranger(self.url, f"its answer can't be understood: {error.detail}") from error
         return parsed
 
     async def _bytes(
@@ -231,10 +249,13 @@ class GatewayClient:
         *,
         maximum: int = ANSWER,
         headers: dict[str, str] | None = None,
+        media: str = "application/json",
     ) -> bytes:
         async with self._request(method, path, body, headers=headers) as response:
             if response.status not in {200, 201}:
-                raise await _refusal(response)
+                raise await _refusal(response, self.url)
+            if response.content_type != media:
+                raise stranger(self.url, f"it answers with {response.content_type}, not {media}")
             data = bytearray()
             async for chunk in response.content.iter_chunked(1 << 16):
                 data += chunk
@@ -256,6 +277,8 @@ class GatewayClient:
         data = raw if raw is None or len(raw) < 1 << 16 else io.BytesIO(raw)
         sent = {} if body is None else {"Content-Type": "application/json"}
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+        # A gateway sends nobody elsewhere, and a token is for nobody else.
+        options["allow_redirects"] = False
         request = self.http.request(method, self.url + path, data=data, headers=sent | (headers or {}), **options)
         return _Reachable(request, self.url)
 
@@ -282,6 +305,26 @@ class _Reachable:
             raise unreachable(self._url, error) from error
 
 
+def address(url: str) -> str:
+    """A gateway's address in the form that paths are added to. EnvironmentProblem for one without TLS.
+
+    A bearer token, and what is taken for permission, must never travel in clear.
+    """
+    try:
+        parts = urlsplit(url)
+        fits = url.lower().startswith("https://") and bool(parts.hostname) and url.isprintable() and " " not in url
+        fits = fits and parts.port != 0 and parts.username is None and not parts.query and not parts.fragment
+    except ValueError:  # brackets or a port that are none
+        fits = False
+    if not fits:
+        raise EnvironmentProblem(
+            GateReason.CONFIG_INVALID,
+            f"{url!r} is not the address of a gateway: it has to be https:// and a host, so that nothing goes in clear",
+            "write it as https://host:port; 'ztrooted gateway serve' logs it when it starts",
+        )
+    return url.rstrip("/")
+
+
 def unreachable(url: str, error: BaseException) -> EnvironmentProblem:
     """No answer from the gateway: that is a no."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
@@ -292,9 +335,24 @@ def unreachable(url: str, error: BaseException) -> EnvironmentProblem:
         )
     return EnvironmentProblem(
         GateReason.ENVIRONMENT_GATEWAY_UNREACHABLE,
-        f"no answer from the gateway at {url}: {error or type(error).__name__}",
+        f"no answer from the gateway at {url}: {_why(error)}",
         "check the address, and that the gateway is running",
     )
+
+
+def stranger(url: str, found: str) -> EnvironmentProblem:
+    """Somebody answers there who does not talk as a gateway does."""
+    return EnvironmentProblem(
+        GateReason.ENVIRONMENT_NOT_A_GATEWAY,
+        f"what answers at {url} is not a ztrooted gateway, or not of this version: {found}",
+        "check the address; between you and a gateway there may be nothing that answers for it",
+    )
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):  # it has no text of its own, or aiohttp's, which names a timeout of a kind
+        return "it took too long to answer"
+    return str(error) or type(error).__name__
 
 
 def tls_context(ca: Path, certificate: tuple[str, str] | None = None) -> ssl.SSLContext:
@@ -325,12 +383,12 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             raise GateError(GateReason.REQUEST_TOO_LARGE, f"the event feed sent a line of over {RECORD} bytes")
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> GateError:
+async def _refusal(response: aiohttp.ClientResponse, url: str) -> GateError:
     """A problem document as an error; anything else is an error too."""
     data = await response.content.read(ANSWER)
     try:
         problem: Problem = parse_json(Problem, data)
         reason = parse_reason(problem.code)
     except (GateError, KeyError):
-        return GateError(GateReason.REQUEST_MALFORMED, f"status {response.status} without a problem document")
+        return stranger(url, f"it answers with status {response.status} and no problem document")
     return Refused(reason, problem.detail, problem.remedy, problem.authorization)

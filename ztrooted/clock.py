@@ -5,9 +5,18 @@ enforced in this process use the monotonic clock, which no administrator and no 
 """
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 from ztrooted import limits
+
+
+def instant(at_ms: int, timespec: str = "seconds") -> str:
+    """An instant as people read it: ISO 8601 in UTC; the bare number for one that no calendar has."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec=timespec)
+    except (OverflowError, ValueError, OSError):
+        return f"{at_ms} ms after 1970"
 
 
 class Clock(Protocol):

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ztrooted import jose, strict_json
 from ztrooted.ar4si import CLAIMS, CONTRAINDICATED, CRYPTO_FAILED, MALFUNCTION, NONE, TIER_NAMES, UNEXPECTED, tier_of
+from ztrooted.clock import instant
 from ztrooted.errors import ProofError
 from ztrooted.reasons import GateReason
 
@@ -154,7 +155,8 @@ def verify(token: str, keys: jose.Keys, *, now_s: int) -> EarResult:
 def require_current(result: EarResult, now_s: int) -> None:
     """ProofError ``ear.expired`` for a result past its end."""
     if result.expires is not None and now_s > result.expires:
-        raise ProofError(GateReason.EAR_EXPIRED, f"the result ended at {result.expires}, and it is {now_s}")
+        ended, now = instant(result.expires * 1000), instant(now_s * 1000)
+        raise ProofError(GateReason.EAR_EXPIRED, f"the result ended at {ended}, and it is {now}")
 
 
 def verify_foreign(token: str, key: ec.EllipticCurvePublicKey) -> EarResult:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from ztrooted import canonical, limits, strict_json
+from ztrooted.clock import instant
 from ztrooted.errors import ArtifactError
 from ztrooted.reasons import GateReason
 
@@ -137,13 +138,21 @@ def sign(claims: Mapping[str, Any], key: ec.EllipticCurvePrivateKey | Signer, *,
     return token
 
 
+def _at(seconds: int) -> str:
+    return instant(seconds * 1000)
+
+
 def check_key_time(verified: VerifiedJws, issued: int) -> None:
     """Refuse a token issued, by its own account, when its key was not in use: ``jws.key_expired``."""
     key = verified.key
     if key.not_before is not None and issued < key.not_before:
-        raise _refuse(GateReason.JWS_KEY_EXPIRED, f"issued at {issued}, before its key was in use at {key.not_before}")
+        raise _refuse(
+            GateReason.JWS_KEY_EXPIRED, f"issued at {_at(issued)}; its key is in use from {_at(key.not_before)}"
+        )
     if key.not_after is not None and issued > key.not_after:
-        raise _refuse(GateReason.JWS_KEY_EXPIRED, f"issued at {issued}, after its key was retired at {key.not_after}")
+        raise _refuse(
+            GateReason.JWS_KEY_EXPIRED, f"issued at {_at(issued)}; its key was retired at {_at(key.not_after)}"
+        )
 
 
 def check_times(
@@ -165,13 +174,13 @@ def check_times(
     iat, nbf, exp = (_seconds(claims, name) for name in ("iat", "nbf", "exp"))
     # 2.
     if max(iat, nbf) > now + leeway:
-        raise _refuse(GateReason.JWS_NOT_YET_VALID, f"valid from {max(iat, nbf)}, and it is {now}")
+        raise _refuse(GateReason.JWS_NOT_YET_VALID, f"valid from {_at(max(iat, nbf))}, and it is {_at(now)}")
     # 3.
     if exp - min(iat, nbf) > max_lifetime:
         raise _refuse(GateReason.JWS_LIFETIME, f"a life of {exp - min(iat, nbf)} s is over {max_lifetime} s")
     # 4.
     if now >= exp + leeway:
-        raise _refuse(GateReason.JWS_EXPIRED, f"expired at {exp}, and it is {now}")
+        raise _refuse(GateReason.JWS_EXPIRED, f"expired at {_at(exp)}, and it is {_at(now)}")
     # 5.
     if exp <= nbf or exp <= iat:
         raise _refuse(GateReason.JWS_CLAIMS, "the token expires before it begins")

@@ -361,6 +361,13 @@ class ExecutorView(Model):
     labels: dict[Name, Name]
 
 
+class ExecutorPage(Model):
+    """Executors by id; ``next`` is what to ask for as ``after`` while there are more."""
+
+    executors: list[ExecutorView]
+    next: ExecutorId | None
+
+
 class AuthorizationView(Model):
     """Where one authorization stands."""
 
@@ -378,6 +385,12 @@ class AuthorizationView(Model):
     parent: Id | None
     depth: int
     children: int
+
+
+class AuthorizationList(Model):
+    """Authorizations, in the order of their making."""
+
+    authorizations: list[AuthorizationView]
 
 
 class Problem(Model):

@@ -98,6 +98,7 @@ class GateReason(StrEnum):
     ENVIRONMENT_DATA_FOLDER = "environment.data_folder"
     ENVIRONMENT_GATEWAY_UNREACHABLE = "environment.gateway_unreachable"
     ENVIRONMENT_KEY_FILE = "environment.key_file"
+    ENVIRONMENT_NOT_A_GATEWAY = "environment.not_a_gateway"
     ENVIRONMENT_OUTPUT = "environment.output"
     ENVIRONMENT_TLS = "environment.tls"
     ENVIRONMENT_TPM = "environment.tpm"

@@ -122,7 +122,7 @@ def parse_baseline(data: bytes) -> Baseline:
 def _parse(data: bytes) -> tuple[Baseline, AllowList]:
     """A baseline with its allow-list, which has to be made to see whether it can be."""
     if len(data) > MAXIMUM:
-        raise canonical.refuse(f"{len(data)} bytes of JSON are over the maximum of {MAXIMUM}")
+        raise canonical.refuse(f"over {MAXIMUM} bytes of JSON")
     # A quick reader will do: what it might read leniently is not written again as it stands.
     try:
         value = from_json(data)

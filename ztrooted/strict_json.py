@@ -25,7 +25,7 @@ def parse(data: bytes, refuse: Refuse, *, maximum: int = limits.BODY, depth: int
     numbers that are not finite, and lone surrogates.
     """
     if len(data) > maximum:
-        raise refuse(f"{len(data)} bytes of JSON are over the maximum of {maximum}")
+        raise refuse(f"over {maximum} bytes of JSON")
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)

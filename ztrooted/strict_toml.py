@@ -34,7 +34,7 @@ def parse(data: bytes, refuse: Refuse, *, maximum: int = MAX_TOML) -> dict[str, 
     numbers that no file of ours needs.
     """
     if len(data) > maximum:
-        raise refuse(f"too large: {len(data)} bytes are over the maximum of {maximum}")
+        raise refuse(f"too large: over {maximum} bytes")
     lines = data.split(b"\n", MAX_LINES)
     if len(lines) > MAX_LINES or max(map(len, lines)) > MAX_LINE:
         raise refuse(f"too large: it has over {MAX_LINES} lines, or one over {MAX_LINE} bytes")

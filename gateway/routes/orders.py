@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
-from gateway.orders import Order
+from gateway.orders import Order, is_known_orchestrator
 from gateway.routes.route import Route, json_answer, read_body
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
@@ -70,6 +70,9 @@ class OrderRoutes:
                 raise GateError(GateReason.ID_INVALID, "an executor's id is 'ex-' and 32 hexadecimal digits")
             if known:
                 gateway.rounds.executor(subject.id)
+        elif subject.kind == "orchestrator":
+            if not is_known_orchestrator(gateway.database.reading, subject.id):
+                raise _no_subject(subject, "no orchestrator of that name has a token, and none has asked for anything")
         elif subject.kind == "class" and subject.id not in gateway.policies.current.appraisal.classes:
             raise _no_subject(subject, "the appraisal policy in force has no such class")
 

@@ -10,12 +10,13 @@ before its record is durable would be an authorization without a lineage.
 
 import asyncio
 import fcntl
+import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -88,6 +89,7 @@ class Database:
         self._on_failure = on_failure
         with ExitStack() as opened:  # a file that is refused is let go of at once, so that it can be mended
             opened.enter_context(_lock(path))
+            _create(path)
             try:
                 self._writing = opened.enter_context(closing(_connect(path)))
                 _prepare(self._writing)
@@ -247,6 +249,12 @@ def _lock(path: Path) -> IO[str]:
             "stop the other one; two writers on one lineage would fork it",
         ) from error
     return lock
+
+
+def _create(path: Path) -> None:
+    """Make the file for its owner only, where there is none. SQLite gives the files beside it the same permissions."""
+    with suppress(OSError):  # what is in the way is in SQLite's way, too, which says so
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

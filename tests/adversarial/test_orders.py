@@ -130,6 +130,9 @@ async def test_descendants_on_other_machines_end_with_it(
         ("revocations", "executor", "ex-" + "0" * 32, "dispatch.executor_unknown"),
         ("revocations", "executor", "host.example", "id.invalid"),
         ("revocations", "class", "gold", "operator.subject"),
+        ("revocations", "orchestrator", "ghost", "operator.subject"),
+        ("quarantines", "orchestrator", "ghost", "operator.subject"),
+        ("quarantines", "orchestrator", "olivia", "operator.subject"),
         ("quarantines", "authorization", "0" * 32, "artifact.unknown"),
         ("quarantines", "class", "gold", "operator.subject"),
         ("releases", "orchestrator", "flows", "operator.not_quarantined"),
@@ -142,6 +145,20 @@ async def test_what_is_not_there_is_not_ordered_about(
         await order(gate, what, kind, name)
     assert told.value.reason == reason
     assert gate.records("operator.revoked", "operator.quarantined", "operator.released") == []
+
+
+async def test_an_orchestrator_whose_token_is_gone_can_be_ordered_about(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    """What it asked for may still be running."""
+    grant = await running(channel, await executor.authorize(job("a")))
+    await gate.gateway.database.write(lambda tx: tx.execute("DELETE FROM tokens"))
+    assert (await order(gate, "quarantines", "orchestrator", "flows")).revoked == [grant.authorization]
+
+
+async def test_an_orchestrator_that_asked_for_nothing_yet_can_be_ordered_about(gate: GatewayInProcess) -> None:
+    await gate.token("orchestrator", "nightly")
+    assert (await order(gate, "quarantines", "orchestrator", "nightly")).revoked == []
 
 
 @pytest.mark.parametrize("reason", ["", "x" * 201, "two\nlines", "\x1b[31m", "\x9b31m", "\u202etxet"])
@@ -274,6 +291,7 @@ async def test_an_order_about_somebody_else_refuses_nothing(
     async with judging(gate) as (there, go):
         waiting = asyncio.create_task(executor.authorize(job("a")))
         await there.wait()
+        await gate.token("orchestrator", "nightly")
         await order(gate, "revocations", "orchestrator", "nightly")
         await order(gate, "quarantines", "executor", "ex-" + "0" * 32)
         go.set()

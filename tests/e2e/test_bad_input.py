@@ -5,12 +5,18 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import sqlite3
+import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,6 +24,8 @@ import pytest
 from tests.support.commands import run
 from tests.support.gate import Blueprint, Gate, Gates, processes_naming
 from tpm.software import SoftwareTpm, ca_certificates, provision
+from ztrooted import limits
+from ztrooted.cli.connection import connect
 
 NO, USAGE, ENVIRONMENT = 1, 2, 3
 
@@ -304,6 +312,16 @@ def test_a_lineage_that_was_tampered_with(folder: Path) -> None:
     assert "(lineage." in done.stderr
 
 
+def test_what_a_gateway_leaves_when_it_stops(gates: Gates) -> None:
+    """Its database is its owner's only, while it is written too; its address is gone, as nobody is there."""
+    gate = gates(agent=False)
+    assert (gate.gateway / "address").exists()
+    for name in ("gateway.db", "gateway.db-wal", "gateway.db-shm"):
+        assert (gate.gateway / name).stat().st_mode & 0o777 == 0o600, name
+    gate.signal_gateway(signal.SIGTERM)
+    assert not (gate.gateway / "address").exists()
+
+
 def test_two_gateways_on_one_folder(gates: Gates) -> None:
     gate = gates(agent=False)
     refuse(
@@ -326,8 +344,6 @@ def test_two_gateways_on_one_folder(gates: Gates) -> None:
 @pytest.mark.parametrize(
     ("role", "name", "code", "reason"),
     [
-        ("emperor", "x", ENVIRONMENT, "config.invalid"),
-        ("executor", "x", ENVIRONMENT, "config.invalid"),
         ("auditor", "two words", NO, "id.invalid"),
         ("auditor", "", NO, "id.invalid"),
         ("auditor", "é", NO, "id.invalid"),
@@ -337,6 +353,39 @@ def test_wrong_tokens(folder: Path, role: str, name: str, code: int, reason: str
     records = _count(folder)
     refuse("gateway", "token", str(folder), "--role", role, "--name", name, code=code, reason=reason)
     assert _count(folder) == records
+
+
+@pytest.mark.parametrize("role", ["emperor", "executor", ""])
+def test_tokens_of_roles_that_have_none(folder: Path, role: str) -> None:
+    records = _count(folder)
+    done = run("gateway", "token", str(folder), "--role", role, "--name", "x")
+    assert done.returncode == USAGE
+    assert "--role" in done.stderr
+    assert _count(folder) == records
+
+
+def test_a_token_in_a_file_is_for_its_owner_only(folder: Path, tmp_path: Path) -> None:
+    """Clients take it as it is. A file that is there is never overwritten."""
+    file, whose = tmp_path / "nightly.token", ["--role", "orchestrator", "--name", "nightly"]
+    done = run("gateway", "token", str(folder), *whose, "--output", str(file))
+    assert (done.returncode, done.stderr) == (0, "")
+    token = file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert token.startswith("zt-")
+    assert token.strip() not in done.stdout
+    connect("https://127.0.0.1:1", folder / "tls" / "ca.pem", file)
+    records = _count(folder)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for wrong in (file, tmp_path / "link", tmp_path, tmp_path / "absent" / "file"):
+        refuse("gateway", "token", str(folder), *whose, "-o", str(wrong), code=ENVIRONMENT, reason="environment.output")
+    assert file.read_text() == token
+    assert _count(folder) == records
+
+
+def test_no_file_is_left_of_a_token_that_was_refused(folder: Path, tmp_path: Path) -> None:
+    wrong = ["--role", "auditor", "--name", "two words", "--output", str(tmp_path / "token")]
+    refuse("gateway", "token", str(folder), *wrong, code=NO, reason="id.invalid")
+    assert not (tmp_path / "token").exists()
 
 
 def test_anchors_of_nothing(tmp_path: Path) -> None:
@@ -382,7 +431,8 @@ def test_an_endorsement_key_of_an_unknown_ca(gate: Gate, tmp_path: Path) -> None
         ({"--event-log": "/no/such/log"}, "environment.tpm"),
         ({"--ima": "/no/such/list"}, "environment.tpm"),
         ({"--gateway": "https://127.0.0.1:1"}, "environment.gateway_unreachable"),
-        ({"--gateway": "nonsense"}, "environment.gateway_unreachable"),
+        ({"--gateway": "nonsense"}, "config.invalid"),
+        ({"--gateway": "http://127.0.0.1:1"}, "config.invalid"),
         ({"--ca": "/no/such/ca.pem"}, "environment.tls"),
         ({"--ca": "/etc/passwd"}, "environment.tls"),
         ({"--ca": "{data}/ek-roots.pem"}, "environment.tls"),
@@ -394,6 +444,13 @@ def test_an_executor_in_a_wrong_environment(gate: Gate, changes: dict[str, str],
     for name, value in changes.items():
         options[options.index(name) + 1] = value.replace("{data}", str(gate.data))
     refuse("executor", "enroll", *options, code=ENVIRONMENT, reason=reason)
+
+
+def test_an_agent_never_calls_an_address_without_tls(gate: Gate, tmp_path: Path) -> None:
+    options = [*gate.executor.options(), "--gateway", "http://127.0.0.1:1", "--ca", str(gate.ca)]
+    done = run("executor", "run", *options, "--socket", str(tmp_path / "agent.sock"))
+    assert done.returncode == ENVIRONMENT, done.stderr
+    assert "(config.invalid)" in done.stderr
 
 
 def test_an_agent_whose_socket_can_not_be_made(gate: Gate) -> None:
@@ -422,7 +479,6 @@ UNKNOWN = "0" * 32
         ("orchestrator", ["revoke", "authorization", UNKNOWN, "--reason", "x"], NO, "auth.role"),
         ("orchestrator", ["authorize", "--executor", "nonsense", "--", "/bin/true"], NO, None),
         ("orchestrator", ["authorize", "--executor", "{executor}", "--workflow", "a b", "--", "/bin/true"], NO, None),
-        ("orchestrator", ["authorize", "--executor", "{executor}", "--file", "x=y", "--", "/bin/true"], NO, None),
         (
             "orchestrator",
             ["authorize", "--executor", "{executor}", "--max-runtime", "99999999", "--", "/bin/true"],
@@ -448,6 +504,57 @@ def test_wrong_requests(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["/dev/null", "{tmp}"])
+def test_a_token_file_that_is_no_file(gate: Gate, tmp_path: Path, name: str) -> None:
+    """Nobody is told to change the permissions of a device."""
+    options = [*gate.connection("operator")[:-1], name.replace("{tmp}", str(tmp_path))]
+    said = refuse("executors", *options, code=ENVIRONMENT, reason="environment.key_file")
+    assert "it is not a file" in said.detail
+    assert "chmod" not in said.remedy
+
+
+def test_what_to_do_about_a_log_depends_on_why(gate: Gate) -> None:
+    options = [*gate.executor.options(), "--gateway", gate.url, "--ca", str(gate.ca)]
+    for path, remedy in ((str(gate.executor.machine), "not the folder"), ("/no/such/log", "check the path")):
+        options[options.index("--event-log") + 1] = path
+        said = refuse("executor", "enroll", *options, code=ENVIRONMENT, reason="environment.tpm")
+        assert remedy in said.remedy
+        assert "root" not in said.remedy
+
+
+def test_an_order_about_an_orchestrator_that_nobody_is(gate: Gate) -> None:
+    for what in ("quarantine", "revoke"):
+        arguments = [what, "orchestrator", "ghost", "--reason", "x", *gate.connection("operator")]
+        refuse(*arguments, code=NO, reason="operator.subject")
+
+
+@pytest.mark.parametrize("command", ["authorize", "exec"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--env", "FOO"],
+        ["--env", "=x"],
+        ["--env", ""],
+        ["--env", "A=1", "--env", "A=2"],
+        ["--file", "/bin/true"],
+        ["--file", "/bin/true=abc"],
+        ["--file", "x=" + "0" * 64],
+        ["--file", "/x=" + "0" * 64, "--file", "/x=" + "1" * 64],
+    ],
+    ids=" ".join,
+)
+def test_what_is_said_of_a_job_is_not_guessed(gate: Gate, tmp_path: Path, command: str, wrong: list[str]) -> None:
+    """A name without a value is not an empty one, and of two values none is taken: the wrong one might be the last."""
+    (tmp_path / "artifact").write_text("x")
+    needed = {
+        "authorize": ["--executor", gate.executor.id, *gate.connection("orchestrator")],
+        "exec": ["--artifact", str(tmp_path / "artifact")],
+    }
+    done = run(command, *needed[command], *wrong, "--", "/bin/true")
+    assert done.returncode == USAGE, done.stderr
+    assert wrong[0] in done.stderr
+
+
 @pytest.mark.parametrize("bad", ["absent", "open", "wrong", "empty", "binary", "lines"])
 def test_wrong_token_files(gate: Gate, tmp_path: Path, bad: str) -> None:
     token = tmp_path / "token"
@@ -456,8 +563,9 @@ def test_wrong_token_files(gate: Gate, tmp_path: Path, bad: str) -> None:
         token.write_bytes(content.get(bad, (gate.data / "operator.token").read_bytes()))
         token.chmod(0o644 if bad == "open" else 0o600)
     options = [*gate.connection("operator")[:-1], str(token)]
-    if bad in {"absent", "open"}:
-        refuse("executors", *options, code=ENVIRONMENT, reason="environment.key_file")
+    if bad in {"absent", "open", "empty"}:
+        said = refuse("executors", *options, code=ENVIRONMENT, reason="environment.key_file")
+        assert ("it is empty" in said.detail) == (bad == "empty")
     else:
         done = run("executors", *options)
         assert done.returncode in {NO, ENVIRONMENT}, done.stderr
@@ -465,8 +573,17 @@ def test_wrong_token_files(gate: Gate, tmp_path: Path, bad: str) -> None:
         assert len(done.stderr.strip().splitlines()) == 2, done.stderr
 
 
+def test_lists_show_whole_ids_and_say_when_there_is_nothing(gate: Gate) -> None:
+    connection = gate.connection("operator")
+    assert gate.executor.id in run("executors", *connection).stdout
+    (baseline,) = json.loads(run("baseline", "list", *connection, "--json").stdout)
+    assert baseline["baseline"] in run("baseline", "list", *connection).stdout
+    assert run("quarantined", *connection).stdout == "Nobody is in quarantine.\n"
+    assert run("webhooks", *connection).stdout == "The gateway's configuration names no webhook.\n"
+
+
 def test_a_gateway_that_is_not_there(gate: Gate) -> None:
-    for url in ("https://127.0.0.1:1", "http://127.0.0.1:1", "nonsense", "https://no-such-host.invalid:1"):
+    for url in ("https://127.0.0.1:1", "https://no-such-host.invalid:1"):
         options = gate.connection("operator")
         options[1] = url
         refuse("executors", *options, code=ENVIRONMENT, reason="environment.gateway_unreachable")
@@ -477,6 +594,87 @@ def test_a_gateway_that_is_not_there(gate: Gate) -> None:
         done = run("watch", *options)
         assert done.returncode == ENVIRONMENT
         assert "Traceback" not in done.stderr
+
+
+NO_ADDRESSES = (
+    "nonsense",
+    "",
+    "ws://127.0.0.1:1",
+    "https://",
+    "https://[",
+    "https://h:x",
+    "https://u:p@h:1",
+    "https://h?x",
+)
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
+def test_what_is_no_address_of_a_gateway(gate: Gate, url: str) -> None:
+    said = refuse(
+        "executors", *gate.connection("operator"), "--gateway", url, code=ENVIRONMENT, reason="config.invalid"
+    )
+    assert "https://host:port" in said.remedy
+
+
+def test_a_token_never_travels_in_clear(gate: Gate) -> None:
+    """Nobody is even called at an address without TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as spy:
+        spy.settimeout(0.3)
+        url = f"http://127.0.0.1:{spy.getsockname()[1]}"
+        refuse("executors", *gate.connection("operator"), "--gateway", url, code=ENVIRONMENT, reason="config.invalid")
+        with pytest.raises(TimeoutError):
+            spy.accept()
+
+
+class Wiki(BaseHTTPRequestHandler):
+    """A page for everything that is asked for."""
+
+    def _page(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<html>Welcome to our wiki!</html>")
+
+    do_GET = do_POST = do_PUT = _page  # noqa: N815 -- the names are the library's
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 -- the name is the library's
+        """Nothing."""
+
+
+@pytest.fixture
+def wiki(gate: Gate) -> Iterator[str]:
+    """The address of a server with the gateway's own certificate that is no gateway."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(gate.gateway / "tls" / "cert.pem", gate.gateway / "tls" / "key.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Wiki) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        serving.start()
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        serving.join()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["executors"],
+        ["label", "ex-" + UNKNOWN, "a=b"],
+        ["revoke", "executor", "ex-" + UNKNOWN, "--reason", "x"],
+        ["result", "ex-" + UNKNOWN],
+        ["audit", "export", UNKNOWN, "-o", "{tmp}/bundle"],
+        ["authorize", "--executor", "ex-" + UNKNOWN, "--", "/bin/true"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_answers_is_no_gateway(gate: Gate, wiki: str, tmp_path: Path, arguments: list[str]) -> None:
+    filled = [part.replace("{tmp}", str(tmp_path)) for part in arguments]
+    end = filled.index("--") if "--" in filled else len(filled)
+    command = [*filled[:end], *gate.connection("operator"), "--gateway", wiki, *filled[end:]]
+    said = refuse(*command, code=ENVIRONMENT, reason="environment.not_a_gateway")
+    assert "is not a ztrooted gateway" in said.detail
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_exec_without_agent_or_artifact(tmp_path: Path) -> None:
@@ -499,6 +697,10 @@ def test_verify_of_wrong_files(tmp_path: Path, blueprint: Blueprint) -> None:
         assert report["verified"] is False
         assert report["checks"][0]["status"] == "fail"
     refuse(*verify, str(tmp_path / "absent.toml"), code=ENVIRONMENT, reason="config.missing")
+    with bundle.open("wb") as file:
+        file.truncate(limits.BUNDLE + 1000)
+    (failed, *_) = json.loads(run(*verify, str(anchors), "--json").stdout)["checks"]
+    assert failed["detail"] == f"a bundle of over {limits.BUNDLE} bytes"  # no more than that was read
     for text in ("", "format = 1", "nonsense", anchors.read_text().replace("log_key", "log_kex")):
         (tmp_path / "anchors.toml").write_text(text)
         done = run(*verify, str(tmp_path / "anchors.toml"))
@@ -538,6 +740,26 @@ def test_demo_in_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     refuse("demo", "--data", str(tmp_path), code=ENVIRONMENT, reason="environment.data_folder")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_denial_names_what_was_recorded(gate: Gate) -> None:
+    unknown = ["authorize", "--executor", gate.executor.id, *gate.connection("orchestrator"), "--parent", UNKNOWN]
+    for_people = run(*unknown, "--", "/bin/true")
+    assert for_people.returncode == NO
+    (recorded,) = re.findall("^Recorded as: ([0-9a-f]{32});", for_people.stderr, re.MULTILINE)
+    told = run("explain", recorded, *gate.connection("operator"))
+    assert told.returncode == NO
+    assert "parent.unknown" in told.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["gateway", "--version"]], ids=" ".join)
+def test_the_version(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (0, f"ztrooted {version('ztrooted')}\n")
+
+
+def test_help_names_the_table_of_webhooks() -> None:
+    assert "[[webhooks]]" in run("gateway", "webhook", "--help").stdout
 
 
 @pytest.mark.parametrize(

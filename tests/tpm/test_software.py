@@ -225,3 +225,26 @@ def test_broken_state_says_so(software_tpm: SoftwareTpm, tpm_foundry: Foundry) -
     (broken / "tpm2-00.permall").write_bytes(os.urandom(400))
     with pytest.raises(DeviceError, match="did not start"):
         SoftwareTpm(broken)
+
+
+def test_the_command_line_makes_runs_and_ends_a_tpm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state, ca = tmp_path / "chip", tmp_path / "ca"
+    assert software.main(["make", str(state), "--ca", str(ca)]) == 0
+    assert software.main(["roots", str(ca)]) == 0
+    assert capsys.readouterr().out.encode().endswith(ca_certificates(ca))
+    command = [sys.executable, "-m", "tpm.software", "run", str(state)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        address = running.stdout.readline().strip()
+        assert transact(Path(address.removeprefix("socket:")), GET_RANDOM)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 0
+    with SoftwareTpm(state):
+        pass  # nobody else serves it any more
+
+
+def test_the_command_line_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert software.main(["roots", str(tmp_path)]) == 3
+    assert "holds no CA" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        software.main([])

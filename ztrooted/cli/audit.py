@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,7 +14,8 @@ from ztrooted.anchors import parse_anchors
 from ztrooted.appraisal import Status
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.files import about, read, read_at_most, write
-from ztrooted.cli.output import NO, JsonFlag, show
+from ztrooted.cli.output import NO, JsonFlag, counted, show, terminal
+from ztrooted.clock import instant
 from ztrooted.reasons import GateReason
 from ztrooted.verify import Report, verify_bundle
 
@@ -81,14 +81,14 @@ def redecide(
         f" ({'permit' if one.permitted else 'deny'})"
         for one in results
     ]
-    verdict = f"{len(results)} decisions made again, {'all the same' if same else 'NOT all the same'}."
+    verdict = f"Made again: {counted(len(results), 'decision')}, {'all the same' if same else 'NOT all the same'}."
     show({"same": same, "decisions": [one.encode() for one in results]}, "\n".join([*lines, verdict]), json=json)
     if not same:
         sys.exit(NO)
 
 
 def _print(report: Report) -> None:
-    console = Console(highlight=False)
+    console = terminal()
     table = Table("", "check", "result", "why", box=None, pad_edge=False)
     for check in report.checks:
         why = f"{check.detail} ({check.reason})" if check.reason else ""
@@ -97,7 +97,8 @@ def _print(report: Report) -> None:
     console.print(table)
     if report.verified:
         for name, value in report.facts.items():
-            console.print(f"  {name.replace('_', ' ')}: {escape(str(value))}")
+            shown = instant(value, "milliseconds") if name.endswith("_at") else str(value)
+            console.print(f"  {name.replace('_', ' ')}: {escape(shown)}")
         console.print("[bold green]Verified.[/]")
     else:
         console.print("[bold red]Not verified.[/] Believe nothing of what this bundle says.")

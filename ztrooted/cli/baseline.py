@@ -10,13 +10,12 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from ztrooted.baseline_diff import Difference, diff
 from ztrooted.baseline_models import BaselineView
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.files import about, read, write
-from ztrooted.cli.output import NO, JsonFlag, show
+from ztrooted.cli.output import NO, JsonFlag, counted, show, show_table
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.evidence import sha256
 from ztrooted.inspect.plain import printable
@@ -108,13 +107,23 @@ def every(gateway: GatewayUrl, ca: CaFile, token_file: TokenFile, json: JsonFlag
     if json:
         show([view.model_dump() for view in views], "", json=True)
         return
-    table = Table("baseline", "class", "version", "approved by", "in force", "PCRs", "events", "files")
-    for view in views:
-        version = "" if view.version is None else str(view.version)
-        in_force = "yes" if view.in_force else "no"
-        counts = (str(view.pcrs), str(view.events), str(view.files))
-        table.add_row(view.baseline, view.executor_class, version, view.approved_by or "", in_force, *counts)
-    Console().print(table)
+    columns = ("baseline", "class", "version", "approved by", "in force", "PCRs", "events", "files")
+    rows = [
+        (
+            view.baseline,
+            view.executor_class,
+            "" if view.version is None else str(view.version),
+            view.approved_by or "",
+            "yes" if view.in_force else "no",
+            str(view.pcrs),
+            str(view.events),
+            str(view.files),
+        )
+        for view in views
+    ]
+    show_table(
+        columns, rows, empty="No baseline was proposed yet: 'ztrooted baseline capture' takes one of an executor."
+    )
 
 
 @app.command()
@@ -260,4 +269,4 @@ def _print(found: list[Difference], *, whole: bool) -> None:
     if left and not whole:
         console.print(f"… and {left} more; --all shows them")
     summary = ", ".join(f"{count} of {part}" for part, count in counts.items())
-    console.print(f"{len(found)} differences: {summary}." if found else "No difference.")
+    console.print(f"{counted(len(found), 'difference')}: {summary}." if found else "No difference.")

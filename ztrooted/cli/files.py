@@ -1,8 +1,10 @@
 """Files that commands read and write: never more of one than its kind may have, and never a traceback."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.reasons import GateReason
@@ -49,3 +51,24 @@ def write(path: Path, data: bytes) -> None:
         raise EnvironmentProblem(
             GateReason.ENVIRONMENT_OUTPUT, f"{path} can't be written: {error.strerror}", "name another file"
         ) from error
+
+
+@contextmanager
+def new_secret(path: Path) -> Iterator[BinaryIO]:
+    """A new file that only its owner can read, open to be written; none is left where what is to go into it fails.
+
+    EnvironmentProblem where it can't be made, or is there already: nothing that may be in use is overwritten.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        remedy = "name a file that is not there yet" if isinstance(error, FileExistsError) else "name another file"
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_OUTPUT, f"{path} can't be written: {error.strerror}", remedy
+        ) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ztrooted.clock import instant
 from ztrooted.inspect.plain import Report, printable
 
 # Longer texts (command lines, device paths, databases) are cut: --json has all of it.
@@ -244,8 +245,8 @@ def attestation_result(report: Report) -> None:
     facts = {
         "profile": report["profile"],
         "verifier": f"{report['verifier']['developer']}, {report['verifier']['build']}",
-        "issued": str(report["issued"]),
-        "expires": "not said" if report["expires"] is None else str(report["expires"]),
+        "issued": instant(report["issued"] * 1000),
+        "expires": "not said" if report["expires"] is None else instant(report["expires"] * 1000),
         "nonces": ", ".join(report["nonces"]) or "none",
         "signature": report["signature"],
     }

@@ -8,7 +8,7 @@ import typer
 from tpm.errors import TpmError
 from ztrooted.cli import audit, baseline, executor, explain, inspect, operate, orchestrate, orders, policy
 from ztrooted.cli.demo import demo
-from ztrooted.cli.output import fail
+from ztrooted.cli.output import Version, fail
 from ztrooted.cli.webhooks import webhooks
 from ztrooted.errors import GateError
 
@@ -16,8 +16,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="A hardware-rooted attestation gateway: no job runs on a machine that can't prove, now, what it is.",
 )
+
+
+@app.callback()
+def about(version: Version = False) -> None:
+    """A hardware-rooted attestation gateway: no job runs on a machine that can't prove, now, what it is."""
+
+
 app.command("demo")(demo)
 app.command("authorize")(orchestrate.authorize)
 app.command("exec")(orchestrate.execute)

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.files import write
-from ztrooted.cli.output import JsonFlag, show
+from ztrooted.cli.output import JsonFlag, show, show_table
 from ztrooted.ear import Profile
 from ztrooted.models import ExecutorView
 
@@ -26,21 +24,21 @@ def executors(gateway: GatewayUrl, ca: CaFile, token_file: TokenFile, json: Json
     if json:
         show([view.model_dump() for view in views], "", json=True)
         return
-    table = Table("executor", "class", "TPM", "connected", "trusted", "tier", "labels", "reason")
-    for view in views:
-        kind = "virtual" if view.virtual else view.manufacturer
-        yes = {True: "yes", False: "no"}
-        table.add_row(
-            view.executor,
-            view.executor_class,
-            kind,
-            yes[view.connected],
-            yes[view.trusted],
-            view.tier,
-            " ".join(f"{name}={value}" for name, value in view.labels.items()),
-            view.reason or "",
-        )
-    Console().print(table)
+    columns = ("executor", "class", "TPM", "connected", "trusted", "tier", "labels", "reason")
+    show_table(columns, map(_row, views), empty="No executor has enrolled yet.")
+
+
+def _row(view: ExecutorView) -> tuple[str, ...]:
+    return (
+        view.executor,
+        view.executor_class,
+        "virtual" if view.virtual else view.manufacturer,
+        "yes" if view.connected else "no",
+        "yes" if view.trusted else "no",
+        view.tier,
+        " ".join(f"{name}={value}" for name, value in view.labels.items()),
+        view.reason or "",
+    )
 
 
 def label(

@@ -1,8 +1,8 @@
 """``ztrooted authorize``, ``exec`` and ``watch``: what an orchestrator does around each dispatch."""
 
 import asyncio
+import re
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from ztrooted.cli.executor import DEFAULT_SOCKET, Socket
 from ztrooted.cli.files import read, write
 from ztrooted.cli.job_options import Cpu, Memory, PassEnv, Pids, RunAs, options, passed
 from ztrooted.cli.output import JsonFlag, errors, show
+from ztrooted.clock import instant
 from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.models import DispatchRequest, ExecRequest, ExecStarted, Job, compose
@@ -92,7 +93,7 @@ def authorize(
     if output is not None:
         write(output, f"{grant['artifact']}\n".encode())
         output.chmod(0o600)
-    until = datetime.fromtimestamp(int(str(grant["expires"])) / 1000, UTC).isoformat(timespec="seconds")
+    until = instant(int(str(grant["expires"])))
     told = f"Authorized as {grant['authorization']}, lease until {until}."
     show(grant, str(grant["artifact"]) if output is None else f"{told}\nArtifact in {output}.", json=json)
     if output is None and not json:
@@ -161,7 +162,7 @@ def watch(
                     record = event.record.encode().decode()
                     sys.stdout.write(f'{{"seq": {event.seq}, "record": {record}}}\n')
                 else:
-                    at = datetime.fromtimestamp(event.record.at / 1000, UTC).isoformat(timespec="milliseconds")
+                    at = instant(event.record.at, "milliseconds")
                     reason = event.record.body.get("reason") or ""
                     sys.stdout.write(f"{event.seq:>6}  {at}  {event.record.authorization}  {event.type}  {reason}\n")
                 sys.stdout.flush()
@@ -183,6 +184,9 @@ def _job(
     named = {}
     for item in files or []:
         path, _, digest = item.rpartition("=")
+        if not re.fullmatch("[0-9a-f]{64}", digest) or not path.startswith("/") or path in named:
+            what = f"{item!r} is not PATH=SHA256 with an absolute path, or its path comes twice"
+            raise typer.BadParameter(what, param_hint="--file")
         named[path] = digest
     try:
         return Job(
@@ -200,10 +204,19 @@ def _job(
         raise GateError(GateReason.JOB_MALFORMED, explain_validation(error)) from error
 
 
+def _given(env: list[str] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for item in env or []:
+        name, equals, value = item.partition("=")
+        if not name or not equals or name in found:
+            raise typer.BadParameter(f"{item!r} is not NAME=VALUE, or its name comes twice", param_hint="--env")
+        found[name] = value
+    return found
+
+
 def _environment(env: list[str] | None) -> dict[str, str]:
     """The job's environment: what was given, and a search path where none was."""
-    given = dict(item.partition("=")[::2] for item in env or [])
-    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **given}
+    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **_given(env)}
 
 
 def _read_artifact(path: Path) -> str:

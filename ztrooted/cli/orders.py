@@ -1,17 +1,14 @@
 """``ztrooted revoke``, ``quarantine`` and ``release``: operators' orders."""
 
 import asyncio
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
-from ztrooted.cli.output import JsonFlag, show
+from ztrooted.cli.output import JsonFlag, counted, show, show_table
+from ztrooted.clock import instant
 from ztrooted.operator_models import OrderView, Quarantined
 
 
@@ -50,7 +47,7 @@ def revoke(
 ) -> None:
     """End what runs now: one authorization, or all of an executor, orchestrator or class. Their jobs are killed."""
     view = _order("revocations", kind.value, name, reason, (gateway, ca, token_file))
-    show(view.model_dump(), f"Revoked {len(view.revoked)} authorizations of {view.subject}.", json=json)
+    show(view.model_dump(), f"Revoked {counted(len(view.revoked), 'authorization')} of {view.subject}.", json=json)
 
 
 def quarantine(
@@ -64,7 +61,7 @@ def quarantine(
 ) -> None:
     """End what runs now, and refuse everything that comes until it is released."""
     view = _order("quarantines", kind.value, name, reason, (gateway, ca, token_file))
-    text = f"In quarantine: {view.subject}. {len(view.revoked)} authorizations were revoked."
+    text = f"In quarantine: {view.subject}. Revoked for it: {counted(len(view.revoked), 'authorization')}."
     show(view.model_dump(), text, json=json)
 
 
@@ -93,11 +90,8 @@ def quarantined(gateway: GatewayUrl, ca: CaFile, token_file: TokenFile, json: Js
     if json:
         show([one.model_dump() for one in found], "", json=True)
         return
-    table = Table("kind", "id", "since", "by", "why")
-    for one in found:
-        since = datetime.fromtimestamp(one.at / 1000, UTC).isoformat(timespec="seconds")
-        table.add_row(one.kind, one.id, since, one.operator, escape(one.reason))
-    Console().print(table)
+    rows = [(one.kind, one.id, instant(one.at), one.operator, one.reason) for one in found]
+    show_table(("kind", "id", "since", "by", "why"), rows, empty="Nobody is in quarantine.")
 
 
 def _order(

@@ -2,19 +2,17 @@
 
 import asyncio
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from ztrooted import limits
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.files import read
-from ztrooted.cli.output import NO, JsonFlag, show
+from ztrooted.cli.output import NO, JsonFlag, counted, show, show_table, terminal
+from ztrooted.clock import instant
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.policies import FILES, Policies
 from ztrooted.policy_models import PoliciesView, TrialView
@@ -94,9 +92,10 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def _print_policies(view: PoliciesView) -> None:
-    console = Console(highlight=False)
-    since = datetime.fromtimestamp(view.activated_at / 1000, UTC).isoformat(timespec="seconds")
-    console.print(f"In force since {since}, activated by {view.operator or 'the start of the gateway'}:")
+    console = terminal()
+    console.print(
+        f"In force since {instant(view.activated_at)}, activated by {view.operator or 'the start of the gateway'}:"
+    )
     for role in FILES:
         console.print(f"  {role:<10} {getattr(view, role)}")
     for warning in view.trusts_everything:
@@ -106,13 +105,20 @@ def _print_policies(view: PoliciesView) -> None:
 
 
 def _print_trial(view: TrialView) -> None:
-    console = Console(highlight=False)
-    if view.changed:
-        table = Table("record", "authorization", "was", "would be", "why")
-        for change in view.changed:
-            why = change.detail if change.reason is None else f"{change.detail} ({change.reason})"
-            table.add_row(str(change.record), change.authorization, change.was, change.would_be, escape(why))
-        console.print(table)
-    console.print(f"{view.replayed} decisions replayed, {len(view.changed)} would be others. Nothing was changed.")
+    rows = [
+        (
+            str(change.record),
+            change.authorization,
+            change.was,
+            change.would_be,
+            change.detail if change.reason is None else f"{change.detail} ({change.reason})",
+        )
+        for change in view.changed
+    ]
+    none = "Every decision would come out as it did."
+    show_table(("record", "authorization", "was", "would be", "why"), rows, empty=none)
+    console = terminal()
+    replayed = counted(view.replayed, "decision")
+    console.print(f"Replayed {replayed}; {len(rows)} would come out otherwise. Nothing was changed.")
     for why, count in view.skipped.items():
-        console.print(f"{count} could not be replayed: {escape(why)}")
+        console.print(f"Not replayed: {counted(count, 'decision')}: {escape(why)}")

@@ -1,14 +1,10 @@
 """``ztrooted webhooks``: how the gateway's receivers stand."""
 
 import asyncio
-from datetime import UTC, datetime
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
-from ztrooted.cli.output import JsonFlag, show
+from ztrooted.cli.output import JsonFlag, show, show_table
+from ztrooted.clock import instant
 from ztrooted.operator_models import WebhookView
 
 
@@ -23,12 +19,16 @@ def webhooks(gateway: GatewayUrl, ca: CaFile, token_file: TokenFile, json: JsonF
     if json:
         show([view.model_dump() for view in views], "", json=True)
         return
-    table = Table("webhook", "url", "next record", "behind", "failing since", "why")
-    for view in views:
-        since = "" if view.failing_since is None else _time(view.failing_since)
-        table.add_row(view.name, escape(view.url), str(view.next), str(view.behind), since, escape(view.detail))
-    Console().print(table)
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+    rows = [
+        (
+            view.name,
+            view.url,
+            str(view.next),
+            str(view.behind),
+            "" if view.failing_since is None else instant(view.failing_since),
+            view.detail,
+        )
+        for view in views
+    ]
+    columns = ("webhook", "url", "next record", "behind", "failing since", "why")
+    show_table(columns, rows, empty="The gateway's configuration names no webhook.")

@@ -86,10 +86,8 @@ class Story:
         created = self.stage.json(*init)
         self._set_pace()
         for role, name in (("orchestrator", "workflows"), ("operator", "olivia"), ("auditor", "audit-office")):
-            made = self.stage.json("gateway", "token", str(self.gateway), "--role", role, "--name", name)
-            path = self.data / f"{role}.token"
-            path.touch(mode=0o600)
-            path.write_text(made["token"])
+            whose = ["--role", role, "--name", name, "--output", str(self.data / f"{role}.token")]
+            self.stage.json("gateway", "token", str(self.gateway), *whose)
         (self.data / "anchors.toml").write_text(self.stage.run("gateway", "anchors", str(self.gateway)))
         self.stage.start("gateway", "gateway", "serve", str(self.gateway))
         url = self._wait_for_gateway()

@@ -50,8 +50,8 @@ log = structlog.get_logger()
 
 HEARTBEAT_S = 10.0
 LIST_LOOK_S = 0.1  # between two looks at the measurement list while a job runs
-# The gateway refuses this machine's TPM or its keys: asking again gives the same answer.
-HOPELESS = frozenset({"ek", "ak", "credential", "id"})
+# The gateway refuses this machine's TPM or its keys, or there is no such address: asking again gives the same answer.
+HOPELESS = frozenset({"ek", "ak", "credential", "id", "config"})
 BACKOFF_S = (0.2, 10.0)  # first and longest pause before connecting again; each is drawn at random below its bound
 
 

@@ -86,10 +86,18 @@ class Collector:
             raise EnvironmentProblem(
                 GateReason.ENVIRONMENT_TPM,
                 f"the {what} {path} can't be read: {error.strerror}",
-                "the agent needs root, or read access to securityfs; is measured boot and IMA enabled in the kernel?",
+                _remedy(error),
             ) from error
         if len(data) > maximum:
             raise EnvironmentProblem(
                 GateReason.REQUEST_TOO_LARGE, f"the {what} {path} is over {maximum} bytes", "see docs/limits.md"
             )
         return data
+
+
+def _remedy(error: OSError) -> str:
+    if isinstance(error, IsADirectoryError):
+        return "name the file, not the folder it is in"
+    if isinstance(error, PermissionError):
+        return "the agent needs root, or read access to the kernel's securityfs"
+    return "check the path; where it is the kernel's own, measured boot and IMA have to be enabled"

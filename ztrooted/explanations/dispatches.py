@@ -206,7 +206,7 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
         GateReason.OPERATOR_SUBJECT: Explanation(
             404,
             "There is nothing of that name to be ordered about.",
-            "Check the kind and the id: executors are named by id, classes as in the appraisal policy.",
+            "Check the kind and the id: executors go by id, orchestrators by their token's name, classes as in the policy.",
         ),
         GateReason.PARENT_CHILDREN: Explanation(
             403,

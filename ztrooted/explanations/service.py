@@ -203,6 +203,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "A key file is unreadable, damaged or open to others than its owner.",
             "Restore the file or set its permissions to 600; replace the key if others may have read it.",
         ),
+        GateReason.ENVIRONMENT_NOT_A_GATEWAY: Explanation(
+            503,
+            "What answers at the gateway's address does not talk as a gateway of this version does.",
+            "Check the address, and that nothing on the way answers for the gateway.",
+        ),
         GateReason.ENVIRONMENT_OUTPUT: Explanation(
             503,
             "A file that was to be written can't be.",
@@ -220,8 +225,8 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
         ),
         GateReason.ID_INVALID: Explanation(
             400,
-            "The executor id is not in its only form: 'ex-' and 32 lower-case hexadecimal digits.",
-            "Use the id exactly as the enrollment returned it.",
+            "An id or a name is not in the form that it has to have.",
+            "Use an id exactly as it was returned; an executor's is 'ex-' and 32 lower-case hexadecimal digits.",
         ),
         GateReason.INTERNAL_ERROR: Explanation(
             500,

@@ -42,7 +42,7 @@ def load_key(data: bytes, *, allowed: frozenset[str] = DEFAULT_SIGNATURES) -> At
 
 def _spki_of_pem(data: bytes) -> bytes:
     if len(data) > MAX_PUBLIC:
-        raise MalformedError(EvidenceReason.AK_MALFORMED, f"{len(data)} bytes are over the maximum of {MAX_PUBLIC}")
+        raise MalformedError(EvidenceReason.AK_MALFORMED, f"over {MAX_PUBLIC} bytes")
     try:
         key = load_pem_public_key(data)
     except ValueError as error:
