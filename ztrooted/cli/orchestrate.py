@@ -16,7 +16,7 @@ from ztrooted.cli.files import read, write
 from ztrooted.cli.output import JsonFlag, errors, show
 from ztrooted.clock import instant
 from ztrooted.delegation import Delegation
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.errors import EnvironmentProblem, UsageProblem
 from ztrooted.models import DispatchRequest, ExecRequest, ExecStarted, Job, compose
 from ztrooted.reasons import GateReason
 from ztrooted.validation import explain_validation
@@ -186,7 +186,7 @@ def _job(
             files=named,
         )
     except ValidationError as error:
-        raise GateError(GateReason.JOB_MALFORMED, explain_validation(error)) from error
+        raise UsageProblem(GateReason.JOB_MALFORMED, explain_validation(error)) from error
 
 
 def _given(env: list[str] | None) -> dict[str, str]:
