@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ztrooted.cli.executor import tpm_address
 from ztrooted.cli.files import new_secret
 from ztrooted.cli.output import JsonFlag, Version, show
 
@@ -29,6 +30,7 @@ def init(
         typer.Option(
             help="The gateway's TPM: device:/dev/tpmrm0, or swtpm:/abs/state for a managed software TPM.",
             metavar="ADDRESS",
+            callback=tpm_address,
         ),
     ],
     trust_domain: Annotated[str, typer.Option(help="A DNS-like name; executors become spiffe://NAME/executor/…")],

@@ -16,7 +16,7 @@ from gateway.signer import IDENTITY_FILE, create_identity, environment_problem, 
 from tpm.endorsement import EkRoots
 from tpm.errors import DeviceError, TpmError
 from ztrooted import canonical, ready_made
-from ztrooted.errors import EnvironmentProblem
+from ztrooted.errors import EnvironmentProblem, UsageProblem
 from ztrooted.names import lineage
 from ztrooted.reasons import GateReason
 
@@ -36,6 +36,7 @@ def create_data_folder(
     names: list[str],
 ) -> dict[str, Any]:
     """Make ``data`` a gateway's data folder. EnvironmentProblem, and nothing left behind, when anything is missing.
+    UsageProblem, and likewise, for what no gateway can be configured with.
 
     Everything is made in a folder beside it that is renamed at the end, so a half-made one never has the right name.
     """
@@ -90,7 +91,7 @@ def _fill(
     try:
         server = server_ca.issue_server(server_key.public_key(), names, now)
     except ValueError as error:
-        raise EnvironmentProblem(
+        raise UsageProblem(
             GateReason.CONFIG_INVALID, f"no certificate can be made for {names}: {error}", "name hosts with --name"
         ) from error
     # The CA's key signed once and is not kept: this certificate is what clients pin, and nothing else can pass for it.
@@ -119,7 +120,7 @@ def _write_settings(folder: Path, trust_domain: str, tpm: str, ek_vendors: list[
         load_config(folder)
     except EnvironmentProblem as error:
         detail = error.detail.removeprefix(f"{folder / FILE}: ")
-        raise EnvironmentProblem(error.reason, f"no gateway can have this: {detail}", "correct that option") from error
+        raise UsageProblem(error.reason, f"no gateway can have this: {detail}", "correct that option") from error
 
 
 def _read_roots(paths: list[Path]) -> bytes:

@@ -21,7 +21,7 @@ from gateway.storage.database import Database, Transaction
 from gateway.webhook_config import NAME, WebhookConfig, secret_path
 from ztrooted.client import tls_context
 from ztrooted.clock import Clock
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.errors import EnvironmentProblem, GateError, UsageProblem
 from ztrooted.operator_models import WebhookView
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
@@ -61,7 +61,8 @@ def load_receivers(config: GatewayConfig) -> list[Receiver]:
 def create_secret(data: Path, name: str) -> Path:
     """Write a fresh secret for a webhook where the configuration looks for it. GateError where there is one."""
     if not NAME.fullmatch(name):
-        raise GateError(GateReason.ID_INVALID, "a webhook's name is of lower case letters, digits, '-' and '_'")
+        remedy = "a webhook's name is of up to 63 lower case letters, digits, '-' and '_'"
+        raise UsageProblem(GateReason.ID_INVALID, f"{name!r} can't be the name of a webhook", remedy)
     path = data / secret_path(name)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     try:

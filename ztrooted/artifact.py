@@ -15,6 +15,7 @@ from ztrooted import jose, limits, strict_json
 from ztrooted.errors import ArtifactError
 from ztrooted.jose import IssuerKey, Keys, Signer, jwk, thumbprint
 from ztrooted.reasons import GateReason
+from ztrooted.validation import in_words
 
 __all__ = [
     "TYP",
@@ -249,7 +250,7 @@ def _parse_claims(raw: dict[str, Any]) -> ArtifactClaims:
         first = error.errors(include_url=False, include_input=False)[0]
         where = [str(part) for part in first["loc"]]
         reason = _REASON_OF.get(where[0] if where else "", GateReason.JWS_CLAIMS)
-        raise _refuse(reason, f"{'.'.join(where)[:80]}: {first['msg']}") from None
+        raise _refuse(reason, f"{'.'.join(where)[:80]}: {in_words(first)}") from None
 
 
 def _refuse(reason: GateReason, detail: str) -> ArtifactError:

@@ -6,6 +6,7 @@
     ├── ArtifactError        an authorization artifact is not acceptable
     ├── ProofError           a note, checkpoint, tree proof or bundle does not prove what it claims
     ├── PolicyError          a policy or reference value cannot be used
+    ├── UsageProblem         what a person or a program gave us can't be meant, whatever the gateway says; exit code 2
     └── EnvironmentProblem   something around us is missing or wrong; carries a remedy; exit code 3
 
 ``tpm.errors.EvidenceError`` stands beside it for refused evidence; both have ``reason`` and ``detail``.
@@ -34,6 +35,10 @@ class ProofError(GateError):
 
 class PolicyError(GateError):
     """A policy or reference value cannot be used."""
+
+
+class UsageProblem(GateError):  # noqa: N818 -- it is found before anything is tried
+    """What a person or a program gave us can't be meant: an option, an argument, a field of a message."""
 
 
 class EnvironmentProblem(GateError):  # noqa: N818 -- it is a condition of the machine, not an error of ours

@@ -23,7 +23,7 @@ from pydantic import (
 
 from ztrooted import canonical, limits, strict_json
 from ztrooted.delegation import Delegation
-from ztrooted.errors import GateError
+from ztrooted.errors import GateError, UsageProblem
 from ztrooted.evidence import Evidence, Purpose
 from ztrooted.reasons import GateReason
 from ztrooted.validation import explain_validation
@@ -418,11 +418,11 @@ def parse_json(model: TypeAdapter[Any] | type[BaseModel], data: bytes, *, maximu
 
 
 def compose(model: type[B], **fields: Any) -> B:
-    """A message made of what a person or a program gave. GateError ``request.malformed`` naming what is wrong with it."""
+    """A message made of what a person or a program gave. UsageProblem ``request.malformed`` naming what is wrong."""
     try:
         return model(**fields)
     except ValidationError as error:
-        raise _malformed(explain_validation(error)[: limits.STRING]) from error
+        raise UsageProblem(GateReason.REQUEST_MALFORMED, explain_validation(error)[: limits.STRING]) from error
 
 
 def _malformed(detail: str) -> GateError:

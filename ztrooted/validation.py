@@ -5,11 +5,35 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from ztrooted.toml_lines import line_of
 
 MAX_LISTED = 1000  # findings; the library makes half a kilobyte of each, and only knows all of them or none
 MAX_FINDINGS = 20  # of one document; whoever mistyped more than that fixes the first ones first
+
+# Every pattern of our models, in words; a test sees that none is missing.
+WRITTEN = {
+    r"^[0-9a-f]{64}$": "64 lower-case hexadecimal digits",
+    r"^([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$": "64, 96 or 128 lower-case hexadecimal digits",
+    r"^([0-9a-f]{2})*$": "bytes in lower-case hexadecimal",
+    r"^([0-9a-f]{2})+$": "bytes in lower-case hexadecimal",
+    r"^[A-Za-z0-9_-]{43}$": "a SHA-256 in base64url",
+    r"^(000b[0-9a-f]{64}|000c[0-9a-f]{96}|000d[0-9a-f]{128})$": "the Name of a TPM key in hexadecimal",
+    r"^A[0-4]$": "a tier, A0 to A4",
+    r"^[^\x00-\x1f\x7f]*$": "text without control characters",
+    r"^[^\x00-\x1f\x7f]+$": "text without control characters",
+    r"^[!-~]+$": "printable ASCII without spaces",
+    r"^/[ -~]*$": "an absolute path in printable ASCII",
+    r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$": "up to 128 letters, digits and any of ._:@/+- after the first",
+    r"^[A-Za-z0-9][A-Za-z0-9._:-]*$": "letters, digits and any of ._:- after the first",
+    r"^[a-z0-9][a-z0-9_-]{0,62}$": "up to 63 lower-case letters, digits and any of _- after the first",
+    r"^[A-Za-z0-9_-]{8,64}$": "an id exactly as it was returned",
+    r"^ex-[0-9a-f]{32}$": "an executor's id, 'ex-' and 32 lower-case hexadecimal digits",
+    r"^(device|swtpm|socket):/.+$": "the address of a TPM, such as device:/dev/tpmrm0 or swtpm:/folder",
+    r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$": "a name like example.org, lower-case and of at most 63 characters",
+    r"^[A-Za-z0-9:._%-]{1,253}$": "the name or address of a host",
+}
 
 
 def explain_validation(error: ValidationError) -> str:
@@ -22,14 +46,21 @@ def explain_document(error: ValidationError, *, name: str, text: str, model: typ
     return "\n".join(_findings(error, text, model, name))
 
 
+def in_words(item: ErrorDetails) -> str:
+    """What is wrong with one value. No pattern is shown: it is said what would match it."""
+    if item["type"] == "string_pattern_mismatch":
+        return f"this is to be {WRITTEN.get(item['ctx']['pattern'], 'written in another way')}"
+    return item["msg"].removeprefix("Value error, ")
+
+
 def _findings(error: ValidationError, text: str | None, model: type[BaseModel] | None, name: str) -> Iterator[str]:
     if error.error_count() > MAX_LISTED:
         yield f"{name}: {error.error_count()} values are wrong" if name else f"{error.error_count()} values are wrong"
         return
-    for item in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_FINDINGS]:
+    for item in error.errors(include_url=False, include_input=False)[:MAX_FINDINGS]:
         path = _path(item["loc"])
         where = ".".join(str(part) for part in path) or "the document"
-        what = item["msg"].removeprefix("Value error, ")
+        what = in_words(item)
         if item["type"] == "extra_forbidden":
             what = f"unknown key{_meant(model, path)}"
         yield f"{_place(name, text, path)}{where}: {what}"

@@ -136,21 +136,32 @@ def nothing_made(virgin: Path) -> None:
         ({"tpm": "device:/dev/null"}, "environment.tpm"),
         ({"tpm": "socket:{virgin}/no-socket"}, "environment.tpm"),
         ({"tpm": "swtpm:/proc/nowhere"}, "environment.tpm"),
-        ({"tpm": "swtpm:relative"}, "environment.tpm"),
-        ({"tpm": "/dev/tpmrm0"}, "environment.tpm"),
-        ({"trust_domain": 'x"\n[evil]'}, "config.invalid"),
-        ({"trust_domain": "Not A Domain"}, "config.invalid"),
-        ({"ek_vendor": 'id:"]\nlisten_port = 1'}, "config.invalid"),
-        ({"trust_domain": "x" * 64}, "config.invalid"),
-        ({"ek_vendor": "id:12"}, "config.invalid"),
-        ({"host": "::1\nlisten_port = 1"}, "config.invalid"),
-        ({"name": "ü.test"}, "config.invalid"),
     ],
     ids=str,
 )
 def test_init_refuses_and_leaves_nothing(virgin: Path, changes: dict[str, str], reason: str) -> None:
     filled = {name: value.replace("{virgin}", str(virgin)) for name, value in changes.items()}
     refuse(*init(virgin, **filled), code=ENVIRONMENT, reason=reason)
+    nothing_made(virgin)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tpm": "swtpm:relative"},
+        {"tpm": "/dev/tpmrm0"},
+        {"trust_domain": 'x"\n[evil]'},
+        {"trust_domain": "Not A Domain"},
+        {"trust_domain": "x" * 64},
+        {"ek_vendor": 'id:"]\nlisten_port = 1'},
+        {"ek_vendor": "id:12"},
+        {"host": "::1\nlisten_port = 1"},
+        {"name": "ü.test"},
+    ],
+    ids=str,
+)
+def test_init_refuses_options_that_no_gateway_can_have(virgin: Path, changes: dict[str, str]) -> None:
+    refuse(*init(virgin, **changes), code=USAGE, reason="config.invalid")
     nothing_made(virgin)
 
 
@@ -344,9 +355,9 @@ def test_two_gateways_on_one_folder(gates: Gates) -> None:
 @pytest.mark.parametrize(
     ("role", "name", "code", "reason"),
     [
-        ("auditor", "two words", NO, "id.invalid"),
-        ("auditor", "", NO, "id.invalid"),
-        ("auditor", "é", NO, "id.invalid"),
+        ("auditor", "two words", USAGE, "id.invalid"),
+        ("auditor", "", USAGE, "id.invalid"),
+        ("auditor", "é", USAGE, "id.invalid"),
     ],
 )
 def test_wrong_tokens(folder: Path, role: str, name: str, code: int, reason: str) -> None:
@@ -384,7 +395,7 @@ def test_a_token_in_a_file_is_for_its_owner_only(folder: Path, tmp_path: Path) -
 
 def test_no_file_is_left_of_a_token_that_was_refused(folder: Path, tmp_path: Path) -> None:
     wrong = ["--role", "auditor", "--name", "two words", "--output", str(tmp_path / "token")]
-    refuse("gateway", "token", str(folder), *wrong, code=NO, reason="id.invalid")
+    refuse("gateway", "token", str(folder), *wrong, code=USAGE, reason="id.invalid")
     assert not (tmp_path / "token").exists()
 
 
@@ -427,7 +438,6 @@ def test_an_endorsement_key_of_an_unknown_ca(gate: Gate, tmp_path: Path) -> None
     ("changes", "reason"),
     [
         ({"--tpm": "device:/dev/no-such-tpm"}, "environment.tpm"),
-        ({"--tpm": "nonsense"}, "environment.tpm"),
         ({"--event-log": "/no/such/log"}, "environment.tpm"),
         ({"--ima": "/no/such/list"}, "environment.tpm"),
         ({"--gateway": "https://127.0.0.1:1"}, "environment.gateway_unreachable"),
@@ -444,6 +454,12 @@ def test_an_executor_in_a_wrong_environment(gate: Gate, changes: dict[str, str],
     for name, value in changes.items():
         options[options.index(name) + 1] = value.replace("{data}", str(gate.data))
     refuse("executor", "enroll", *options, code=ENVIRONMENT, reason=reason)
+
+
+def test_an_executor_without_the_address_of_a_tpm(gate: Gate) -> None:
+    where = ["--gateway", gate.url, "--ca", str(gate.ca)]
+    said = refuse("executor", "enroll", *where, "--tpm", "nonsense", code=USAGE, reason="config.invalid")
+    assert "device:/dev/tpmrm0" in said.remedy
 
 
 def test_an_agent_never_calls_an_address_without_tls(gate: Gate, tmp_path: Path) -> None:
@@ -470,21 +486,30 @@ UNKNOWN = "0" * 32
     [
         ("auditor", ["audit", "export", UNKNOWN, "-o", "{tmp}/bundle"], NO, "artifact.unknown"),
         ("operator", ["revoke", "authorization", UNKNOWN, "--reason", "x"], NO, "artifact.unknown"),
-        ("operator", ["revoke", "authorization", "../../etc/passwd", "--reason", "x"], NO, None),
+        ("operator", ["revoke", "authorization", "../../etc/passwd", "--reason", "x"], USAGE, None),
         ("operator", ["baseline", "approve", "0" * 64], NO, None),
         ("operator", ["baseline", "approve", "nonsense"], NO, None),
         ("operator", ["baseline", "capture", "ex-" + UNKNOWN], NO, "dispatch.executor_unknown"),
-        ("operator", ["baseline", "capture", "nonsense"], NO, None),
+        ("operator", ["baseline", "capture", "nonsense"], USAGE, None),
         ("orchestrator", ["baseline", "capture", "ex-" + UNKNOWN], NO, "auth.role"),
         ("orchestrator", ["revoke", "authorization", UNKNOWN, "--reason", "x"], NO, "auth.role"),
-        ("orchestrator", ["authorize", "--executor", "nonsense", "--", "/bin/true"], NO, None),
-        ("orchestrator", ["authorize", "--executor", "{executor}", "--workflow", "a b", "--", "/bin/true"], NO, None),
+        ("orchestrator", ["authorize", "--executor", "nonsense", "--", "/bin/true"], USAGE, None),
+        (
+            "orchestrator",
+            ["authorize", "--executor", "{executor}", "--workflow", "a b", "--", "/bin/true"],
+            USAGE,
+            None,
+        ),
         (
             "orchestrator",
             ["authorize", "--executor", "{executor}", "--max-runtime", "99999999", "--", "/bin/true"],
-            NO,
+            USAGE,
             None,
         ),
+        ("operator", ["label", "{executor}", "pool=two words"], USAGE, "request.malformed"),
+        ("operator", ["quarantine", "orchestrator", "two words", "--reason", "x"], USAGE, "request.malformed"),
+        ("operator", ["quarantine", "class", "default", "--reason", ""], USAGE, "request.malformed"),
+        ("operator", ["baseline", "approve", "0" * 64, "--expires-in", "999999w"], USAGE, "request.malformed"),
         ("auditor", ["authorize", "--executor", "{executor}", "--", "/bin/true"], NO, "auth.role"),
     ],
 )

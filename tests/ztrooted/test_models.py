@@ -1,8 +1,11 @@
 """What travels: one form for each value, nothing unknown, nothing without a bound, and one reason for every refusal."""
 
+import ast
 import base64
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
+from gateway import webhook_config
 from ztrooted import baseline_models, canonical, limits, models, operator_models, policy_models
 from ztrooted.errors import GateError
 from ztrooted.evidence import Evidence
@@ -25,6 +29,9 @@ from ztrooted.models import (
     parse_json,
 )
 from ztrooted.reasons import GateReason
+from ztrooted.validation import WRITTEN
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 EXECUTOR = "ex-" + "0a" * 16
 DIGEST = "ab" * 32
@@ -483,3 +490,13 @@ def test_a_file_name_that_has_no_canonical_form_is_refused_and_not_renamed() -> 
     with pytest.raises(GateError) as refusal:
         parse_json(Job, json.dumps({**JOB, "files": {"/é": DIGEST}}).encode())
     assert refusal.value.reason is GateReason.REQUEST_MALFORMED
+
+
+def test_no_pattern_is_shown_to_people() -> None:
+    """Each has its words, and a message has those."""
+    source = "\n".join(path.read_text() for room in ("ztrooted", "gateway") for path in (PROJECT / room).rglob("*.py"))
+    patterns = {ast.literal_eval(found) for found in re.findall(r'pattern=(r"[^"]*")', source)}
+    assert len(patterns) > 10
+    assert patterns | {f"^{webhook_config.NAME.pattern}$"} == WRITTEN.keys()
+    said = refused(DispatchRequest, changed(DISPATCH, "executor", "nonsense"))
+    assert said == "executor: this is to be an executor's id, 'ex-' and 32 lower-case hexadecimal digits"

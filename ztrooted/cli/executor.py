@@ -1,6 +1,7 @@
 """``ztrooted executor …``: on the machines that run jobs."""
 
 import asyncio
+import re
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +10,27 @@ import typer
 
 from ztrooted.cli.connection import CaFile, GatewayUrl
 from ztrooted.cli.output import JsonFlag, show
+from ztrooted.errors import UsageProblem
+from ztrooted.reasons import GateReason
 
 app = typer.Typer(no_args_is_help=True, help="Make this machine an executor: prove it to a gateway, and run its jobs.")
 
+
+def tpm_address(text: str) -> str:
+    """The address of a TPM as it was given. UsageProblem for what is none."""
+    if not re.fullmatch("(device|swtpm|socket):/.+", text):
+        remedy = "write device:/dev/tpmrm0, socket:/path of a running software TPM, or swtpm:/folder of one's state"
+        raise UsageProblem(GateReason.CONFIG_INVALID, f"{text!r} is not the address of a TPM", remedy)
+    return text
+
+
 Tpm = Annotated[
     str,
-    typer.Option(help="This machine's TPM: device:/dev/tpmrm0, or socket:/path of a software TPM.", metavar="ADDRESS"),
+    typer.Option(
+        help="This machine's TPM: device:/dev/tpmrm0, or socket:/path of a software TPM.",
+        metavar="ADDRESS",
+        callback=tpm_address,
+    ),
 ]
 Socket = Annotated[
     Path, typer.Option("--socket", envvar="ZTROOTED_SOCKET", help="Unix socket for 'ztrooted exec'.", metavar="PATH")

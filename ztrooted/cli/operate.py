@@ -81,6 +81,8 @@ def result(
     json: JsonFlag = False,
 ) -> None:
     """Fetch an executor's last verdict as a signed attestation result (EAR), for other RATS tools."""
+    if nonce is not None and not (8 <= len(nonce) <= 88 and nonce.isascii() and nonce.isprintable()):
+        raise typer.BadParameter("a nonce is 8 to 88 printable ASCII characters", param_hint="--nonce")
     wanted = {"veraison": Profile.VERAISON, "ietf": Profile.IETF}[profile]
 
     async def ask() -> str:

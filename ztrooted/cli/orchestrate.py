@@ -17,7 +17,7 @@ from ztrooted.cli.job_options import Cpu, Memory, PassEnv, Pids, RunAs, options,
 from ztrooted.cli.output import JsonFlag, errors, show
 from ztrooted.clock import instant
 from ztrooted.delegation import Delegation
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.errors import EnvironmentProblem, UsageProblem
 from ztrooted.models import DispatchRequest, ExecRequest, ExecStarted, Job, compose
 from ztrooted.reasons import GateReason
 from ztrooted.validation import explain_validation
@@ -201,7 +201,7 @@ def _job(
             **more,
         )
     except ValidationError as error:
-        raise GateError(GateReason.JOB_MALFORMED, explain_validation(error)) from error
+        raise UsageProblem(GateReason.JOB_MALFORMED, explain_validation(error)) from error
 
 
 def _given(env: list[str] | None) -> dict[str, str]:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tpm.errors import DeviceError, EvidenceError
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.errors import EnvironmentProblem, GateError, UsageProblem
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
 
@@ -33,6 +33,7 @@ Version = Annotated[
 ]
 
 NO = 1
+USAGE = 2
 ENVIRONMENT = 3
 
 UNBROKEN = 1 << 16  # columns of a page that is no terminal
@@ -90,10 +91,14 @@ def _widths(columns: list[tuple[str, ...]], console: Console) -> list[int]:
 
 
 def fail(error: Exception, *, json: bool) -> NoReturn:
-    """Print what happened, what it means and what to do; exit 1 or 3."""
+    """Print what happened, what it means and what to do; exit 1, 2 or 3."""
     from ztrooted.inspect.plain import printable  # noqa: PLC0415 -- needed only when something went wrong
 
-    code = ENVIRONMENT if isinstance(error, (EnvironmentProblem, DeviceError)) else NO
+    code = NO
+    if isinstance(error, UsageProblem):
+        code = USAGE
+    elif isinstance(error, (EnvironmentProblem, DeviceError)):
+        code = ENVIRONMENT
     reason = str(getattr(error, "reason", "environment.tpm"))
     detail = printable(getattr(error, "detail", str(error)))
     remedy = getattr(error, "remedy", "") or _known_remedy(error)
