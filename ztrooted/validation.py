@@ -30,6 +30,7 @@ WRITTEN = {
     r"^[a-z0-9][a-z0-9_-]{0,62}$": "up to 63 lower-case letters, digits and any of _- after the first",
     r"^[A-Za-z0-9_-]{8,64}$": "an id exactly as it was returned",
     r"^ex-[0-9a-f]{32}$": "an executor's id, 'ex-' and 32 lower-case hexadecimal digits",
+    r"^(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,9})$": "a user and a group by number, such as 1000:1000",
     r"^(device|swtpm|socket):/.+$": "the address of a TPM, such as device:/dev/tpmrm0 or swtpm:/folder",
     r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$": "a name like example.org, lower-case and of at most 63 characters",
     r"^[A-Za-z0-9:._%-]{1,253}$": "the name or address of a host",
