@@ -105,7 +105,8 @@ class Session:
             async with asyncio.timeout(SEND_S):
                 await self._socket.send_str(message.model_dump_json())
         except (ConnectionError, TimeoutError, RuntimeError) as error:
-            raise GateError(GateReason.CHANNEL_CLOSED, f"the executor's channel is closed: {error}") from error
+            why = str(error) or f"it took no message within {SEND_S:g} s"  # a timeout says nothing itself
+            raise GateError(GateReason.CHANNEL_CLOSED, f"the executor's channel is closed: {why}") from error
 
     def answered(self, message: EvidenceMessage) -> Reason | None:
         """Hand evidence to whoever asked. An answer to a challenge nobody waits for is dropped; why, is returned.
