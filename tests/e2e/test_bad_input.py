@@ -607,6 +607,18 @@ def test_lists_show_whole_ids_and_say_when_there_is_nothing(gate: Gate) -> None:
     assert run("webhooks", *connection).stdout == "The gateway's configuration names no webhook.\n"
 
 
+def test_what_an_agent_says_of_a_job_is_text(gate: Gate, tmp_path: Path) -> None:
+    """A path may look like markup."""
+    (tmp_path / "artifact").write_text("x")
+    strange = "/[/bold] [red]"
+    done = run(
+        *["exec", "--artifact", str(tmp_path / "artifact"), "--socket", str(gate.executor.socket)],
+        *["--cwd", strange, "--", "/bin/true"],
+    )
+    assert done.returncode == 126, done.stderr
+    assert done.stderr.startswith("Not started: ")
+
+
 def test_a_gateway_that_is_not_there(gate: Gate) -> None:
     for url in ("https://127.0.0.1:1", "https://no-such-host.invalid:1"):
         options = gate.connection("operator")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from rich.markup import escape
 
 from ztrooted import canonical
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
@@ -123,6 +124,7 @@ def execute(
     Streams and exit status pass through. 126: it may not run. 137: it was killed because its authorization ended.
     """
     from ztrooted.executor.caller import run_through_agent  # noqa: PLC0415 -- belongs to the executor extra
+    from ztrooted.inspect.plain import printable  # noqa: PLC0415 -- the same
 
     env = passed(env, pass_env)
     job = _job(command, workflow, run, step, attempt, env, cwd, file, options(user, memory, pids, cpu))
@@ -136,7 +138,7 @@ def execute(
     if json:
         errors.print_json(ended.model_dump_json())
     elif ended.outcome == "not_started":
-        errors.print(f"[bold red]Not started:[/] {ended.detail} [dim]({ended.reason})[/]")
+        errors.print(f"[bold red]Not started:[/] {escape(printable(ended.detail))} [dim]({ended.reason})[/]")
     elif ended.outcome == "killed":
         errors.print(f"[bold red]Killed:[/] {ended.reason}")
     if ended.outcome == "not_started":

@@ -231,7 +231,9 @@ class Agent:
         try:
             await channel.send_str(message.model_dump_json())
         except (ConnectionError, aiohttp.ClientError) as error:
-            raise GateError(GateReason.CHANNEL_CLOSED, f"the channel broke: {error}") from error
+            raise GateError(
+                GateReason.CHANNEL_CLOSED, f"the channel broke: {str(error) or type(error).__name__}"
+            ) from error
 
     def _start(self, work: object) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
