@@ -36,6 +36,7 @@ T = TypeVar("T")
 FULL = 2
 GROUP = 128  # functions in one commit: more gains nothing measurable and delays the first of them
 PATIENCE_S = 0.02  # a commit costs as much as ten of the rounds of idle executors, of which nobody waits for the answer
+CACHE_KIB = 64 << 10  # the rows of ten thousand executors, each of which is read and written every few seconds
 BUSY_MS = 2000  # only `gateway backup` and an operator's sqlite3 shell compete with us
 
 # What SQLite says of the machine. Everything else it says while opening is about the file's content.
@@ -265,6 +266,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA cache_size = {-CACHE_KIB}")
         (level,) = connection.execute("PRAGMA synchronous").fetchone()
         if level != FULL:
             raise EnvironmentProblem(
