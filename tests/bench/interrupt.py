@@ -6,14 +6,17 @@ import select
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.bench.measure import Row
 from tests.support import gate as gates
+from tests.support.executor import job
 from tests.support.gate import Blueprint, Gate
 from tests.support.gateway_process import GatewayProcess, allow_files
+from ztrooted.client import Refused
 from ztrooted.demo.stage import wait_until
+from ztrooted.models import DispatchRequest
 
 JOBS = 50
 SUBSCRIBERS = 1000
@@ -117,24 +120,30 @@ async def _feed(folder: Path, subscribers: int) -> list[float]:
     gateway = GatewayProcess(folder)
     gateway.start()
     lags: list[float] = []
-    listening = 0
+    heard: set[int] = set()
 
-    async def follow() -> None:
-        nonlocal listening
+    async def follow(number: int) -> None:
         async with gateway.client("orchestrator") as client:
             async for event in client.events():
-                listening += event.record.type == "gateway.started"
-                if event.record.type == "executor.labelled":
-                    lags.append(time.time() * 1000 - event.record.at)
+                if event.record.type == "dispatch.requested":
+                    if number in heard:
+                        lags.append(time.time() * 1000 - event.record.at)
+                    heard.add(number)
+
+    async def request() -> None:
+        """A dispatch that is denied, since there is no such executor; its records go to everybody all the same."""
+        async with gateway.client("orchestrator") as orchestrator:
+            with suppress(Refused):
+                await orchestrator.authorize(DispatchRequest(executor="ex-" + "0" * 32, job=job(), max_runtime_s=60))
 
     try:
-        tasks = [asyncio.create_task(follow()) for _ in range(subscribers)]
-        while listening < subscribers:  # noqa: ASYNC110
+        await request()
+        tasks = [asyncio.create_task(follow(number)) for number in range(subscribers)]
+        while len(heard) < subscribers:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        async with gateway.client("operator") as operator:
-            for number in range(EVENTS):
-                await operator.label("ex-" + "0" * 32, {"n": str(number)})
-                await asyncio.sleep(0.5)
+        for _ in range(EVENTS):
+            await request()
+            await asyncio.sleep(0.5)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
