@@ -229,9 +229,8 @@ class Gateway:
                     await second.send(
                         RefusedMessage(authorization=one.id, reason=str(conflict.reason), detail=conflict.detail)
                     )
-        except (
-            GateError
-        ) as error:  # it can't be recorded, or the clone does not listen; both are hung up on all the same
+        except GateError as error:
+            # It can't be recorded, or the clone does not listen; both are hung up on all the same.
             log.error("conflict not settled", executor=second.executor, code=error.reason, detail=error.detail)
         await self.channels.end(second.executor, GateReason.SESSION_CONFLICT)
         await second.close(GateReason.SESSION_CONFLICT)

@@ -39,9 +39,6 @@ class Metrics:
         self.conflicts = Counter(
             "ztrooted_session_conflicts_total", "Sessions that two machines held at once.", registry=self._registry
         )
-        self.revoked = Counter(
-            "ztrooted_authorizations_revoked_total", "Authorizations that were ended.", registry=self._registry
-        )
 
     def late(self, seconds: float, *, live: bool) -> None:
         """A challenge left ``seconds`` after its time."""

@@ -93,23 +93,20 @@ class ExecutorRoutes:
         )
         await socket.prepare(request)
         session = Session(caller.name, caller.session_key, socket, caller.certificate_ends_ms, request.transport)
-        reading = asyncio.create_task(listen(session, socket, self._said))
         try:
-            await self._gateway.channels.admit(session)
+            await self._gateway.channels.admit(session)  # before it is listened to: until then it is nobody's word
         except GateError as error:
             session.log_refusal("channel", error)
             await self._gateway.halt(session, error)
-            reading.cancel()
             return socket
         try:
             for issuer in self._gateway.signer.introductions():
                 await session.send(IssuerMessage(issuer=issuer))
             self._gateway.authorizer.connected(caller.name)
-            await reading
+            await listen(session, socket, self._said)
         except GateError as error:  # it hung up already; there is nobody left to tell
             session.log_refusal("channel", error)
         finally:
-            reading.cancel()
             await self._gateway.channels.remove(session)
         return socket
 

@@ -8,20 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.deadlines import Deadlines
 from gateway.metrics import Metrics
 from gateway.schedule import EARLY_SHARE, Schedule
+from tests.gateway.test_deadlines import FakeClock
 from ztrooted.clock import Clock
-
-
-class HandClock(Clock):
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.s = 1000.0
-
-    def now_ms(self) -> int:
-        return round(self.s * 1000)
-
-    def monotonic(self) -> float:
-        return self.s
 
 
 class Recording(Deadlines):
@@ -39,8 +27,8 @@ async def nothing() -> None:
     return
 
 
-def made() -> tuple[Schedule, Recording, HandClock, Metrics]:
-    clock, metrics = HandClock(), Metrics()
+def made() -> tuple[Schedule, Recording, FakeClock, Metrics]:
+    clock, metrics = FakeClock(), Metrics()
     deadlines = Recording(clock)
     return Schedule(deadlines, clock, metrics), deadlines, clock, metrics
 
@@ -72,10 +60,10 @@ def test_early_is_sooner_than_set_and_bounded() -> None:
     schedule.at("x", 10.0, nothing)
     schedule.early("x", 10.0, nothing)
     assert deadlines.set_to["prove", "x"] == pytest.approx(10 * EARLY_SHARE)
-    clock.s += 0.9
+    clock.time += 0.9
     schedule.early("x", 10.0, nothing)  # again: no sooner, and not postponed
     assert deadlines.set_to["prove", "x"] == pytest.approx(1.0)
-    clock.s += 5
+    clock.time += 5
     schedule.at("x", 0.05, nothing)
     schedule.early("x", 100.0, nothing)  # what was set is sooner already
     assert deadlines.set_to["prove", "x"] == pytest.approx(0.05)
@@ -84,7 +72,7 @@ def test_early_is_sooner_than_set_and_bounded() -> None:
 def test_lateness_is_what_passed_since_the_due_time() -> None:
     schedule, _, clock, metrics = made()
     schedule.at("x", 2.0, nothing)
-    clock.s += 5.0
+    clock.time += 5.0
     schedule.asking("x", live=False)
     assert value(metrics, "ztrooted_challenge_lateness_seconds_sum", kind="idle") == pytest.approx(3.0)
     assert value(metrics, "ztrooted_challenge_lateness_seconds_count", kind="live") == 0

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,9 +66,8 @@ def new_secret(path: Path) -> Iterator[BinaryIO]:
         raise EnvironmentProblem(
             GateReason.ENVIRONMENT_OUTPUT, f"{path} can't be written: {error.strerror}", remedy
         ) from error
-    try:
+    with ExitStack() as undo:
+        undo.callback(path.unlink, missing_ok=True)
         with os.fdopen(descriptor, "wb") as file:
             yield file
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        undo.pop_all()
