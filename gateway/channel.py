@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -90,34 +89,42 @@ class Session:
         """
         answer: asyncio.Future[Quote] = asyncio.get_running_loop().create_future()
         self._waiting[challenge] = answer
+        deadline = asyncio.get_running_loop().call_later(deadline_s, self._overdue, challenge, deadline_s)
         try:
-            async with asyncio.timeout(deadline_s):
-                await self.send(
-                    ChallengeMessage(
-                        challenge=challenge,
-                        purpose=purpose,
-                        nonce=nonce.hex(),
-                        bindings=[binding.hex() for binding in bindings],
-                        selection=selection.as_dict(),
-                        ima_offset=ima_offset,
-                        event_log_digest=event_log_digest,
-                        deadline_ms=round(deadline_s * 1000),
-                    )
+            await self.send(
+                ChallengeMessage(
+                    challenge=challenge,
+                    purpose=purpose,
+                    nonce=nonce.hex(),
+                    bindings=[binding.hex() for binding in bindings],
+                    selection=selection.as_dict(),
+                    ima_offset=ima_offset,
+                    event_log_digest=event_log_digest,
+                    deadline_ms=round(deadline_s * 1000),
                 )
-                return await answer
-        except TimeoutError:
-            self._remember(challenge, GateReason.CHALLENGE_EXPIRED)
-            raise GateError(
-                GateReason.ATTESTATION_OVERDUE, f"the executor did not answer a challenge within {deadline_s:g} s"
-            ) from None
+            )
+            return await answer
         finally:
-            self._waiting.pop(challenge, None)
+            deadline.cancel()
+            del self._waiting[challenge]
+
+    def _overdue(self, challenge: str, deadline_s: float) -> None:
+        """The time for an answer is over."""
+        waiting = self._waiting[challenge]
+        if not waiting.done():
+            self._remember(challenge, GateReason.CHALLENGE_EXPIRED)
+            detail = f"the executor did not answer a challenge within {deadline_s:g} s"
+            waiting.set_exception(GateError(GateReason.ATTESTATION_OVERDUE, detail))
 
     async def send(self, message: Model) -> None:
         """Send one message. GateError ``channel.closed`` when the executor does not take it; then it is hung up on."""
+        text = message.model_dump_json()
         try:
+            if self._transport is not None and not self._transport.get_write_buffer_size():
+                await self._socket.send_str(text)  # it took all there was, so it takes this without a wait
+                return
             async with asyncio.timeout(SEND_S):
-                await self._socket.send_str(message.model_dump_json())
+                await self._socket.send_str(text)
         except TimeoutError as error:
             self.abort()
             raise GateError(
@@ -276,7 +283,6 @@ async def listen(session: Session, socket: web.WebSocketResponse, handle: Handle
             log.warning("channel message is not text", executor=session.executor, code=GateReason.CHANNEL_MALFORMED)
             session.malformed = True
             return
-        started = time.monotonic()
         try:
             parsed: ExecutorMessage = parse_json(EXECUTOR_MESSAGE, message.data.encode(), maximum=MESSAGE)
         except GateError as error:
@@ -289,4 +295,3 @@ async def listen(session: Session, socket: web.WebSocketResponse, handle: Handle
             session.ponged(parsed.nonce)
         else:
             await handle(session, parsed)
-        log.debug("channel message", executor=session.executor, type=parsed.type, s=time.monotonic() - started)

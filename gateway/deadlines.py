@@ -31,6 +31,7 @@ class Deadlines:
         self._current: dict[Hashable, tuple[int, Action]] = {}
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
+        self._looks_at = 0.0  # on the clock, when nothing changes
         self.lateness_s = 0.0
         self.beat = clock.monotonic()
 
@@ -50,8 +51,10 @@ class Deadlines:
         """Run ``action`` in ``in_s`` seconds unless ``key`` is set or cleared before."""
         number = next(self._numbers)
         self._current[key] = (number, action)
-        heapq.heappush(self._heap, (self._clock.monotonic() + in_s, number, key))
-        self._changed.set()
+        due = self._clock.monotonic() + in_s
+        heapq.heappush(self._heap, (due, number, key))
+        if due < self._looks_at:
+            self._changed.set()
 
     def clear(self, key: Hashable) -> None:
         """Forget the deadline of ``key``, if there is one."""
@@ -76,6 +79,7 @@ class Deadlines:
         while True:
             self.beat = self._clock.monotonic()
             wait = self._run_due()
+            self._looks_at = self._clock.monotonic() + wait
             self._changed.clear()
             try:
                 async with asyncio.timeout(wait):

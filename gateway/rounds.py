@@ -30,6 +30,7 @@ from ztrooted.reference import Reference
 # Above this much to hash and parse, an appraisal runs on a thread, so that other executors are answered meanwhile.
 INLINE_BYTES = 64 << 10
 EVENT_LOGS = 256  # kept in memory, of a megabyte at most
+CHALLENGE_ID = 16  # bytes
 _SILENCE = frozenset({GateReason.ATTESTATION_OVERDUE, GateReason.CHANNEL_CLOSED})
 
 
@@ -100,7 +101,13 @@ class Rounds:
         """One enrolled executor. GateError ``dispatch.executor_unknown`` when it is none."""
         found = executors.find(self._database.reading, executor)
         if found is None:
-            raise GateError(GateReason.DISPATCH_EXECUTOR_UNKNOWN, f"no executor {executor} is enrolled")
+            raise _unknown(executor)
+        return found
+
+    def _labelled(self, executor: str) -> tuple[Executor, Mapping[str, str]]:
+        found = executors.find_labelled(self._database.reading, executor)
+        if found is None:
+            raise _unknown(executor)
         return found
 
     def subject(self, executor: str, *, virtual: bool, manufacturer: str) -> Subject:
@@ -127,8 +134,8 @@ class Rounds:
         the connection was lost during a periodic round: what that should have renewed ends with its lease.
         ``from_start`` asks for the measurement list from its first entry on.
         """
-        found = self.executor(session.executor)
-        subject = self.subject(found.id, virtual=found.virtual, manufacturer=found.manufacturer)
+        found, labels = self._labelled(session.executor)
+        subject = Subject(found.id, found.virtual, found.manufacturer, labels)
         in_force = self._policy()
         try:
             executor = replace(found, executor_class=in_force.class_of(subject))
@@ -138,7 +145,7 @@ class Rounds:
         previous = executor.progress
         if from_start or executor.executor_class != found.executor_class:  # what was judged, was by another list
             previous = Progress(previous.clock)
-        challenge, nonce = secrets.token_urlsafe(16), secrets.token_bytes(limits.NONCE)
+        challenge, nonce = new_challenge()
         reference = self._references.current(executor.executor_class)
         evidence = None
         try:
@@ -183,10 +190,10 @@ class Rounds:
 
         GateError ``dispatch.executor_unknown``, PolicyError ``policy.no_class``.
         """
-        found = executors.find(connection, executor)
-        if found is None:
-            raise GateError(GateReason.DISPATCH_EXECUTOR_UNKNOWN, f"no executor {executor} is enrolled")
-        labels = executors.labels_of(connection, executor)
+        known = executors.find_labelled(connection, executor)
+        if known is None:
+            raise _unknown(executor)
+        found, labels = known
         executor_class = policy.class_of(Subject(found.id, found.virtual, found.manufacturer, labels))
         reference = self._references.current(executor_class)
         return Round(
@@ -296,7 +303,7 @@ class Rounds:
         if done.trusted:
             self._references.require_in_force(done.executor.executor_class, done.baseline)
         after = updated(before, done)
-        executors.store(tx, after)
+        executors.store_verdict(tx, after)
         if done.trusted and done.appraisal.entries and done.evidence is not None:
             executors.keep_entries(tx, after, done.evidence, len(done.appraisal.entries))
         verdict = done.appraisal.verdict
@@ -323,6 +330,16 @@ class Rounds:
         if done.evidence is not None:
             for blob in done.evidence.blobs():
                 tx.blob(blob)
+
+
+def new_challenge() -> tuple[str, bytes]:
+    """The id and the nonce of a challenge, neither of which tells anything about the other."""
+    random = secrets.token_bytes(CHALLENGE_ID + limits.NONCE)
+    return random[:CHALLENGE_ID].hex(), random[CHALLENGE_ID:]
+
+
+def _unknown(executor: str) -> GateError:
+    return GateError(GateReason.DISPATCH_EXECUTOR_UNKNOWN, f"no executor {executor} is enrolled")
 
 
 def refused(policy: AppraisalClass, error: GateError, now_ms: int) -> Appraisal:

@@ -6,8 +6,7 @@ Nothing here may stretch an interval. Jitter only shortens one; a challenge that
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 from gateway.deadlines import Deadlines
 from gateway.metrics import Metrics
@@ -21,6 +20,37 @@ ANSWERS_IN_S = 0.05
 EARLY_SHARE = 0.1
 
 Action = Callable[[], Awaitable[None]]
+
+
+class Turn:
+    """An executor's turn, as a context: one of the ``places``, or at once where there are none to wait for."""
+
+    def __init__(self, places: asyncio.Semaphore | None, metrics: Metrics) -> None:
+        self._places = places
+        self._metrics = metrics
+        self._over: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        if self._places is None:
+            return
+        if self._places.locked():
+            self._metrics.waiting.inc()
+            try:
+                await self._places.acquire()
+            finally:
+                self._metrics.waiting.dec()
+        else:
+            await self._places.acquire()
+        self._over = asyncio.get_running_loop().call_later(ANSWERS_IN_S, self._give_back)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._over is not None and self._places is not None:
+            self._over.cancel()
+            self._over = None
+            self._places.release()
 
 
 class Schedule:
@@ -73,24 +103,9 @@ class Schedule:
         self._unplanned.discard(executor)
         self._deadlines.clear(("prove", executor))
 
-    @asynccontextmanager
-    async def turn(self, executor: str) -> AsyncIterator[None]:
+    def turn(self, executor: str) -> "Turn":
         """Wait for the turn of an executor, and hold it during the round. A live one's is at once."""
-        if executor in self._live:
-            yield
-            return
-        self._metrics.waiting.inc()
-        try:
-            await self._idle.acquire()
-        finally:
-            self._metrics.waiting.dec()
-        place = asyncio.get_running_loop().call_later(ANSWERS_IN_S, self._idle.release)
-        try:
-            yield
-        finally:
-            if not place.cancelled() and place.when() > asyncio.get_running_loop().time():
-                place.cancel()
-                self._idle.release()
+        return Turn(None if executor in self._live else self._idle, self._metrics)
 
     def asking(self, executor: str, *, live: bool) -> None:
         """The challenge leaves now: note how late it is."""

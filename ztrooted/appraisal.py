@@ -28,6 +28,7 @@ from tpm.ima import parse_ima_list
 from tpm.ima_appraisal import appraise_ima
 from tpm.ima_entry import ImaEntries
 from tpm.ima_replay import ImaState, VerifiedImaEntries, replay
+from tpm.ima_rules import AllowList, ImaRules
 from tpm.quote import Clock, VerifiedQuote, check_clock, parse_quote, verify_quote
 from ztrooted.appraisal_policy import IMA_PCR, AppraisalClass
 from ztrooted.boot_reference import BootReference, boot_reference
@@ -321,7 +322,7 @@ class _Run:
         if self.verified is None or self.quote is None or policy.ima is None:
             raise GateError(GateReason.ATTESTATION_POLICY, "there are no verified files to judge")
         allow = self._approved().allow if policy.ima.allow_list == "baseline" else None
-        appraise_ima(self.verified, policy.ima_rules(allow), pcrs=self.quote.pcr_values)
+        appraise_ima(self.verified, ima_rules(policy, allow), pcrs=self.quote.pcr_values)
 
     # 8. The assurance tier is the one that the policy asks for.
     def _tier(self) -> None:
@@ -375,6 +376,18 @@ def facts_of(log: VerifiedEventLog) -> BootReference:
 def _facts_of(log: _Same) -> BootReference:
     assert isinstance(log.it, VerifiedEventLog)  # noqa: S101 -- ``facts_of`` is the only caller
     return boot_reference(log.it)
+
+
+def ima_rules(policy: AppraisalClass, allow: AllowList | None) -> ImaRules:
+    """The IMA policy as rules of the verifier, remembered: between two policies and two baselines they are the same."""
+    return _ima_rules(_Same(policy), _Same(allow))
+
+
+@lru_cache(maxsize=64)
+def _ima_rules(policy: _Same, allow: _Same) -> ImaRules:
+    assert isinstance(policy.it, AppraisalClass)  # noqa: S101 -- ``ima_rules`` is the only caller
+    assert allow.it is None or isinstance(allow.it, AllowList)  # noqa: S101
+    return policy.it.ima_rules(allow.it)
 
 
 def boot_refusal(policy: EventLogPolicy, seen: BootReference, good: BootReference | None) -> tuple[Reason, str] | None:

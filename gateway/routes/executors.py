@@ -33,7 +33,7 @@ from ztrooted.results import tier, tier_name
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
-HEARTBEAT_S = 10.0
+HEARTBEAT_S = 30.0  # for connections that were lost without a word; rounds find most of them before
 CLOSE_S = 1.0  # for the goodbye of a channel; the one that replaces a half-open channel waits for it
 
 
@@ -149,7 +149,7 @@ class ExecutorRoutes:
             reason=executor.verdict["reason"] if not executor.trusted else None if trusted else "attestation.overdue",
             detail=Verdict.detail_of(executor.verdict),
             tier=self._tier(executor, trusted=trusted),
-            labels=executors.labels_of(self._gateway.database.reading, executor.id),
+            labels=dict(executors.labels_of(self._gateway.database.reading, executor.id)),
             evidence_age_ms=max(0, now_ms - executor.proved_at),
             next_proof_due=executor.proof_due,
         )

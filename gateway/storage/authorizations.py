@@ -248,10 +248,11 @@ def unfinished(connection: sqlite3.Connection, executor: str | None = None) -> l
     """Those that still need somebody's attention: live, or revoked and not yet known to be dead."""
     query = (
         f"SELECT {_COLUMNS} FROM authorizations"  # noqa: S608 -- a constant
-        " WHERE state IN ('authorized', 'activated', 'running', 'revoked') AND (? IS NULL OR executor = ?)"
+        " WHERE state IN ('authorized', 'activated', 'running', 'revoked')"
     )
-    rows = connection.execute(query, (executor, executor))
-    return [_from_row(row) for row in rows]
+    if executor is None:
+        return [_from_row(row) for row in connection.execute(query)]
+    return [_from_row(row) for row in connection.execute(query + " AND executor = ?", (executor,))]
 
 
 def undecided(connection: sqlite3.Connection) -> list[Authorization]:

@@ -15,7 +15,6 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +78,7 @@ class Transaction:
 @dataclass(slots=True)
 class _Work:
     run: Callable[[Transaction], Any]
-    done: "Future[Any]"
+    done: "asyncio.Future[Any]"
     patient: bool
 
 
@@ -119,12 +118,12 @@ class Database:
         """
         if self._stopped or not self._thread.is_alive():
             raise GateError(GateReason.DATABASE_UNAVAILABLE, "the database's writer is not running")
-        done: Future[T] = Future()
+        # A client that hangs up stops waiting for this, and the work is done all the same: no decision is left half made.
+        done: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Work(run, done, patient))
         if not patient:
             self._urgent.set()
-        # Shielded: a client that hangs up must not leave half of a decision behind.
-        return await asyncio.shield(asyncio.wrap_future(done))
+        return await done
 
     @property
     def alive(self) -> bool:
@@ -202,14 +201,9 @@ class Database:
             self._log.restore(before)
             if self._writing.in_transaction:
                 self._writing.execute("ROLLBACK")
-            for work in batch:
-                work.done.set_exception(_refused(error))
+            self._loop.call_soon_threadsafe(self._answer, [(work, None, _refused(error)) for work in batch])
             return
-        for work, result, refusal in outcomes:
-            if refusal is None:
-                work.done.set_result(result)
-            else:
-                work.done.set_exception(refusal)
+        self._loop.call_soon_threadsafe(self._answer, outcomes)
         self._loop.call_soon_threadsafe(self._announce)
 
     def _run(self, work: _Work) -> tuple[Any, GateError | None]:
@@ -224,6 +218,17 @@ class Database:
             return None, error if isinstance(error, GateError) else _refused(error)
         self._writing.execute("RELEASE work")
         return result, None
+
+    @staticmethod
+    def _answer(outcomes: list[tuple[_Work, Any, GateError | None]]) -> None:
+        """On the loop's thread: wake everyone whose work was in one commit, at once."""
+        for work, result, refusal in outcomes:
+            if work.done.done():
+                continue
+            if refusal is None:
+                work.done.set_result(result)
+            else:
+                work.done.set_exception(refusal)
 
     def _announce(self) -> None:
         async def notify() -> None:

@@ -46,24 +46,20 @@ class Executor:
 
 def store(tx: Transaction, executor: Executor) -> None:
     """Insert or replace the row of one executor."""
+    row = _to_row(executor)
     tx.execute(
         f"INSERT OR REPLACE INTO executors({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-        (
-            executor.id,
-            executor.executor_class,
-            int(executor.virtual),
-            executor.manufacturer,
-            executor.ak_public,
-            executor.session_key,
-            executor.enrollment,
-            executor.event_log,
-            json.dumps(executor.progress.encode()),
-            json.dumps({str(index): value.hex() for index, value in executor.pcrs.items()}),
-            int(executor.trusted),
-            json.dumps(executor.verdict),
-            executor.proved_at,
-            executor.proof_due,
-        ),
+        row,
+    )
+
+
+def store_verdict(tx: Transaction, executor: Executor) -> None:
+    """Write what a round changes of an executor that is stored: the verdict, and what the next round starts from."""
+    row = _to_row(executor)
+    tx.execute(
+        "UPDATE executors SET class = ?, progress = ?, pcrs = ?, trusted = ?, verdict = ?, proved_at = ?, proof_due = ?"
+        " WHERE id = ?",
+        (row[1], *row[8:], row[0]),
     )
 
 
@@ -74,10 +70,20 @@ def find(connection: sqlite3.Connection, executor: str) -> Executor | None:
     return None if row is None else _from_row(row)
 
 
-def labels_of(connection: sqlite3.Connection, executor: str) -> dict[str, str]:
+def find_labelled(connection: sqlite3.Connection, executor: str) -> tuple[Executor, Mapping[str, str]] | None:
+    """One executor with its labels, or None."""
+    query = (
+        f"SELECT {_COLUMNS}, l.labels FROM executors"  # noqa: S608 -- a constant
+        " LEFT JOIN labels l ON l.executor = id WHERE id = ?"
+    )
+    row = connection.execute(query, (executor,)).fetchone()
+    return None if row is None else (_from_row(row[:-1]), _labels(row[-1]))
+
+
+def labels_of(connection: sqlite3.Connection, executor: str) -> Mapping[str, str]:
     """What operators labelled an executor with, enrolled or not."""
     row = connection.execute("SELECT labels FROM labels WHERE executor = ?", (executor,)).fetchone()
-    return {} if row is None else dict(json.loads(row[0]))
+    return _labels(None if row is None else row[0])
 
 
 def set_labels(tx: Transaction, executor: str, labels: Mapping[str, str]) -> None:
@@ -150,7 +156,59 @@ def _pcrs(text: str) -> Mapping[int, bytes]:
     return MappingProxyType({int(index): bytes.fromhex(value) for index, value in json.loads(text).items()})
 
 
+@lru_cache(maxsize=4096)
+def _pcrs_text(pcrs: tuple[tuple[int, bytes], ...]) -> str:
+    return json.dumps({str(index): value.hex() for index, value in pcrs})
+
+
+@lru_cache(maxsize=4096)
+def _labels(text: str | None) -> Mapping[str, str]:
+    return MappingProxyType({} if text is None else dict(json.loads(text)))
+
+
+# The last row seen of each executor, and what it was read as: a row that is the same is not parsed again. The database is
+# what counts; a row that is another, for whatever reason, is another executor here.
+_READ: dict[str, tuple[tuple[Any, ...], Executor]] = {}
+_READ_MOST = 16384
+
+
+def _to_row(executor: Executor) -> tuple[Any, ...]:
+    row = (
+        executor.id,
+        executor.executor_class,
+        int(executor.virtual),
+        executor.manufacturer,
+        executor.ak_public,
+        executor.session_key,
+        executor.enrollment,
+        executor.event_log,
+        json.dumps(executor.progress.encode()),
+        _pcrs_text(tuple(executor.pcrs.items())),
+        int(executor.trusted),
+        json.dumps(executor.verdict),
+        executor.proved_at,
+        executor.proof_due,
+    )
+    _remember(row, executor)
+    return row
+
+
+def _remember(row: tuple[Any, ...], executor: Executor) -> None:
+    if len(_READ) >= _READ_MOST:
+        _READ.clear()
+    _READ[executor.id] = (row, executor)
+
+
 def _from_row(row: tuple[Any, ...]) -> Executor:
+    known = _READ.get(row[0])
+    if known is not None and known[0] == row:
+        return known[1]
+    executor = _parsed(row)
+    _remember(row, executor)
+    return executor
+
+
+def _parsed(row: tuple[Any, ...]) -> Executor:
     return Executor(
         id=row[0],
         executor_class=row[1],
