@@ -136,10 +136,12 @@ class Endings:
         for authorization in revoked:
             self._watch_fence(authorization)
             reason = authorization.reason or str(GateReason.ATTESTATION_DRIFT)
-            log.warning("revoked", authorization=authorization.id, executor=authorization.executor, code=reason)
             refusal = RefusedMessage(authorization=authorization.id, reason=reason, detail="authorization revoked")
             told.setdefault(authorization.executor, []).append(refusal)
         await asyncio.gather(*(self._tell(executor, refusals) for executor, refusals in told.items()))
+        for authorization in revoked:  # said here last, since jobs die meanwhile
+            executor, reason = authorization.executor, authorization.reason or str(GateReason.ATTESTATION_DRIFT)
+            log.warning("revoked", authorization=authorization.id, executor=executor, code=reason)
 
     async def _tell(self, executor: str, refusals: list[RefusedMessage]) -> None:
         for refusal in refusals:

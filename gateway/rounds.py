@@ -313,13 +313,15 @@ class Rounds:
         if done.trusted:
             return []
         revoked: list[Authorization] = []
-        for found in authorizations.unfinished(tx.connection, done.executor.id):
+        unfinished = authorizations.unfinished(tx.connection, done.executor.id)
+        if unfinished:
+            self.keep(tx, done)
+        kind, body = "attestation.overdue" if verdict.reason in _SILENCE else "attestation.failed", done.body()
+        for found in unfinished:
             authorization = authorizations.get(tx.connection, found.id)
             if not authorization.live:  # or not any more, since its parent was on this executor too
                 continue
-            self.keep(tx, done)
-            kind = "attestation.overdue" if verdict.reason in _SILENCE else "attestation.failed"
-            noted, _ = authorizations.note(tx, authorization, kind, done.now_ms, done.body())
+            noted, _ = authorizations.note(tx, authorization, kind, done.now_ms, body)
             reason = verdict.reason or GateReason.ATTESTATION_DRIFT
             revoked += authorizations.revoke(tx, noted, done.now_ms, reason, verdict.detail)
         return revoked

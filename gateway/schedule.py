@@ -30,9 +30,9 @@ class Turn:
         self._metrics = metrics
         self._over: asyncio.TimerHandle | None = None
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> "Turn":
         if self._places is None:
-            return
+            return self
         if self._places.locked():
             self._metrics.waiting.inc()
             try:
@@ -41,12 +41,14 @@ class Turn:
                 self._metrics.waiting.dec()
         else:
             await self._places.acquire()
-        self._over = asyncio.get_running_loop().call_later(ANSWERS_IN_S, self._give_back)
+        self._over = asyncio.get_running_loop().call_later(ANSWERS_IN_S, self.end)
+        return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._give_back()
+        self.end()
 
-    def _give_back(self) -> None:
+    def end(self) -> None:
+        """The answer is here, or late: somebody else may be asked."""
         if self._over is not None and self._places is not None:
             self._over.cancel()
             self._over = None

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 from sqlite_utils import Database as SqliteUtils
 from sqlite_utils.db import NoTable
@@ -80,6 +80,9 @@ class _Work:
     run: Callable[[Transaction], Any]
     done: "asyncio.Future[Any]"
     patient: bool
+
+
+_Outcome: TypeAlias = tuple[_Work, Any, GateError | None]
 
 
 class Database:
@@ -191,7 +194,7 @@ class Database:
 
     def _commit(self, batch: list[_Work]) -> None:
         before = self._log.snapshot()
-        outcomes: list[tuple[_Work, Any, GateError | None]] = []
+        outcomes: list[_Outcome] = []
         try:
             self._writing.execute("BEGIN IMMEDIATE")
             for work in batch:
@@ -201,7 +204,8 @@ class Database:
             self._log.restore(before)
             if self._writing.in_transaction:
                 self._writing.execute("ROLLBACK")
-            self._loop.call_soon_threadsafe(self._answer, [(work, None, _refused(error)) for work in batch])
+            outcomes = [(work, None, _refused(error)) for work in batch]
+            self._loop.call_soon_threadsafe(self._answer, outcomes)
             return
         self._loop.call_soon_threadsafe(self._answer, outcomes)
         self._loop.call_soon_threadsafe(self._announce)
@@ -220,7 +224,7 @@ class Database:
         return result, None
 
     @staticmethod
-    def _answer(outcomes: list[tuple[_Work, Any, GateError | None]]) -> None:
+    def _answer(outcomes: list[_Outcome]) -> None:
         """On the loop's thread: wake everyone whose work was in one commit, at once."""
         for work, result, refusal in outcomes:
             if work.done.done():

@@ -16,7 +16,7 @@ from tests.bench.channel import PROGRAMS
 from tests.bench.measure import Row
 from tests.support.executor import job
 from tests.support.fleet import SimulatedExecutor, SimulatedMachine, connect_all, enroll_all
-from tests.support.gateway_process import GatewayProcess, allow_files
+from tests.support.gateway_process import GatewayProcess, allow_files, leave_core
 from ztrooted.models import DispatchRequest
 
 EXECUTORS = int(os.environ.get("ZTROOTED_FLEET", "10000"))
@@ -28,6 +28,7 @@ LIVE_SHARE = 0.01
 def rows(*, executors: int = EXECUTORS, seconds: float = SECONDS) -> Iterator[Row]:
     """Each row's reference is its limit."""
     allow_files()
+    leave_core()
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(_Fleet(Path(folder), executors).measure(seconds))
     limits = {

@@ -27,6 +27,13 @@ def allow_files() -> int:
     return most
 
 
+def leave_core(core: int = 0) -> None:
+    """Have this process, the load generator, use the other cores, where there are any."""
+    others = os.sched_getaffinity(0) - {core}
+    if others:
+        os.sched_setaffinity(0, others)
+
+
 class GatewayProcess:
     """``python -m gateway`` on ``folder``; its software TPM is its own child, its executors' maker is a simulated one."""
 
@@ -71,7 +78,7 @@ class GatewayProcess:
         """Start it, on one core only; seconds until it serves."""
 
         def prepare() -> None:
-            if core is not None and len(os.sched_getaffinity(0)) > 1:
+            if core is not None and (os.cpu_count() or 1) > 1:
                 os.sched_setaffinity(0, {core})
             allow_files()
 

@@ -173,8 +173,7 @@ class Agent:
             elif isinstance(message, LeaseMessage):
                 await self._jobs.renewed(session, message)
             elif isinstance(message, RefusedMessage):
-                # Beside the loop: killing waits for the last process, and the next message may be another revocation.
-                self._start(self._jobs.refused(message))
+                self._jobs.refused(message)
             elif isinstance(message, IssuerMessage):
                 try:
                     session.learn_issuer(message.issuer)

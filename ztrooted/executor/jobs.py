@@ -203,8 +203,8 @@ class Jobs:
         elif not running.activated.done():
             running.activated.set_result(None)
 
-    async def refused(self, message: RefusedMessage) -> None:
-        """The gateway says stop."""
+    def refused(self, message: RefusedMessage) -> None:
+        """The gateway says stop. Nothing is waited for: the next message may be another revocation."""
         if message.authorization is None:
             # It could not even read whose artifact that was: nobody who waits may start.
             for running in self._running.values():
@@ -217,7 +217,7 @@ class Jobs:
         running_one.over = running_one.over or message.reason
         self._fail(running_one, message)
         if running_one.supervisor is not None:
-            await running_one.supervisor.interrupt(message.reason)
+            running_one.supervisor.kill(message.reason)
 
     def _fail(self, running: Running, message: RefusedMessage) -> None:
         if not running.activated.done():

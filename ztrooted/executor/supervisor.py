@@ -179,22 +179,35 @@ class Supervisor:
     async def interrupt(self, reason: str, *, grace_s: float | None = None) -> JobEnd:
         """End the job for ``reason``; returns when nothing of it is left.
 
-        With a grace every process of the job gets SIGTERM first. Without one, the default, all are killed at once, from
-        here as well as by the guard, so that a guard that hangs cannot delay it. The first reason given stays.
+        With a grace every process of the job gets SIGTERM first. Without one, the default, all are killed at once: see
+        ``kill``. The first reason given stays.
         """
-        if not self._over:
-            grace = self._grace_s if grace_s is None else min(max(grace_s, 0.0), wire.MAX_GRACE_S)
+        grace = self._grace_s if grace_s is None else min(max(grace_s, 0.0), wire.MAX_GRACE_S)
+        if grace == 0:
+            self.kill(reason)
+        elif not self._over:
             self._interrupted = self._interrupted or reason
-            with suppress(BlockingIOError):
-                self._spawned.send(
-                    f"interrupt {nanoseconds(grace)}"
-                )  # first, so that the guard knows why before it sees it
-            if grace == 0 and self.enforcement != kernel.PROCESS_GROUP:
-                self._kill_init()
-            elif self._fallback is None:
-                later = asyncio.get_running_loop().call_later
-                self._fallback = later(grace + REPORT_S, self._kill_init)
+            self._order_end(grace)
         return await self.wait()
+
+    def kill(self, reason: str) -> None:
+        """Kill the job for ``reason``, now: pid one from here, so that no guard has to wake up for it first.
+
+        Of a process group, which has no pid one, the guard knows the members.
+        """
+        if self._over:
+            return
+        self._interrupted = self._interrupted or reason
+        if self.enforcement == kernel.PROCESS_GROUP:
+            self._order_end(0.0)
+        else:
+            self._kill_init()
+
+    def _order_end(self, grace: float) -> None:
+        with suppress(BlockingIOError):
+            self._spawned.send(f"interrupt {nanoseconds(grace)}")
+        if self._fallback is None:
+            self._fallback = asyncio.get_running_loop().call_later(grace + REPORT_S, self._kill_init)
 
     async def wait(self) -> JobEnd:
         """The job's end, however it comes. Several may wait; to be cancelled while waiting does not end the job."""
