@@ -58,6 +58,13 @@ ADDRESS_FILE = "address"
 SWEEP_LATE_S = 5.0
 EPOCH_CHECK_S = 30.0
 TLS_RECORD = 16 << 10
+# First asked after 30 s without a word, then every 10 s, three times; what was sent is to be acknowledged within a minute.
+KEEPALIVE = (
+    (socket.TCP_KEEPIDLE, 30),
+    (socket.TCP_KEEPINTVL, 10),
+    (socket.TCP_KEEPCNT, 3),
+    (socket.TCP_USER_TIMEOUT, 60_000),
+)
 
 
 class Gateway:
@@ -349,6 +356,9 @@ def _listen(config: GatewayConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # The kernel looks after connections that were lost without a word; what is accepted inherits this.
+    for option, value in KEEPALIVE:
+        listening.setsockopt(socket.IPPROTO_TCP, option, value)
     try:
         listening.bind((config.listen_host, config.listen_port))
         listening.listen(1024)

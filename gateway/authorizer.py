@@ -314,7 +314,7 @@ class Authorizer:
         if session is None:
             self._schedule.forget(executor)
             return  # what it was running ends with its lease
-        async with self._schedule.turn(executor) as turn, session.proving:
+        async with session.proving:
             began = self._orders.epoch
             live = self._activated(executor)
             self._schedule.asking(executor, live=bool(live))
@@ -326,7 +326,7 @@ class Authorizer:
                 if error.reason is GateReason.CHANNEL_CLOSED:
                     return  # asked again on the next connection, and until then every lease runs on, and out
                 raise
-            turn.end()
+            self._schedule.answered(executor)
             try:
                 leases, revoked = await self._renew(live, done, began)
             except GateError as error:

@@ -56,6 +56,10 @@ class Deadlines:
         if due < self._looks_at:
             self._changed.set()
 
+    def start(self, key: Hashable, action: Action) -> None:
+        """Run ``action`` now, as if its time had come."""
+        self._start_task(self._act(key, action))
+
     def clear(self, key: Hashable) -> None:
         """Forget the deadline of ``key``, if there is one."""
         self._current.pop(key, None)
@@ -101,7 +105,7 @@ class Deadlines:
             heapq.heappop(self._heap)
             del self._current[key]
             self.lateness_s = -left
-            self._start_task(self._act(key, current[1]))
+            self.start(key, current[1])
         return 1.0
 
     async def _act(self, key: Hashable, action: Action) -> None:

@@ -6,7 +6,9 @@ Nothing here may stretch an interval. Jitter only shortens one; a challenge that
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from gateway.deadlines import Deadlines
 from gateway.metrics import Metrics
@@ -22,39 +24,6 @@ EARLY_SHARE = 0.1
 Action = Callable[[], Awaitable[None]]
 
 
-class Turn:
-    """An executor's turn, as a context: one of the ``places``, or at once where there are none to wait for."""
-
-    def __init__(self, places: asyncio.Semaphore | None, metrics: Metrics) -> None:
-        self._places = places
-        self._metrics = metrics
-        self._over: asyncio.TimerHandle | None = None
-
-    async def __aenter__(self) -> "Turn":
-        if self._places is None:
-            return self
-        if self._places.locked():
-            self._metrics.waiting.inc()
-            try:
-                await self._places.acquire()
-            finally:
-                self._metrics.waiting.dec()
-        else:
-            await self._places.acquire()
-        self._over = asyncio.get_running_loop().call_later(ANSWERS_IN_S, self.end)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """The answer is here, or late: somebody else may be asked."""
-        if self._over is not None and self._places is not None:
-            self._over.cancel()
-            self._over = None
-            self._places.release()
-
-
 class Schedule:
     """The time of the next challenge of each executor."""
 
@@ -66,7 +35,10 @@ class Schedule:
         self._asked: dict[str, float] = {}
         self._live: set[str] = set()
         self._unplanned: set[str] = set()
-        self._idle = asyncio.Semaphore(IDLE_AT_ONCE)
+        self._places = IDLE_AT_ONCE
+        self._asking: dict[str, asyncio.TimerHandle] = {}  # who holds a place, and what takes it back
+        self._waiting: OrderedDict[str, Action] = OrderedDict()  # for a place
+        metrics.waiting.set_function(lambda: len(self._waiting))
 
     def within(self, executor: str, interval_s: float, jitter: float, action: Action, *, live: bool) -> None:
         """Ask after ``interval_s`` less a random share of up to ``jitter``, so that executors don't fall into step.
@@ -88,7 +60,8 @@ class Schedule:
 
     def _set(self, executor: str, in_s: float, action: Action) -> None:
         self._due[executor] = self._clock.monotonic() + in_s
-        self._deadlines.set(("prove", executor), in_s, action)
+        self._waiting.pop(executor, None)
+        self._deadlines.set(("prove", executor), in_s, partial(self._arrived, executor, action))
 
     def early(self, executor: str, interval_s: float, action: Action) -> None:
         """Ask before the time, since the executor says that there is something to see; never later than was set."""
@@ -103,11 +76,37 @@ class Schedule:
         self._asked.pop(executor, None)
         self._live.discard(executor)
         self._unplanned.discard(executor)
+        self._waiting.pop(executor, None)
         self._deadlines.clear(("prove", executor))
 
-    def turn(self, executor: str) -> "Turn":
-        """Wait for the turn of an executor, and hold it during the round. A live one's is at once."""
-        return Turn(None if executor in self._live else self._idle, self._metrics)
+    async def _arrived(self, executor: str, action: Action) -> None:
+        """Its time has come: ask, or have it wait until others have answered. A live one's turn is at once."""
+        if executor not in self._live and executor not in self._asking:
+            if not self._places:
+                self._waiting[executor] = action
+                return
+            self._take_place(executor)
+        try:
+            await action()
+        finally:
+            self.answered(executor)
+
+    def _take_place(self, executor: str) -> None:
+        self._places -= 1
+        over = asyncio.get_running_loop().call_later(ANSWERS_IN_S, self.answered, executor)
+        self._asking[executor] = over
+
+    def answered(self, executor: str) -> None:
+        """The answer is here, or late: whoever waits longest is asked."""
+        over = self._asking.pop(executor, None)
+        if over is None:
+            return
+        over.cancel()
+        self._places += 1
+        if self._waiting:
+            following, action = self._waiting.popitem(last=False)
+            self._take_place(following)
+            self._deadlines.start(("prove", following), partial(self._arrived, following, action))
 
     def asking(self, executor: str, *, live: bool) -> None:
         """The challenge leaves now: note how late it is."""

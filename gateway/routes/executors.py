@@ -33,7 +33,6 @@ from ztrooted.results import tier, tier_name
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
-HEARTBEAT_S = 30.0  # for connections that were lost without a word; rounds find most of them before
 CLOSE_S = 1.0  # for the goodbye of a channel; the one that replaces a half-open channel waits for it
 
 
@@ -88,9 +87,7 @@ class ExecutorRoutes:
         self._gateway.require_ready()
         if caller.session_key is None:
             raise GateError(GateReason.AUTH_CREDENTIAL_MISSING, "this needs an executor's session certificate")
-        socket = web.WebSocketResponse(
-            timeout=CLOSE_S, heartbeat=HEARTBEAT_S, max_msg_size=limits.EVIDENCE_BODY, compress=False
-        )
+        socket = web.WebSocketResponse(timeout=CLOSE_S, max_msg_size=limits.EVIDENCE_BODY, compress=False)
         await socket.prepare(request)
         session = Session(caller.name, caller.session_key, socket, caller.certificate_ends_ms, request.transport)
         try:

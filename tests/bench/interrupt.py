@@ -133,16 +133,14 @@ async def _feed(folder: Path, subscribers: int) -> list[float]:
 
     async def all_heard(events: int) -> None:
         async with asyncio.timeout(60):
-            while any(one.heard(_END) < events for one in listening):
+            while any(one.heard(_END) < events for one in listening):  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0.1)
 
     try:
         await request()
         for one in listening:
             address = gateway.url.removeprefix("https://").split(":")
-            await asyncio.get_running_loop().create_connection(
-                lambda one=one: one, address[0], int(address[1]), ssl=tls
-            )
+            await asyncio.get_running_loop().create_connection(partial(_same, one), *address, ssl=tls)
         await all_heard(1)
         for one in listening:
             one.pieces.clear()
@@ -153,6 +151,10 @@ async def _feed(folder: Path, subscribers: int) -> list[float]:
     finally:
         gateway.stop()
     return [lag for one in listening for lag in one.lags()]
+
+
+def _same(one: "_Subscriber") -> "_Subscriber":
+    return one
 
 
 _END = b"event: authorization.denied"  # the last record of such a dispatch

@@ -1,6 +1,9 @@
 """When executors are asked: jitter only shortens, early is never late, lateness is measured."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -8,8 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.deadlines import Deadlines
 from gateway.metrics import Metrics
 from gateway.schedule import EARLY_SHARE, Schedule
+from gateway.tasks import Tasks
 from tests.gateway.test_deadlines import FakeClock
-from ztrooted.clock import Clock
+from ztrooted.clock import Clock, SystemClock
 
 
 class Recording(Deadlines):
@@ -81,22 +85,58 @@ def test_lateness_is_what_passed_since_the_due_time() -> None:
 @pytest.mark.asyncio
 async def test_idle_turns_are_bounded_and_live_ones_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.schedule.IDLE_AT_ONCE", 2)
-    schedule, _, _, metrics = made()
-    holding, release = [], asyncio.Event()
+    monkeypatch.setattr("gateway.schedule.ANSWERS_IN_S", 60.0)
+    async with running() as (schedule, metrics):
+        asked: list[str] = []
+        release = asyncio.Event()
 
-    async def hold(name: str, *, live: bool) -> None:
-        schedule.within(name, 0.0, 0.0, nothing, live=live)
-        async with schedule.turn(name):
-            holding.append(name)
+        async def ask(name: str) -> None:
+            asked.append(name)
             await release.wait()
 
-    tasks = [asyncio.create_task(hold(f"idle-{n}", live=False)) for n in range(5)]
-    await asyncio.sleep(0)
-    tasks += [asyncio.create_task(hold(f"live-{n}", live=True)) for n in range(3)]
-    await asyncio.sleep(0.01)
-    assert sorted(holding) == ["idle-0", "idle-1", "live-0", "live-1", "live-2"]
-    assert value(metrics, "ztrooted_rounds_waiting") == 3
-    release.set()
-    await asyncio.gather(*tasks)
-    assert len(holding) == 8
-    assert value(metrics, "ztrooted_rounds_waiting") == 0
+        for live, count in ((False, 5), (True, 3)):
+            for number in range(count):
+                name = f"{'live' if live else 'idle'}-{number}"
+                schedule.within(name, 0.0, 0.0, partial(ask, name), live=live)
+        await asyncio.sleep(0.01)
+        assert sorted(asked) == ["idle-0", "idle-1", "live-0", "live-1", "live-2"]
+        assert value(metrics, "ztrooted_rounds_waiting") == 3
+        schedule.forget("idle-2")
+        schedule.answered("idle-0")  # its verdict is still being written; somebody else may be asked
+        await asyncio.sleep(0.01)
+        assert asked[5:] == ["idle-3"]
+        release.set()
+        await asyncio.sleep(0.01)
+        assert asked[5:] == ["idle-3", "idle-4"]
+        assert value(metrics, "ztrooted_rounds_waiting") == 0
+
+
+@pytest.mark.asyncio
+async def test_a_silent_machine_gives_up_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.schedule.IDLE_AT_ONCE", 1)
+    async with running() as (schedule, _):
+        asked: list[str] = []
+        silent = asyncio.Event()
+
+        async def ask(name: str) -> None:
+            asked.append(name)
+            await silent.wait()
+
+        for name in ("a", "b", "c"):
+            schedule.within(name, 0.0, 0.0, partial(ask, name), live=False)
+        async with asyncio.timeout(5):
+            while len(asked) < 3:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.01)
+        assert asked == ["a", "b", "c"]
+        silent.set()
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[tuple[Schedule, Metrics]]:
+    """A schedule whose deadlines are run, by the real clock."""
+    tasks, metrics, clock = Tasks(lambda: None), Metrics(), SystemClock()
+    deadlines = Deadlines(clock, tasks.start)
+    tasks.start(deadlines.run())
+    yield Schedule(deadlines, clock, metrics), metrics
+    assert not tasks.failed
+    await tasks.stop()
