@@ -27,38 +27,54 @@ def parse(data: bytes, refuse: Refuse, *, maximum: int = limits.BODY, depth: int
     if len(data) > maximum:
         raise refuse(f"over {maximum} bytes of JSON")
 
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            raise refuse("an object has two members of the same name")
-        return made
-
-    def integer(text: str) -> int:
-        # 16 digits and a sign hold every allowed integer; int() of a long one takes quadratic time.
-        if len(text) > 17 or abs(value := int(text)) > MAX_INTEGER:
-            raise refuse("an integer has more than 53 bits")
-        return value
-
-    def fraction(text: str) -> float:
-        value = float(text)
-        if value in (float("inf"), float("-inf")):
-            raise refuse("a number is too large to be represented")
-        return value
-
-    def constant(name: str) -> NoReturn:
-        raise refuse(f"{name} is not JSON")
-
     try:
         text = data.decode("utf-8")
-        value = json.loads(
-            text, object_pairs_hook=members, parse_int=integer, parse_float=fraction, parse_constant=constant
-        )
+        if text.startswith("\ufeff"):
+            raise refuse("not JSON in UTF-8: it begins with a byte order mark (BOM)")
+        value = _DECODER.decode(text)
+    except _AmbiguousError as error:
+        raise refuse(str(error)) from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise refuse(f"not JSON in UTF-8: {error}") from None
     except RecursionError:
         raise refuse(f"JSON nested deeper than {depth}") from None
     _check(value, depth, refuse, surrogates="\\u" in text)
     return value
+
+
+class _AmbiguousError(Exception):
+    """JSON that two readers may understand differently."""
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise _AmbiguousError("an object has two members of the same name")
+    return made
+
+
+def _integer(text: str) -> int:
+    # 16 digits and a sign hold every allowed integer; int() of a long one takes quadratic time.
+    if len(text) > 17 or abs(value := int(text)) > MAX_INTEGER:
+        raise _AmbiguousError("an integer has more than 53 bits")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise _AmbiguousError("a number is too large to be represented")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise _AmbiguousError(f"{name} is not JSON")
+
+
+# Made once: a decoder for each text costs as much as reading a short one.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_members, parse_int=_integer, parse_float=_fraction, parse_constant=_constant
+)
 
 
 def _check(value: Any, depth: int, refuse: Refuse, *, surrogates: bool) -> None:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from tests.bench.measure import Row
@@ -139,8 +140,8 @@ async def _feed(folder: Path, subscribers: int) -> list[float]:
     try:
         await request()
         for one in listening:
-            address = gateway.url.removeprefix("https://").split(":")
-            await asyncio.get_running_loop().create_connection(partial(_same, one), *address, ssl=tls)
+            host, _, port = gateway.url.removeprefix("https://").rpartition(":")
+            await asyncio.get_running_loop().create_connection(partial(_same, one), host, int(port), ssl=tls)
         await all_heard(1)
         for one in listening:
             one.pieces.clear()
