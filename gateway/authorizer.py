@@ -5,6 +5,7 @@ executor), decide, commit state and records in one transaction, and only then te
 nothing else was reached.
 """
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -328,7 +329,12 @@ class Authorizer:
                 raise
             self._schedule.answered(executor)
             try:
-                leases, revoked = await self._renew(live, done, began)
+                if done.trusted or not live:
+                    leases, revoked = await self._renew(live, done, began)
+                else:  # the record first in the writer's queue, so that it comes before what the executor says of the end
+                    (leases, revoked), _ = await asyncio.gather(
+                        self._renew(live, done, began), self._stop_at_once(live, done)
+                    )
             except GateError as error:
                 if error.reason is GateReason.CHANNEL_SUPERSEDED:
                     return
@@ -348,6 +354,13 @@ class Authorizer:
             await self._channels.tell(executor, _lease_message(lease))
         if done.trusted and self._channels.get(executor) is session:
             await self._renew_session(session)
+
+    async def _stop_at_once(self, live: list[Authorization], done: Round) -> None:
+        """Jobs on a machine that is not trusted die at the verdict, and wait for no disk to take the record of it.
+
+        Like the record, which counts under any policy: it only takes away.
+        """
+        await self._endings.stop(live, done.appraisal.verdict.reason or GateReason.ATTESTATION_DRIFT)
 
     async def _renew_session(self, session: Session) -> None:
         """A good quote is what renews a session certificate, in the second half of its life."""

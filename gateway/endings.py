@@ -135,17 +135,25 @@ class Endings:
         told: dict[str, list[RefusedMessage]] = {}
         for authorization in revoked:
             self._watch_fence(authorization)
-            reason = authorization.reason or str(GateReason.ATTESTATION_DRIFT)
-            refusal = RefusedMessage(authorization=authorization.id, reason=reason, detail="authorization revoked")
+            refusal = _refusal(authorization, authorization.reason or str(GateReason.ATTESTATION_DRIFT))
             told.setdefault(authorization.executor, []).append(refusal)
         await asyncio.gather(*(self._tell(executor, refusals) for executor, refusals in told.items()))
         for authorization in revoked:  # said here last, since jobs die meanwhile
             executor, reason = authorization.executor, authorization.reason or str(GateReason.ATTESTATION_DRIFT)
             log.warning("revoked", authorization=authorization.id, executor=executor, code=reason)
 
+    async def stop(self, live: list[Authorization], reason: Reason) -> None:
+        """Have the executor of ``live`` end those jobs now; that they are revoked is announced when it is recorded."""
+        for authorization in live:
+            await self._channels.tell(authorization.executor, _refusal(authorization, str(reason)))
+
     async def _tell(self, executor: str, refusals: list[RefusedMessage]) -> None:
         for refusal in refusals:
             await self._channels.tell(executor, refusal)
+
+
+def _refusal(authorization: Authorization, reason: str) -> RefusedMessage:
+    return RefusedMessage(authorization=authorization.id, reason=reason, detail="authorization revoked")
 
 
 def _reason_of(message: EndedMessage) -> Reason:

@@ -16,7 +16,7 @@ from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from gateway.storage.executors import Executor
-from ztrooted import limits
+from ztrooted import canonical, limits
 from ztrooted.appraisal import Appraisal, Check, Progress, Question, Status, Verdict, appraise, required_checks
 from ztrooted.appraisal_policy import NO_CLASS, NO_RULES, AppraisalClass, AppraisalPolicy, Subject
 from ztrooted.clock import Clock
@@ -316,7 +316,8 @@ class Rounds:
         unfinished = authorizations.unfinished(tx.connection, done.executor.id)
         if unfinished:
             self.keep(tx, done)
-        kind, body = "attestation.overdue" if verdict.reason in _SILENCE else "attestation.failed", done.body()
+        kind = "attestation.overdue" if verdict.reason in _SILENCE else "attestation.failed"
+        body = canonical.Encoded(done.body())
         for found in unfinished:
             authorization = authorizations.get(tx.connection, found.id)
             if not authorization.live:  # or not any more, since its parent was on this executor too

@@ -11,6 +11,7 @@ is defined.
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Any
 
 from ztrooted import limits, strict_json
@@ -31,6 +32,15 @@ def encode(value: Any) -> bytes:
         return _ENCODER.encode(value).encode("utf-8")
     except UnicodeEncodeError:
         raise refuse("a string holds half of a surrogate pair") from None
+
+
+class Encoded(dict[str, Any]):
+    """An object that is encoded once and becomes part of several others; it must not be changed."""
+
+    @cached_property
+    def data(self) -> bytes:
+        """Its canonical bytes."""
+        return encode(dict(self))
 
 
 def decode(data: bytes, *, maximum: int = limits.BODY) -> Any:

@@ -78,21 +78,25 @@ class Record:
         if self.type not in TYPES:
             raise GateError(GateReason.LINEAGE_RECORD_MALFORMED, f"there is no record type {self.type!r}")
         prev = None if self.prev is None else {"index": self.prev.index, "leaf": self.prev.leaf.hex()}
-        data = canonical.encode(
-            {
-                "v": VERSION,
-                "type": self.type,
-                "at": self.at,
-                "authorization": self.authorization,
-                "prev": prev,
-                "body": self.body,
-            }
-        )
+        around = {"v": VERSION, "type": self.type, "at": self.at, "authorization": self.authorization, "prev": prev}
+        if isinstance(self.body, canonical.Encoded):
+            data = _with_body(canonical.encode(around), self.body.data)
+        else:
+            data = canonical.encode(around | {"body": self.body})
         if len(data) > limits.RECORD:
             raise GateError(
                 GateReason.LINEAGE_RECORD_MALFORMED, f"a record of {len(data)} bytes is over {limits.RECORD}"
             )
         return data
+
+
+def _with_body(around: bytes, body: bytes) -> bytes:
+    """Put ``body`` where its name belongs: members are sorted, and "prev" is the next one.
+
+    It is the first of that name: what stands before it are a number and an id, and in an id a quote would be escaped.
+    """
+    at = around.index(b'"prev":')
+    return around[:at] + b'"body":' + body + b"," + around[at:]
 
 
 def parse_record(data: bytes) -> Record:

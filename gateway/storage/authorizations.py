@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from gateway.storage.database import Transaction
@@ -21,8 +22,24 @@ _COLUMNS = (
     " lease_expires, renewals, artifact, reason, last_seq, last_leaf, parent, place, depth, delegation, tier"
 )
 _MARKS = ", ".join("?" * 21)
-# Not REPLACE: that would also remove a sibling which has the same place.
-_UPDATES = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS.split(", ") if name != "id")
+_CHANGING = (
+    "max_runtime_s",
+    "enrollment",
+    "activated_at",
+    "lease_expires",
+    "renewals",
+    "artifact",
+    "reason",
+    "last_seq",
+    "last_leaf",
+    "place",
+    "depth",
+    "tier",
+)
+_UPDATE = (
+    f"UPDATE authorizations SET state = ?, {', '.join(f'{name} = ?' for name in _CHANGING)}"  # noqa: S608 -- constants
+    " WHERE id = ?"
+)
 _LIVE = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
 
 
@@ -124,7 +141,15 @@ def create(tx: Transaction, authorization: Authorization, body: dict[str, Any]) 
             GateReason.LIFECYCLE_TRANSITION, f"the authorization {authorization.id} exists, and can't begin again"
         )
     record = Record("dispatch.requested", authorization.requested_at, body, authorization.id)
-    return _store(tx, authorization, tx.append(record))
+    stored = _at(authorization, tx.append(record))
+    values = {
+        **{name: getattr(stored, name) for name in _COLUMNS.split(", ")},
+        "state": stored.state.value,
+        "job": stored.job.model_dump_json(),
+        "delegation": stored.delegation.model_dump_json(),
+    }
+    tx.execute(f"INSERT INTO authorizations({_COLUMNS}) VALUES ({_MARKS})", tuple(values.values()))  # noqa: S608
+    return stored
 
 
 def note(
@@ -270,36 +295,26 @@ def page(connection: sqlite3.Connection, *, orchestrator: str | None, limit: int
     return [_from_row(row) for row in connection.execute(query, (orchestrator, orchestrator, limit))]
 
 
+def _at(authorization: Authorization, appended: Appended) -> Authorization:
+    return replace(authorization, last_seq=appended.index, last_leaf=appended.leaf)
+
+
 def _store(tx: Transaction, authorization: Authorization, appended: Appended) -> Authorization:
-    stored = replace(authorization, last_seq=appended.index, last_leaf=appended.leaf)
-    tx.execute(
-        f"INSERT INTO authorizations({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608 -- constants
-        f" ON CONFLICT(id) DO UPDATE SET {_UPDATES}",
-        (
-            stored.id,
-            stored.executor,
-            stored.orchestrator,
-            stored.state.value,
-            stored.job.model_dump_json(),
-            stored.job_digest,
-            stored.max_runtime_s,
-            stored.enrollment,
-            stored.requested_at,
-            stored.activated_at,
-            stored.lease_expires,
-            stored.renewals,
-            stored.artifact,
-            stored.reason,
-            stored.last_seq,
-            stored.last_leaf,
-            stored.parent,
-            stored.place,
-            stored.depth,
-            stored.delegation.model_dump_json(),
-            stored.tier,
-        ),
-    )
+    """Write what changes after an authorization was made; what was asked for does not."""
+    stored = _at(authorization, appended)
+    values = [getattr(stored, name) for name in _CHANGING]
+    tx.execute(_UPDATE, (stored.state.value, *values, stored.id))
     return stored
+
+
+@lru_cache(maxsize=4096)
+def _job(text: str) -> Job:
+    return Job.model_validate_json(text)
+
+
+@lru_cache(maxsize=4096)
+def _delegation(text: str) -> Delegation:
+    return Delegation.model_validate_json(text)
 
 
 def _from_row(row: tuple[Any, ...]) -> Authorization:
@@ -308,7 +323,7 @@ def _from_row(row: tuple[Any, ...]) -> Authorization:
         executor=row[1],
         orchestrator=row[2],
         state=State(row[3]),
-        job=Job.model_validate_json(row[4]),
+        job=_job(row[4]),
         job_digest=row[5],
         max_runtime_s=row[6],
         enrollment=row[7],
@@ -323,6 +338,6 @@ def _from_row(row: tuple[Any, ...]) -> Authorization:
         parent=row[16],
         place=row[17],
         depth=row[18],
-        delegation=Delegation.model_validate_json(row[19]),
+        delegation=_delegation(row[19]),
         tier=row[20],
     )
