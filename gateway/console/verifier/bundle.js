@@ -1,0 +1,95 @@
+// The file: from bytes to records, artifacts and blobs, of which nothing is believed but that each blob has its digest.
+import { Refusal, demand, fromBase64, fromHex, refuse, toBase64, utf8 } from "./bytes.js";
+import { hasExactly, isObject, parseCanonical } from "./json.js";
+import { sha256Hex } from "./signatures.js";
+
+const MALFORMED = "bundle.malformed";
+const MAX_BUNDLE = 64 << 20, MAX_RECORDS = 100_000, MAX_RECORD = 256 << 10;
+const GZIP = new Uint8Array([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 0xff]); // RFC 1952; the one header that a packed bundle has
+const MEMBERS = ["artifacts", "authorization", "blobs", "checkpoint", "format", "ima", "origin", "records"];
+const RECORD_TYPES = new Set(`attestation.failed attestation.overdue attestation.passed authorization.activated
+  authorization.delegated authorization.denied authorization.issued authorization.renewed authorization.revoked
+  baseline.approved dispatch.requested execution.closed execution.interrupted execution.started executor.enrolled
+  executor.labelled executor.refused executor.superseded executor.trust_changed gateway.recovered gateway.started
+  gateway.stopped key.introduced operator.quarantined operator.released operator.revoked operator.token_created
+  policy.activated policy.evaluated webhook.failing webhook.recovered`.split(/\s+/));
+
+/** The JSON of a bundle, packed or not; never more than the maximum is made of it. */
+export async function unpack(bytes) {
+  demand(bytes.length <= MAX_BUNDLE, "bundle.too_large", `a bundle of over ${MAX_BUNDLE} bytes`);
+  if (bytes[0] !== GZIP[0] || bytes[1] !== GZIP[1]) return bytes;
+  demand(GZIP.every((byte, at) => bytes[at] === byte), MALFORMED, "it is compressed, and not as a bundle is");
+  const reader = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")).getReader();
+  const parts = [];
+  let size = 0;
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      size += value.length;
+      if (size > MAX_BUNDLE) refuse("bundle.too_large", `it is over ${MAX_BUNDLE} bytes without its compression`);
+      parts.push(value);
+    }
+  } catch (error) {
+    if (error instanceof Refusal) throw error;
+    refuse(MALFORMED, "its compression is damaged");
+  }
+  const all = new Uint8Array(size);
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+/** {authorization, origin, checkpoint, entries: [{index, text, proof}], artifacts, ima, blobs: Map}. */
+export async function parseBundle(file) {
+  const value = parseCanonical(await unpack(file), MALFORMED, MAX_BUNDLE);
+  const fits = hasExactly(value, MEMBERS) && value.format === "ztrooted-bundle/1";
+  demand(fits, MALFORMED, "this is not a bundle of format ztrooted-bundle/1");
+  const texts = [value.authorization, value.origin, value.checkpoint];
+  const lists = [value.records, value.artifacts, value.ima];
+  const typed = texts.every((text) => typeof text === "string") && lists.every(Array.isArray) && isObject(value.blobs);
+  demand(typed, MALFORMED, "a member is not of its type");
+  demand([...value.artifacts, ...value.ima].every((text) => typeof text === "string"), MALFORMED, "a digest is no text");
+  demand(value.records.length <= MAX_RECORDS, "bundle.too_large", `${value.records.length} records`);
+  const entries = value.records.map(readEntry);
+  demand(entries.every(({ index }, at) => at === 0 || index > entries[at - 1].index), MALFORMED, "'records' do not ascend");
+  const blobs = new Map();
+  for (const [digest, text] of Object.entries(value.blobs)) {
+    const blob = fromBase64(text, MALFORMED);
+    demand(toBase64(blob) === text, MALFORMED, "a blob is not in its one base64 form");
+    demand((await sha256Hex(blob)) === digest, "bundle.mismatch", `the bytes filed under ${digest} have another digest`);
+    blobs.set(digest, blob);
+  }
+  const { authorization, origin, checkpoint, artifacts, ima } = value;
+  const named = new Set([...artifacts, ...ima, ...entries.flatMap(({ text }) => text.split('"'))]);
+  const unnamed = [...blobs.keys()].find((digest) => !named.has(digest));
+  demand(unnamed === undefined, "bundle.mismatch", `nothing in the bundle names the bytes ${unnamed}`);
+  return { authorization, origin, checkpoint, entries, artifacts, ima, blobs };
+}
+
+function readEntry(entry) {
+  const fits = hasExactly(entry, ["index", "proof", "record"]) && Number.isSafeInteger(entry.index) && entry.index >= 0 &&
+    typeof entry.record === "string" && Array.isArray(entry.proof);
+  demand(fits, MALFORMED, "an entry of 'records' has exactly index, record and proof");
+  return { index: entry.index, text: entry.record, proof: entry.proof.map((item) => fromHex(item, MALFORMED)) };
+}
+
+/** A record as its text says: {type, at, authorization, prev, body}. Refusal `lineage.record_malformed`. */
+export function parseRecord(text) {
+  const malformed = "lineage.record_malformed", bytes = utf8(text);
+  demand(bytes.length <= MAX_RECORD, malformed, `a record of over ${MAX_RECORD} bytes`);
+  const value = parseCanonical(bytes, "canonical.malformed", MAX_RECORD);
+  const fits = hasExactly(value, ["at", "authorization", "body", "prev", "type", "v"]) && value.v === 1 &&
+    RECORD_TYPES.has(value.type) && Number.isSafeInteger(value.at) && value.at >= 0 && isObject(value.body) &&
+    (value.authorization === null || typeof value.authorization === "string");
+  demand(fits, malformed, "a record has exactly v, type, at, authorization, prev and body");
+  if (value.prev !== null) {
+    const { prev } = value;
+    demand(hasExactly(prev, ["index", "leaf"]) && Number.isSafeInteger(prev.index) && prev.index >= 0, malformed, "'prev' does not name an index and a leaf");
+    fromHex(prev.leaf, malformed, 32);
+  }
+  return value;
+}

@@ -1,0 +1,155 @@
+// Offline verification of a bundle, a second time and independently: the same numbered plan as ztrooted/verify.py and
+// docs/bundle-format.md, on WebCrypto alone.
+//
+//     const report = await verifyBundle(bundleBytes, anchorsBytes);
+//     report.word  // "verified", "partial" or "not verified"
+//
+//  1. bundle       5. inclusion    9. quotes       13. artifacts
+//  2. checkpoint   6. story       10. appraisals   14. continuity
+//  3. seal         7. executor    11. parents      15. outcome
+//  4. log_key      8. policies    12. decisions
+//
+// Each check ends as pass, fail or not_checked. Behind a failure nothing is checked, because it would rest on it. A check of
+// which this verifier can do a part only is not_checked where that part passed, and says what it left. Hence the word
+// "partial": nothing failed, and not everything was checked.
+import { NotChecked, Reader, Refusal, demand, equal, refuse, utf8 } from "./bytes.js";
+import { parseAnchors } from "./anchors.js";
+import { parseBundle, parseRecord } from "./bundle.js";
+import { checkArtifacts, checkDecisions, checkExecutor, checkLogKey, checkPolicies } from "./keys.js";
+import { leafHash, verifyInclusion } from "./merkle.js";
+import { linesOfType, verifyCheckpoint } from "./note.js";
+import { checkParents } from "./parents.js";
+import { checkAppraisals, checkQuotes, enrolledKey } from "./rounds.js";
+import { sha256 } from "./signatures.js";
+import { checkContinuity, checkOutcome, checkStory } from "./story.js";
+import { readQuotedValues, verifyCounter, verifyQuote } from "./tpm_attest.js";
+
+const SEAL = "ztrooted.tpm-quote/v1", COUNTER = "ztrooted.tpm-counter/v1";
+
+/** What the checks hand to each other. */
+class Proof {
+  constructor(file, anchors) {
+    Object.assign(this, { file, anchors, facts: {}, rounds: [], chain: null, bundle: null, checkpoint: null, left: [], keys: new Map() });
+  }
+
+  /** Say that the current check left something unchecked. */
+  leave(what) {
+    if (!this.left.includes(what)) this.left.push(what);
+  }
+
+  blob(digest) {
+    return this.bundle.blobs.get(digest) ?? refuse("bundle.incomplete", `the bytes of ${digest} are not in the bundle`);
+  }
+
+  at(index) {
+    return this.records.find((one) => one.index === index) ?? refuse("bundle.incomplete", `record ${index} is not in the bundle`);
+  }
+
+  ofType(type) {
+    return this.records.filter((one) => one.type === type);
+  }
+
+  async attestationKey(enrollment) {
+    if (!this.keys.has(enrollment)) this.keys.set(enrollment, await enrolledKey(this, enrollment));
+    return this.keys.get(enrollment);
+  }
+
+  /** Parsed once they are known to be in the tree. */
+  get records() {
+    this.parsed ??= this.bundle.entries.map((entry) => ({ ...entry, bytes: utf8(entry.text), ...parseRecord(entry.text) }));
+    return this.parsed;
+  }
+
+  get story() {
+    this.own ??= this.records.filter((one) => one.authorization === this.bundle.authorization);
+    return this.own;
+  }
+}
+
+// 1. The file is a bundle, and every blob has the digest it is filed under.
+async function checkBundle(proof) {
+  proof.bundle = await parseBundle(proof.file);
+}
+
+// 2. Its checkpoint is of the anchored lineage, signed by the anchored log key.
+async function checkCheckpoint(proof) {
+  const { bundle, anchors } = proof;
+  demand(bundle.origin === anchors.origin, "checkpoint.origin", `the bundle is of ${bundle.origin}, not of ${anchors.origin}`);
+  const { note, checkpoint } = await verifyCheckpoint(bundle.checkpoint, anchors.origin, anchors.logKey);
+  Object.assign(proof, { note, checkpoint });
+}
+
+// 3. The gateway's TPM quoted the anchored state over that checkpoint.
+async function checkSeal(proof) {
+  const { note, checkpoint, anchors } = proof, { gatewayAk: ak } = anchors, bad = "checkpoint.seal";
+  const nonce = await sha256(utf8(checkpoint.text)), wanted = {};
+  for (const [bank, values] of Object.entries(anchors.gatewayPcrs)) wanted[bank] = Object.keys(values).map(Number);
+  const seals = await linesOfType(note, checkpoint.origin, SEAL, ak.name);
+  demand(seals.length === 1, bad, `there are ${seals.length} seals by the anchored key, not one`);
+  try {
+    const reader = new Reader(seals[0], bad), attest = reader.sized(1024, "attestation"), signature = reader.sized(1024, "signature");
+    const values = readQuotedValues(attest, reader.take(reader.left, "values"));
+    await verifyQuote(attest, signature, ak, nonce, values, wanted);
+    for (const [bank, quoted] of Object.entries(values)) {
+      for (const [index, value] of Object.entries(quoted)) {
+        demand(equal(value, anchors.gatewayPcrs[bank][index]), bad, `${bank}:${index} is not the anchored value`);
+      }
+    }
+    for (const line of await linesOfType(note, checkpoint.origin, COUNTER, ak.name)) {
+      const rest = new Reader(line, bad), said = rest.sized(512, "attestation"), signed = rest.sized(1024, "signature");
+      rest.done("what the TPM says of its counter");
+      demand(!Object.hasOwn(proof.facts, "counter"), bad, "two lines say what the counter was");
+      proof.facts.counter = String((await verifyCounter(said, signed, ak, nonce)).value);
+    }
+  } catch (error) {
+    if (error instanceof Refusal) refuse(bad, error.message);
+    throw error;
+  }
+  if (ak.key.kind === "rsa") proof.leave("whether the gateway's RSA key is a weak one");
+  proof.facts.lineage_size = checkpoint.size;
+}
+
+// 5. Every record is in the tree that the checkpoint is about.
+async function checkInclusion(proof) {
+  const { entries } = proof.bundle, { size, root } = proof.checkpoint;
+  demand(entries.length > 0, "bundle.incomplete", "the bundle contains no record");
+  for (const entry of entries) await verifyInclusion(await leafHash(utf8(entry.text)), entry.index, size, entry.proof, root);
+  proof.facts.records = entries.length;
+}
+
+export const PLAN = [
+  ["bundle", checkBundle], ["checkpoint", checkCheckpoint], ["seal", checkSeal], ["log_key", checkLogKey],
+  ["inclusion", checkInclusion], ["story", checkStory], ["executor", checkExecutor], ["policies", checkPolicies],
+  ["quotes", checkQuotes], ["appraisals", checkAppraisals], ["parents", checkParents], ["decisions", checkDecisions],
+  ["artifacts", checkArtifacts], ["continuity", checkContinuity], ["outcome", checkOutcome],
+];
+
+async function runCheck(number, name, check, proof) {
+  const result = { number, name, status: "fail", reason: null, detail: "" };
+  proof.left = [];
+  try {
+    await check(proof);
+  } catch (error) {
+    if (error instanceof NotChecked) return { ...result, status: "not_checked", detail: error.message };
+    // Anything unforeseen is a failure: a record whose body is not what its type promises, for instance.
+    const known = error instanceof Refusal;
+    return { ...result, reason: known ? error.reason : "lineage.record_malformed", detail: known ? error.detail : String(error) };
+  }
+  if (proof.left.length > 0) return { ...result, status: "not_checked", detail: `not checked here: ${proof.left.join("; ")}` };
+  return { ...result, status: "pass" };
+}
+
+/** Run the plan over a bundle's bytes, with the bytes of an anchors file. Refusal `config.invalid` for unusable anchors. */
+export async function verifyBundle(file, anchorsFile) {
+  const proof = new Proof(file, await parseAnchors(anchorsFile)), checks = [];
+  let stopped = false;
+  for (const [at, [name, check]] of PLAN.entries()) {
+    const nothing = { number: at + 1, name, status: "not_checked", reason: null, detail: "" };
+    checks.push(stopped ? nothing : await runCheck(at + 1, name, check, proof));
+    const { status } = checks[at];
+    // What the other checks rest on has to have passed, not merely not have failed.
+    stopped ||= status === "fail" || (at < 6 && status !== "pass" && name !== "seal");
+  }
+  const failed = checks.some((check) => check.status === "fail"), passed = checks.every((check) => check.status === "pass");
+  return { word: failed ? "not verified" : passed ? "verified" : "partial", checks, facts: proof.facts };
+}
