@@ -115,6 +115,12 @@ class Gateway:
         )
         self.endings = Endings(self.database, self.clock, self.channels, self.deadlines)
         self.checkpointer = Checkpointer(config, self.database, self.clock, self.signer)
+        try:
+            self.checkpointer.anchors.check()
+        except EnvironmentProblem:
+            self.database.abandon()
+            self.signer.close()
+            raise
         self.authorizer = Authorizer(
             config,
             self.database,
@@ -139,6 +145,7 @@ class Gateway:
         """Introduce the issuing key, record the start, seal, and take up what an earlier run left unfinished."""
         now_ms = self.clock.now_ms()
         self._refuse_to_go_back(now_ms)
+        await self.checkpointer.finish()
         epoch = await self.signer.new_epoch(now_ms // 1000)
 
         def commit(tx: Transaction) -> None:
@@ -260,7 +267,7 @@ class Gateway:
             now_ms = self.clock.now_ms()
             await self.database.write(lambda tx: tx.append(Record("gateway.stopped", now_ms, {})))
             try:
-                await self.checkpointer.seal()
+                await self.checkpointer.seal(anchor=True)
             except GateError as error:
                 log.error("the last records are not sealed", code=error.reason, detail=error.detail)
         await self.database.close()

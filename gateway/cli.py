@@ -95,6 +95,30 @@ def serve(
 
 
 @app.command()
+def recover(
+    data: DataFolder,
+    operator: Annotated[str, typer.Option(help="Who decides this; it is recorded.")],
+    reason: Annotated[str, typer.Option(help="Why the newest database is gone; it is recorded.")],
+    json: JsonFlag = False,
+) -> None:
+    """Go on from an older database, or without the TPM's counter, once the newest one is lost for good.
+
+    What was in the lost records is gone; that it is, the log shows from now on.
+    """
+    from gateway.config import load_config  # noqa: PLC0415
+    from gateway.recover import recover as run  # noqa: PLC0415
+
+    config = load_config(data)
+    done = asyncio.run(run(config, operator=operator, reason=reason))
+    show(
+        done,
+        f"Recovered: the TPM's counter was {done['counter']}, the database knew {done['anchored']}, both are {done['now']}"
+        f" now. Record {int(str(done['size'])) - 1} says so.",
+        json=json,
+    )
+
+
+@app.command()
 def token(
     data: DataFolder,
     role: Annotated[Literal["orchestrator", "auditor", "operator"], typer.Option(help="What its holder may do.")],

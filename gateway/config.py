@@ -65,6 +65,12 @@ class GatewayConfig(BaseSettings):
         3600, ge=60, le=86400, description="How long one issuing key signs artifacts before the next is introduced."
     )
     checkpoint_interval_s: float = Field(60, gt=0, le=3600, description="How often new records are sealed by the TPM.")
+    anchor_interval_s: float = Field(
+        600,
+        gt=0,
+        le=86400,
+        description="How often a checkpoint is bound to the TPM's counter, which wears the TPM's memory a little.",
+    )
 
     webhooks: Annotated[list[WebhookConfig], AfterValidator(unique_names)] = Field(
         [], description="Receivers of events that can't hold a stream, each a table [[webhooks]]."

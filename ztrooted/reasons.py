@@ -147,6 +147,7 @@ class GateReason(StrEnum):
     LINEAGE_KEY = "lineage.key"
     LINEAGE_PROOF_INVALID = "lineage.proof_invalid"
     LINEAGE_RECORD_MALFORMED = "lineage.record_malformed"
+    LINEAGE_ROLLED_BACK = "lineage.rolled_back"
     LINEAGE_TRUNCATED = "lineage.truncated"
 
     NOTE_KEY = "note.key"
