@@ -31,12 +31,14 @@ async def recover(config: GatewayConfig, *, operator: str, reason: str) -> dict[
     asked = compose(Recovery, operator=operator, reason=reason)
     signer = Signer(config)
     try:
-        database = Database(config.data / DATABASE, on_failure=lambda: None)
+        database = Database(
+            config.data / DATABASE, on_failure=lambda: None, trusted=signer.identity.trusts(config.origin)
+        )
     except EnvironmentProblem:
         signer.close()
         raise
     try:
-        authorizations.check(database.reading)
+        authorizations.check_unfinished(database.reading)
         return await _recover(config, signer, database, asked)
     finally:
         await database.close()

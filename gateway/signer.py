@@ -16,17 +16,22 @@ from typing import Any, TypeVar
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.config import GatewayConfig, read_file
+from gateway.storage.lineage import Trusted
+from tpm.attestation_key import accept_attestation_key
 from tpm.counter import NvPublic, parse_nv_public
 from tpm.device import Certified, LogKey, Quoted
 from tpm.device_counter import COUNT, FIRST, CountingDevice
 from tpm.errors import DeviceError, EvidenceError
+from tpm.pcr import PcrSelection
 from tpm.public import parse_public
 from ztrooted import jose
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.checkpoint import SealPolicy, verify_checkpoint
+from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.issuer import certify_qualifying_data, signed_digest, statement
 from ztrooted.jose import IssuerKey, jwk
 from ztrooted.keys import spki
 from ztrooted.models import Issuer
+from ztrooted.note_keys import ecdsa_key
 from ztrooted.reasons import GateReason
 
 T = TypeVar("T")
@@ -125,6 +130,21 @@ class Identity:
             raise EnvironmentProblem(
                 GateReason.ENVIRONMENT_DATA_FOLDER, f"the counter is damaged: {error}", "restore the data folder"
             ) from error
+
+    def trusts(self, origin: str) -> Trusted:
+        """Verifies checkpoints of a lineage: signed by the log key, sealed by the AK over the PCRs it is bound to."""
+        log_key = ecdsa_key(origin, self.log_key())
+        ak = accept_attestation_key(parse_public(self.ak_public))
+        seal = SealPolicy(ak, PcrSelection.of(SEALED_PCRS), self.pcrs)
+
+        def trusted(note: bytes, size: int, root: bytes) -> bool:
+            try:
+                found = verify_checkpoint(note, origin=origin, log_key=log_key, seal=seal)
+            except ProofError:
+                return False
+            return found.sealed and (found.checkpoint.size, found.checkpoint.root) == (size, root)
+
+        return trusted
 
     def log_key_spki(self) -> bytes:
         """The log key as SubjectPublicKeyInfo."""

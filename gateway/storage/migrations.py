@@ -20,6 +20,8 @@ def m0001_initial(db: SqliteUtils) -> None:
         strict=True,
     )
     db.execute("CREATE INDEX records_by_authorization ON records(authorization, seq) WHERE authorization IS NOT NULL")
+    # Few records are of no authorization, and those are looked for by their type.
+    db.execute("CREATE INDEX records_by_type ON records(type, seq) WHERE authorization IS NULL")
     db.table("tiles").create(
         {"level": int, "idx": int, "hashes": bytes, "root": bytes},
         pk=("level", "idx"),
