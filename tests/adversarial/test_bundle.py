@@ -29,6 +29,7 @@ from ztrooted.models import Grant
 from ztrooted.verify import Report, verify_bundle
 
 FLIPS = int(os.environ.get("ZTROOTED_FLIPS", "2000"))
+EVERY = bool(os.environ.get("ZTROOTED_EVERY"))  # scripts/tamper: every place instead of some
 
 
 async def run_job(executor: ScriptedExecutor, channel: Channel, *, renewals: int = 2, step: str = "train") -> Grant:
@@ -223,7 +224,8 @@ async def test_L20_no_member_of_a_bundle_can_be_changed_deleted_or_doubled(
         judge.try_value(mutant)
     for number, record in enumerate(value["records"]):  # inside the records, which are text
         inner = json.loads(record["record"])
-        for mutant in random.Random(number).sample(list(mutants(inner)), 20):  # noqa: S311
+        every = list(mutants(inner))
+        for mutant in every if EVERY else random.Random(number).sample(every, 20):  # noqa: S311
             other = copy.deepcopy(value)
             other["records"][number]["record"] = json.dumps(mutant, separators=(",", ":"), sort_keys=True)
             judge.try_value(other)
