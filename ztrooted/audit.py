@@ -19,6 +19,7 @@ from tpm.endorsement import verify_ek_certificate
 from tpm.public import EK, parse_public
 from tpm.templates import policy_pcr
 from ztrooted import artifact, jose
+from ztrooted.anchors import Anchors
 from ztrooted.appraisal import Verdict
 from ztrooted.appraisal_policy import AppraisalClass
 from ztrooted.ar4si import vector_of
@@ -49,23 +50,26 @@ GRANTS = frozenset({"authorization.issued", "authorization.renewed"})
 
 # 4. The log key lives in the gateway's TPM, and signs in the anchored state only.
 def check_log_key(proof: "Proof") -> None:
-    """The identity a gateway started with: its attestation key certified the log key, whose policy is the anchored state."""
-    anchors = proof.anchors
+    """The identity a gateway started with."""
     for _, record in proof.of_type("gateway.started"):
-        identity = record.body["identity"]
-        log_key = parse_public(bytes.fromhex(identity["log_key_public"]))
-        accept_signing_key(log_key, policy_pcr(anchors.gateway_selection, anchors.gateway_pcrs))
-        verify_certify(
-            bytes.fromhex(identity["certify_attest"]),
-            bytes.fromhex(identity["certify_signature"]),
-            anchors.gateway_ak,
-            qualifying_data=certify_qualifying_data(anchors.origin),
-            certified=log_key,
-        )
-        if spki(_p256(log_key.key())) != anchors.log_key.material:
-            raise ProofError(GateReason.CHECKPOINT_KEY, "the certified log key is not the anchored one")
+        check_identity(record.body["identity"], proof.anchors)
         return
     raise ProofError(GateReason.BUNDLE_INCOMPLETE, "no record says with which keys the gateway started")
+
+
+def check_identity(identity: dict[str, Any], anchors: Anchors) -> None:
+    """The anchored attestation key certified the log key: the anchored one, whose policy is the anchored state."""
+    log_key = parse_public(bytes.fromhex(identity["log_key_public"]))
+    accept_signing_key(log_key, policy_pcr(anchors.gateway_selection, anchors.gateway_pcrs))
+    verify_certify(
+        bytes.fromhex(identity["certify_attest"]),
+        bytes.fromhex(identity["certify_signature"]),
+        anchors.gateway_ak,
+        qualifying_data=certify_qualifying_data(anchors.origin),
+        certified=log_key,
+    )
+    if spki(_p256(log_key.key())) != anchors.log_key.material:
+        raise ProofError(GateReason.CHECKPOINT_KEY, "the certified log key is not the anchored one")
 
 
 # 7. An anchored root vouches for the executor's TPM, its keys are what they should be, and its id follows from them.

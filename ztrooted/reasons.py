@@ -109,6 +109,10 @@ class GateReason(StrEnum):
     EXECUTION_MAX_RUNTIME = "execution.max_runtime"
     EXECUTION_START_FAILED = "execution.start_failed"
 
+    GATEWAY_KEY = "gateway.key"
+    GATEWAY_STATE = "gateway.state"
+    GATEWAY_UNATTESTED = "gateway.unattested"
+
     ID_INVALID = "id.invalid"
 
     INTERNAL_ERROR = "internal.error"
@@ -183,6 +187,7 @@ class GateReason(StrEnum):
     REQUEST_TIMEOUT = "request.timeout"
     REQUEST_TOO_LARGE = "request.too_large"
 
+    SERVICE_BUSY = "service.busy"
     SERVICE_NOT_READY = "service.not_ready"
     SERVICE_STOPPING = "service.stopping"
     SESSION_CONFLICT = "session.conflict"

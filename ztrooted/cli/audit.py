@@ -2,6 +2,7 @@
 
 import asyncio
 import json as jsonlib
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -114,6 +115,32 @@ def redecide(
     show({"same": same, "decisions": [one.encode() for one in results]}, "\n".join([*lines, verdict]), json=json)
     if not same:
         sys.exit(NO)
+
+
+@app.command()
+def gateway(
+    gateway: GatewayUrl,
+    ca: CaFile,
+    anchors: Annotated[
+        Path, typer.Option(help="Trust anchors, from the gateway's operator: ztrooted gateway anchors.", metavar="FILE")
+    ],
+    json: JsonFlag = False,
+) -> None:
+    """Have a gateway prove the state of its own machine. Exit code 0 only if it is the anchored one."""
+    from ztrooted.client import GatewayClient  # noqa: PLC0415 -- an auditor's machine may have no aiohttp
+    from ztrooted.gateway_attestation import GatewayAttestation, verify_gateway  # noqa: PLC0415
+
+    trusted = parse_anchors(read(anchors, limits.BODY, GateReason.CONFIG_INVALID), str(anchors))
+    nonce = os.urandom(limits.NONCE)
+
+    async def ask() -> GatewayAttestation:
+        async with GatewayClient(gateway, ca=ca) as client:
+            return await client.attestation(nonce)
+
+    facts = verify_gateway(asyncio.run(ask()), trusted, nonce)
+    kind = "a software TPM (virtual)" if facts["virtual"] else "a hardware TPM"
+    log = "with its event log" if facts["event_log"] else "without an event log"
+    show({"attested": True, **facts}, f"{facts['origin']} is in the anchored state: {kind}, {log}.", json=json)
 
 
 def _secret(path: Path) -> bytes:

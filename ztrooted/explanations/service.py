@@ -263,6 +263,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "The request is larger than this address takes.",
             "Send less: only what was asked for, and evidence in the parts that are new.",
         ),
+        GateReason.SERVICE_BUSY: Explanation(
+            503,
+            "Too many ask the gateway's TPM for the same thing at once.",
+            "Try again in a few seconds.",
+        ),
         GateReason.SERVICE_NOT_READY: Explanation(
             503,
             "The gateway can't authorize correctly at the moment, so it authorizes nothing.",
