@@ -58,10 +58,10 @@ def verify_gateway(answer: GatewayAttestation, anchors: Anchors, nonce: bytes) -
     """Verify what a gateway answered to ``nonce``. Facts for people; ProofError with the first check that fails.
 
     1. Its attestation key is the anchored one, and certified the anchored log key, which signs in the anchored state
-       only: ``gateway.key``.
-    2. That key quoted exactly the anchored PCRs for this nonce: ``gateway.unattested``.
-    3. They have the anchored values: ``gateway.state``.
-    4. Its event log, where it has one, adds up to them: ``gateway.unattested``.
+       only: ``attestation.gateway_key``.
+    2. That key quoted exactly the anchored PCRs for this nonce: ``attestation.gateway_quote``.
+    3. They have the anchored values: ``attestation.gateway_state``.
+    4. Its event log, where it has one, adds up to them: ``attestation.gateway_quote``.
     """
     from ztrooted.audit import check_identity  # noqa: PLC0415 -- loads all of the audit, which no client has use for
 
@@ -69,7 +69,7 @@ def verify_gateway(answer: GatewayAttestation, anchors: Anchors, nonce: bytes) -
     try:
         check_identity(answer.identity.model_dump(), anchors)
     except (GateError, EvidenceError, ValueError) as error:
-        raise ProofError(GateReason.GATEWAY_KEY, f"its keys are not the anchored ones: {error}") from error
+        raise ProofError(GateReason.ATTESTATION_GATEWAY_KEY, f"its keys are not the anchored ones: {error}") from error
     try:
         # 2.
         values = {
@@ -88,14 +88,15 @@ def verify_gateway(answer: GatewayAttestation, anchors: Anchors, nonce: bytes) -
                 if quote.pcr_values[bank][index] != value:
                     found = quote.pcr_values[bank][index].hex()
                     raise ProofError(
-                        GateReason.GATEWAY_STATE, f"its {bank}:{index} is {found}, anchored is {value.hex()}"
+                        GateReason.ATTESTATION_GATEWAY_STATE,
+                        f"its {bank}:{index} is {found}, anchored is {value.hex()}",
                     )
         # 4.
         if answer.event_log is not None:
             for bank, some in quote.pcr_values.items():
                 verify_event_log(parse_event_log(answer.event_log), bank=bank, pcrs=some)
     except (EvidenceError, ValueError) as error:
-        raise ProofError(GateReason.GATEWAY_UNATTESTED, f"its quote proves nothing: {error}") from error
+        raise ProofError(GateReason.ATTESTATION_GATEWAY_QUOTE, f"its quote proves nothing: {error}") from error
     return {
         "origin": anchors.origin,
         "virtual": answer.identity.virtual,

@@ -18,6 +18,9 @@ class GateReason(StrEnum):
     ARTIFACT_USED = "artifact.used"
 
     ATTESTATION_DRIFT = "attestation.drift"
+    ATTESTATION_GATEWAY_KEY = "attestation.gateway_key"
+    ATTESTATION_GATEWAY_QUOTE = "attestation.gateway_quote"
+    ATTESTATION_GATEWAY_STATE = "attestation.gateway_state"
     ATTESTATION_NO_BASELINE = "attestation.no_baseline"
     ATTESTATION_OVERDUE = "attestation.overdue"
     ATTESTATION_POLICY = "attestation.policy"
@@ -108,10 +111,6 @@ class GateReason(StrEnum):
     EXECUTION_EXITED = "execution.exited"
     EXECUTION_MAX_RUNTIME = "execution.max_runtime"
     EXECUTION_START_FAILED = "execution.start_failed"
-
-    GATEWAY_KEY = "gateway.key"
-    GATEWAY_STATE = "gateway.state"
-    GATEWAY_UNATTESTED = "gateway.unattested"
 
     ID_INVALID = "id.invalid"
 

@@ -48,7 +48,9 @@ async def test_anybody_gets_a_quote_for_their_nonce(gate: GatewayInProcess) -> N
     facts = verify_gateway(answer, gate.anchors(), NONCE)
     assert facts["origin"] == gate.gateway.config.origin
     assert (facts["virtual"], facts["event_log"]) == (True, False)
-    assert refused(answer, gate, bytes(32)) == "gateway.unattested", "a quote for another nonce is no proof of now"
+    assert refused(answer, gate, bytes(32)) == "attestation.gateway_quote", (
+        "a quote for another nonce is no proof of now"
+    )
 
 
 @pytest.mark.parametrize("query", ["", "?nonce=", "?nonce=ab", "?nonce=" + "A" * 32, "?nonce=" + "0" * 130])
@@ -60,7 +62,7 @@ async def test_a_drifted_gateway_shows_it(gate: GatewayInProcess) -> None:
     """It can't sign checkpoints any more, and it can still say in which state it is."""
     await answer_of(gate)
     drift(gate)
-    assert refused(await answer_of(gate), gate) == "gateway.state"
+    assert refused(await answer_of(gate), gate) == "attestation.gateway_state"
 
 
 async def test_what_does_not_belong_together_is_refused(gate: GatewayInProcess) -> None:
@@ -68,11 +70,14 @@ async def test_what_does_not_belong_together_is_refused(gate: GatewayInProcess) 
     values = {
         "sha256": answer.pcrs["sha256"] | {"4": "00" * 32 if answer.pcrs["sha256"]["4"] != "00" * 32 else "11" * 32}
     }
-    assert refused(answer.model_copy(update={"pcrs": values}), gate) == "gateway.unattested"
-    assert refused(answer.model_copy(update={"signature": answer.signature[:-1] + b"\0"}), gate) == "gateway.unattested"
-    assert refused(answer.model_copy(update={"event_log": b"nothing"}), gate) == "gateway.unattested"
+    assert refused(answer.model_copy(update={"pcrs": values}), gate) == "attestation.gateway_quote"
+    assert (
+        refused(answer.model_copy(update={"signature": answer.signature[:-1] + b"\0"}), gate)
+        == "attestation.gateway_quote"
+    )
+    assert refused(answer.model_copy(update={"event_log": b"nothing"}), gate) == "attestation.gateway_quote"
     other = answer.identity.model_copy(update={"certify_signature": answer.signature.hex()})
-    assert refused(answer.model_copy(update={"identity": other}), gate) == "gateway.key"
+    assert refused(answer.model_copy(update={"identity": other}), gate) == "attestation.gateway_key"
 
 
 async def test_another_gateway_is_another_key(
@@ -82,10 +87,10 @@ async def test_another_gateway_is_another_key(
     other = GatewayInProcess(tmp_path / "other", software_tpms(fresh=True), ek_ca, {})
     await other.start()
     try:
-        assert refused(await answer_of(other), gate) == "gateway.key"
+        assert refused(await answer_of(other), gate) == "attestation.gateway_key"
         answer = await answer_of(other)
         ours = await answer_of(gate)
-        assert refused(answer.model_copy(update={"identity": ours.identity}), gate) == "gateway.unattested"
+        assert refused(answer.model_copy(update={"identity": ours.identity}), gate) == "attestation.gateway_quote"
     finally:
         await other.stop()
 
@@ -110,7 +115,7 @@ async def test_its_event_log_adds_up_to_its_state(booted: GatewayInProcess) -> N
     assert verify_gateway(answer, booted.anchors(), NONCE)["event_log"] is True
     assert answer.event_log is not None
     for other in (answer.event_log[:-60], b""):
-        assert refused(answer.model_copy(update={"event_log": other}), booted) == "gateway.unattested"
+        assert refused(answer.model_copy(update={"event_log": other}), booted) == "attestation.gateway_quote"
 
 
 async def test_the_tpm_is_not_asked_by_more_than_can_wait(gate: GatewayInProcess, monkeypatch: Any) -> None:
@@ -149,10 +154,10 @@ async def test_an_executor_that_demands_it_enrolls_with_the_anchored_state_only(
     assert (await demanding.enroll()).enrolled.executor.startswith("ex-")
     enrolled = len(gate.records("executor.enrolled"))
     drift(gate)
-    with pytest.raises(GateError, match=r"gateway\.state"):
+    with pytest.raises(GateError, match=r"attestation\.gateway_state"):
         await demanding.enroll()
     assert len(gate.records("executor.enrolled")) == enrolled, "nothing was said to it"
-    with pytest.raises(GateError, match=r"gateway\.state"):
+    with pytest.raises(GateError, match=r"attestation\.gateway_state"):
         async with asyncio.timeout(20):
             await demanding.run(asyncio.Event())
 
@@ -169,7 +174,7 @@ async def test_a_log_key_that_is_not_the_anchored_one_is_refused(
     monkeypatch.setattr(
         demanding, "_config", replace(demanding._config, anchors=replace(gate.anchors(), log_key=other))
     )
-    with pytest.raises(GateError, match=r"gateway\.key"):
+    with pytest.raises(GateError, match=r"attestation\.gateway_key"):
         await demanding.enroll()
 
 
@@ -195,4 +200,4 @@ async def test_an_auditor_asks_for_it(
     drift(gate)
     capsys.readouterr()
     code, said = await asyncio.to_thread(run)
-    assert (code, said["error"]["reason"]) == (1, "gateway.state")
+    assert (code, said["error"]["reason"]) == (1, "attestation.gateway_state")

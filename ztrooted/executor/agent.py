@@ -54,7 +54,15 @@ log = structlog.get_logger()
 HEARTBEAT_S = 10.0
 LIST_LOOK_S = 0.1  # between two looks at the measurement list while a job runs
 # The gateway refuses this machine's TPM or its keys, or there is no such address: asking again gives the same answer.
-HOPELESS = frozenset({"ek", "ak", "credential", "id", "config", "gateway"})
+HOPELESS = frozenset({"ek", "ak", "credential", "id", "config"})
+# The gateway was to prove its state and did not: it is no gateway of ours until an operator has looked at it.
+UNTRUSTED = frozenset(
+    {
+        GateReason.ATTESTATION_GATEWAY_KEY,
+        GateReason.ATTESTATION_GATEWAY_QUOTE,
+        GateReason.ATTESTATION_GATEWAY_STATE,
+    }
+)
 BACKOFF_S = (0.2, 10.0)  # first and longest pause before connecting again; each is drawn at random below its bound
 
 
@@ -96,11 +104,13 @@ class Agent:
             session = await enroll(client, self._collector)
         anchors = self._config.anchors
         if anchors is not None and session.enrolled.log_key != anchors.log_key.material:
-            raise GateError(GateReason.GATEWAY_KEY, "the log key that the gateway told is not the anchored one")
+            raise GateError(
+                GateReason.ATTESTATION_GATEWAY_KEY, "the log key that the gateway told is not the anchored one"
+            )
         return session
 
     async def _demand_attestation(self, client: GatewayClient) -> None:
-        """Where there are anchors: have the gateway prove its state. GateError ``gateway.*`` where it is another one."""
+        """With anchors: have the gateway prove its state. GateError ``attestation.gateway_*`` where it is another one."""
         if self._config.anchors is not None:
             nonce = os.urandom(limits.NONCE)
             verify_gateway(await client.attestation(nonce), self._config.anchors, nonce)
@@ -149,7 +159,7 @@ class Agent:
                 await self._jobs.stop(GateReason.CHANNEL_SUPERSEDED)
                 self._session = None
             except GateError as error:
-                if str(error.reason).partition(".")[0] in HOPELESS:
+                if str(error.reason).partition(".")[0] in HOPELESS or error.reason in UNTRUSTED:
                     raise
                 log.warning("not connected", code=error.reason, detail=error.detail, remedy=error.remedy)
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 -- jitter

@@ -73,21 +73,6 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
             "The newest sealed checkpoint is too old, so nothing more may be issued on it.",
             "Look in the gateway's log for why it can't seal, usually its TPM.",
         ),
-        GateReason.GATEWAY_KEY: Explanation(
-            403,
-            "The gateway's attestation key or log key is not the one in the anchors.",
-            "Check that it is the gateway that is meant; if it has a new TPM, get its anchors again from the operator.",
-        ),
-        GateReason.GATEWAY_STATE: Explanation(
-            403,
-            "The gateway's machine has booted something else than the anchors allow.",
-            "Have nothing to do with it until its operator has explained that, and has handed out new anchors.",
-        ),
-        GateReason.GATEWAY_UNATTESTED: Explanation(
-            403,
-            "The gateway did not prove the state of its machine.",
-            "Have nothing to do with it until it does; ask its operator.",
-        ),
         GateReason.LINEAGE_CHAIN_BROKEN: Explanation(
             500,
             "The stored lineage contradicts itself: records were changed, removed or inserted.",
