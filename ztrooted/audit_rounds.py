@@ -55,11 +55,13 @@ class Round:
         return int(self.body["now"])
 
     def evidence(self, proof: "Proof") -> Evidence | None:
-        """The evidence from its parts, or None where none came."""
+        """The evidence from its parts, put together once, or None where none came."""
         manifest = self.body["manifest"]
         if manifest is None:
             return None
-        return Evidence(
+        if self.index in proof.evidence:
+            return proof.evidence[self.index]
+        proof.evidence[self.index] = Evidence(
             attest=proof.bundle.blob(manifest["attest"]),
             signature=proof.bundle.blob(manifest["signature"]),
             pcrs={
@@ -70,6 +72,7 @@ class Round:
             ima_offset=manifest["ima"]["offset"],
             ima=proof.bundle.blob(manifest["ima"]["entries"]),
         )
+        return proof.evidence[self.index]
 
 
 def read_rounds(proof: "Proof") -> tuple[Round, ...]:
@@ -127,7 +130,7 @@ def _binding(proof: "Proof", one: Round, follows: str) -> list[bytes] | None:
 def check_evidence_name(proof: "Proof", one: Round) -> None:
     """The evidence is the one that the record names. ProofError ``bundle.mismatch``."""
     evidence = one.evidence(proof)
-    if one.body["evidence"] != (None if evidence is None else evidence.digest()):
+    if one.body["evidence"] != (None if evidence is None else evidence.digest(proof.bundle.name)):
         raise mismatch(f"record {one.index} names other evidence than its manifest")
 
 
@@ -150,6 +153,7 @@ class _History:
         self.clocks: dict[int, Progress] = {}
         self.judged: dict[tuple[str | None, str, str], int] = {}
         self.replayed: dict[str, tuple[int, bytes]] = {}
+        self.approved: dict[tuple[str, int | None], Reference] = {}
 
     def follow(self, one: Round) -> None:
         """Appraise one round again."""
@@ -200,7 +204,10 @@ class _History:
 
     def _approved(self, one: Round, digest: str) -> Reference:
         """A baseline with the expiry that its last approval before this round gave it."""
-        return replace(_baseline(self.proof, digest), expires_ms=approval(self.proof, one)["expires"])
+        expires_ms = approval(self.proof, one)["expires"]
+        if (digest, expires_ms) not in self.approved:
+            self.approved[digest, expires_ms] = replace(_baseline(self.proof, digest), expires_ms=expires_ms)
+        return self.approved[digest, expires_ms]
 
     def _enrollment(self, index: int) -> None:
         """The first round of all: nothing came before it, and its evidence was genuine, whatever it showed."""

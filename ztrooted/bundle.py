@@ -49,7 +49,7 @@ class ProvenRecord:
         return parse_record(self.data)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bundle:
     """A parsed bundle. Nothing in it has been verified, except that each blob has the digest it is filed under."""
 
@@ -60,6 +60,14 @@ class Bundle:
     artifacts: tuple[str, ...]
     ima: tuple[str, ...]
     blobs: Mapping[str, bytes]
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {id(data): digest for digest, data in self.blobs.items()}
+
+    def name(self, data: bytes) -> str:
+        """The digest of ``data``; looked up where it is one of the blobs themselves, whose digests were computed once."""
+        return self._names.get(id(data)) or sha256(data)
 
     def blob(self, digest: str) -> bytes:
         """The bytes named ``digest``. ProofError ``bundle.incomplete`` when they are not here."""
@@ -143,13 +151,15 @@ def parse_bundle(data: bytes) -> Bundle:
 def _from_value(value: dict[str, Any]) -> Bundle:
     if len(value["records"]) > MAX_RECORDS:
         raise ProofError(GateReason.BUNDLE_TOO_LARGE, f"{len(value['records'])} records are over {MAX_RECORDS}")
-    records = []
+    records, nodes = [], _Nodes()
     for one in value["records"]:
         if set(one) != {"index", "record", "proof"} or type(one["index"]) is not int:
             raise ValueError("an entry of 'records' has exactly index, record and proof")
         if not 0 <= one["index"] <= strict_json.MAX_INTEGER:
             raise ValueError(f"{one['index']} is no index of a record")
-        records.append(ProvenRecord(one["index"], one["record"].encode(), tuple(map(bytes.fromhex, one["proof"]))))
+        records.append(
+            ProvenRecord(one["index"], one["record"].encode(), tuple([nodes[text] for text in one["proof"]]))
+        )
     if [one.index for one in records] != sorted({one.index for one in records}):
         raise ValueError("'records' are not in ascending order without repetition")
     blobs = {}
@@ -169,6 +179,14 @@ def _from_value(value: dict[str, Any]) -> Bundle:
         ima=tuple(value["ima"]),
         blobs=blobs,
     )
+
+
+class _Nodes(dict[str, bytes]):
+    """Hashes by their hexadecimal form, each read once: the ways of neighbours to the root are mostly the same."""
+
+    def __missing__(self, text: str) -> bytes:
+        self[text] = found = bytes.fromhex(text)
+        return found
 
 
 def _refuse(detail: str) -> ProofError:

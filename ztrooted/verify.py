@@ -38,6 +38,7 @@ from ztrooted.checkpoint import SealPolicy, VerifiedCheckpoint, verify_checkpoin
 from ztrooted.collector import collector_paused
 from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
+from ztrooted.evidence import Evidence
 from ztrooted.merkle import leaf_hash, verify_inclusion
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record
@@ -103,6 +104,7 @@ class Proof:
     facts: dict[str, Any] = field(default_factory=dict)
     appraisal_policies: dict[str, AppraisalPolicy] = field(default_factory=dict)
     baselines: dict[str, Reference] = field(default_factory=dict)
+    evidence: dict[int, Evidence] = field(default_factory=dict)
     attestation_keys: dict[int, AttestationKey] = field(default_factory=dict)
     last_vector: tuple[object, dict[str, int]] | None = None
     rounds: tuple["Round", ...] = ()
