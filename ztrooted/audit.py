@@ -180,10 +180,8 @@ def check_decisions(proof: "Proof") -> None:
         request = _request(proof, one, entities[listed])
         if request.encode() != body["request"]:
             raise mismatch(f"the policy was asked about something else in record {one.index}")
-        if asked != (
-            digest,
-            request,
-        ):  # most rounds ask what the one before asked, and the answer is a function of that
+        # Most rounds ask what the one before asked, and the answer is a function of that.
+        if asked != (digest, request):
             asked, decision = (digest, request), policies[digest].decide(request)
         if decision is None or decision.encode() != body["decision"]:
             raise mismatch(f"evaluating the dispatch policy of record {one.index} again gives another decision")

@@ -151,12 +151,15 @@ async def test_an_executor_that_demands_it_enrolls_with_the_anchored_state_only(
     gate: GatewayInProcess, executor: ScriptedExecutor, tmp_path: Path
 ) -> None:
     demanding = agent(gate, executor, tmp_path)
-    assert (await demanding.enroll()).enrolled.executor.startswith("ex-")
+    session = await demanding.enroll()
+    assert session.enrolled.executor.startswith("ex-")
     enrolled = len(gate.records("executor.enrolled"))
     drift(gate)
     with pytest.raises(GateError, match=r"attestation\.gateway_state"):
         await demanding.enroll()
     assert len(gate.records("executor.enrolled")) == enrolled, "nothing was said to it"
+    with pytest.raises(GateError, match=r"attestation\.gateway_state"):
+        await demanding._hold_channel(session)  # whoever enrolled before asks again at each connection
     with pytest.raises(GateError, match=r"attestation\.gateway_state"):
         async with asyncio.timeout(20):
             await demanding.run(asyncio.Event())
