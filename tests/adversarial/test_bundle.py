@@ -111,6 +111,31 @@ async def test_bundles_of_every_end_verify(
         assert report.facts["reason"] == reason
 
 
+async def test_each_question_to_the_policy_has_its_own_answer(
+    gate: GatewayInProcess, executor: ScriptedExecutor
+) -> None:
+    """A policy that lets a job be authorized and not be started: the first answer does not stand for the second."""
+    gate.set_dispatch_policy(
+        '@id("once") permit (principal, action == Action::"dispatch", resource) when { context.trusted };'
+    )
+    await gate.restart()
+    await executor.enroll()
+    async with executor.connect() as channel:
+        await executor.approve()
+        await channel.renew()
+        grant = await executor.authorize()
+        await channel.refused(grant)
+        await channel.ended(grant, "not_started", exit_status=None)
+        data = await export(gate, grant)
+    report = verify_bundle(data, gate.anchors())
+    assert report.failed is None
+    assert report.facts["reason"] == "policy.denied"
+    forger = Forger(data, gate)
+    told = {record["type"]: record["body"] for record in forger.all("policy.evaluated", "attestation.passed")}
+    told["attestation.passed"]["decision"] = told["policy.evaluated"]["decision"]
+    refused_by(await forger.verify(), "decisions")
+
+
 async def test_a_bundle_holds_only_what_its_story_rests_on(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
 ) -> None:
