@@ -1,5 +1,6 @@
 """Bundles as files: the same bytes each time, packed or not, verified where nothing but the core is installed, attested."""
 
+import asyncio
 import base64
 import gzip
 import json
@@ -56,6 +57,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["ztrooted", *map(str, arguments)])
+        capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
         return int(ended.value.code or 0), capsys.readouterr().out
@@ -126,6 +128,22 @@ async def test_a_packed_bundle_is_the_same_bundle_and_has_one_form(
         except GateError:
             continue
     assert accepted == 0, "no flip gives another text"
+
+
+async def test_a_file_that_ends_in_gz_is_packed(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel, tmp_path: Path, here: Here
+) -> None:
+    grant = await run_job(executor, channel, renewals=0)
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text(await gate.token("auditor"))
+    files = tmp_path / "bundle.json", tmp_path / "bundle.json.gz"
+    for file in files:
+        options = ("--gateway", gate.url, "--ca", gate.ca, "--token-file", token, "-o", file)
+        code, _ = await asyncio.to_thread(here, "audit", "export", grant.authorization, *options)
+        assert code == 0
+    plain, packed = (file.read_bytes() for file in files)
+    assert pack(plain) == packed
 
 
 def test_N2_what_a_packed_bundle_becomes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
