@@ -58,6 +58,9 @@ class GatewayConfig(BaseSettings):
     appraisal_policy: Path = Field(Path("policy/appraisal.toml"), description="What evidence must show.")
     dispatch_policy: Path = Field(Path("policy/dispatch.cedar"), description="Who may run what where.")
     entities: Path = Field(Path("policy/entities.toml"), description="Groups of orchestrators and pools of executors.")
+    event_log: Path | None = Field(
+        None, description="The firmware's event log of the gateway's own machine; left out, the kernel's for a device:."
+    )
     session_life_s: int = Field(
         3600, ge=60, le=86400, description="Life of an executor's session certificate; renewed only by a good quote."
     )

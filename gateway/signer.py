@@ -309,6 +309,11 @@ class Signer:
         digest = hashlib.sha256(text).digest()
         return await self._in_tpm(lambda: self._device.certify_counter(self._counter, digest))
 
+    async def quote(self, qualifying_data: bytes) -> Quoted:
+        """Quote our own PCRs, those that the identity names, for whoever asked. GateError if the TPM refuses."""
+        selection = {bank: sorted(values) for bank, values in self.identity.pcrs.items()}
+        return await self._in_tpm(lambda: self._device.quote(qualifying_data, selection))
+
     async def _in_tpm(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
