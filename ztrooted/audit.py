@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tpm.attestation_key import accept_attestation_key, accept_signing_key
 from tpm.certify import verify_certify
+from tpm.counter import NvPublic, parse_nv_public, verify_counter
 from tpm.ek_template import check_ek_template
 from tpm.endorsement import verify_ek_certificate
 from tpm.public import EK, parse_public
@@ -26,6 +27,7 @@ from ztrooted.ar4si import vector_of
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.audit_rounds import Round, approval, baseline_at, check_class, check_evidence_name, class_rules, mismatch
 from ztrooted.bundle import ProvenRecord
+from ztrooted.checkpoint import verify_counter_line
 from ztrooted.delegation import ends_ms
 from ztrooted.dispatch_context import Facts, policy_request
 from ztrooted.enrollment import transcript
@@ -50,15 +52,21 @@ GRANTS = frozenset({"authorization.issued", "authorization.renewed"})
 
 # 4. The log key lives in the gateway's TPM, and signs in the anchored state only.
 def check_log_key(proof: "Proof") -> None:
-    """The identity a gateway started with."""
+    """The identity a gateway started with. Where the checkpoint is an anchor, what the TPM's counter was."""
     for _, record in proof.of_type("gateway.started"):
-        check_identity(record.body["identity"], proof.anchors)
+        counter = check_identity(record.body["identity"], proof.anchors)
+        value = verify_counter_line(proof.bundle.checkpoint, ak=proof.anchors.gateway_ak, counter=counter)
+        if value is not None:
+            proof.facts["counter"] = value
         return
     raise ProofError(GateReason.BUNDLE_INCOMPLETE, "no record says with which keys the gateway started")
 
 
-def check_identity(identity: dict[str, Any], anchors: Anchors) -> None:
-    """The anchored attestation key certified the log key: the anchored one, whose policy is the anchored state."""
+def check_identity(identity: dict[str, Any], anchors: Anchors) -> NvPublic:
+    """The anchored attestation key certified the log key: the anchored one, whose policy is the anchored state.
+
+    And the counter, which is returned: it goes up in that state only, too.
+    """
     log_key = parse_public(bytes.fromhex(identity["log_key_public"]))
     accept_signing_key(log_key, policy_pcr(anchors.gateway_selection, anchors.gateway_pcrs))
     verify_certify(
@@ -70,6 +78,19 @@ def check_identity(identity: dict[str, Any], anchors: Anchors) -> None:
     )
     if spki(_p256(log_key.key())) != anchors.log_key.material:
         raise ProofError(GateReason.CHECKPOINT_KEY, "the certified log key is not the anchored one")
+    counter = parse_nv_public(bytes.fromhex(identity["counter_public"]))
+    start = verify_counter(
+        bytes.fromhex(identity["counter_attest"]),
+        bytes.fromhex(identity["counter_signature"]),
+        anchors.gateway_ak,
+        qualifying_data=certify_qualifying_data(anchors.origin),
+        counter=counter,
+    )
+    if counter.policy != log_key.auth_policy or str(start) != identity["counter_start"]:
+        raise ProofError(
+            GateReason.CHECKPOINT_SEAL, "the counter is not bound to the anchored state, or began elsewhere"
+        )
+    return counter
 
 
 # 7. An anchored root vouches for the executor's TPM, its keys are what they should be, and its id follows from them.
