@@ -82,8 +82,9 @@ class Gateway:
         receivers = load_receivers(config)
         self.signer = Signer(config)
         try:
-            self.database = Database(config.data / DATABASE, on_failure=self._fail)
-            authorizations.check(self.database.reading)
+            trusted = self.signer.identity.trusts(config.origin)
+            self.database = Database(config.data / DATABASE, on_failure=self._fail, trusted=trusted)
+            authorizations.check_unfinished(self.database.reading)
             orders.check(self.database.reading)
         except EnvironmentProblem:
             self.signer.close()
@@ -115,6 +116,12 @@ class Gateway:
         )
         self.endings = Endings(self.database, self.clock, self.channels, self.deadlines)
         self.checkpointer = Checkpointer(config, self.database, self.clock, self.signer)
+        try:
+            self.checkpointer.anchors.check()
+        except EnvironmentProblem:
+            self.database.abandon()
+            self.signer.close()
+            raise
         self.authorizer = Authorizer(
             config,
             self.database,
@@ -139,6 +146,7 @@ class Gateway:
         """Introduce the issuing key, record the start, seal, and take up what an earlier run left unfinished."""
         now_ms = self.clock.now_ms()
         self._refuse_to_go_back(now_ms)
+        await self.checkpointer.finish()
         epoch = await self.signer.new_epoch(now_ms // 1000)
 
         def commit(tx: Transaction) -> None:
@@ -177,7 +185,9 @@ class Gateway:
             await self.channels.broadcast_issuer(epoch.introduction)
 
     def _refuse_to_go_back(self, now_ms: int) -> None:
-        row = self.database.reading.execute("SELECT COALESCE(MAX(at), 0) FROM records").fetchone()
+        row = self.database.reading.execute(
+            "SELECT COALESCE(MAX(at), 0) FROM (SELECT at FROM records ORDER BY seq DESC LIMIT 1000)"
+        ).fetchone()
         if now_ms < int(row[0]) - limits.CLOCK_LEEWAY_S * 1000:
             raise EnvironmentProblem(
                 GateReason.CLOCK_UNTRUSTED,
@@ -260,7 +270,7 @@ class Gateway:
             now_ms = self.clock.now_ms()
             await self.database.write(lambda tx: tx.append(Record("gateway.stopped", now_ms, {})))
             try:
-                await self.checkpointer.seal()
+                await self.checkpointer.seal(anchor=True)
             except GateError as error:
                 log.error("the last records are not sealed", code=error.reason, detail=error.detail)
         await self.database.close()

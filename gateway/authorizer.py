@@ -343,11 +343,13 @@ class Authorizer:
                 ):  # the next round, under the new ones, was asked for already
                     return
                 log.error("round not recorded", executor=executor, code=error.reason, detail=error.detail)
-                leases, revoked = [], []
+                leases, revoked, still = [], [], bool(live)  # they run on under their leases, and are asked about again
+            else:
+                still = bool(leases)
             self._metrics.round(self._clock.monotonic() - asked_s, live=bool(live), trusted=done.trusted)
             # Before the next round can begin, which may be the start of a job: its interval is the one that counts.
             if self._channels.get(executor) is session:
-                self._schedule_by(executor, done.policy, live=bool(leases))
+                self._schedule_by(executor, done.policy, live=still)
         await self._endings.announce(revoked)
         for lease in leases:
             self._endings.watch(lease.authorization)

@@ -91,7 +91,8 @@ def _context(connection: sqlite3.Connection, story: list[tuple[int, bytes]]) -> 
             first_use.setdefault(text, seq)
     marks = ", ".join("?" * len(CONTEXT))
     rows = connection.execute(
-        f"SELECT seq, bytes FROM records WHERE type IN ({marks}) AND seq < ? ORDER BY seq",  # noqa: S608 -- constants
+        f"SELECT seq, bytes FROM records WHERE authorization IS NULL AND type IN ({marks})"  # noqa: S608 -- constants
+        " AND seq < ? ORDER BY seq",
         (*CONTEXT, story[-1][0]),
     )
     found: dict[str, tuple[int, bytes]] = {}
@@ -109,7 +110,10 @@ def _context(connection: sqlite3.Connection, story: list[tuple[int, bytes]]) -> 
 
 def _labels(connection: sqlite3.Connection, executor: str, before: int) -> list[tuple[int, bytes]]:
     """What operators labelled the executor with, each time."""
-    rows = connection.execute("SELECT seq, bytes FROM records WHERE type = 'executor.labelled' AND seq < ?", (before,))
+    rows = connection.execute(
+        "SELECT seq, bytes FROM records WHERE authorization IS NULL AND type = 'executor.labelled' AND seq < ?",
+        (before,),
+    )
     return [(int(seq), bytes(data)) for seq, data in rows if parse_record(bytes(data)).body["executor"] == executor]
 
 

@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from gateway.config import GatewayConfig
+from gateway.rollback import Anchor, Anchors
 from gateway.signer import Signer
 from gateway.storage import lineage
-from gateway.storage.database import Database
+from gateway.storage.database import Database, Transaction
 from tpm.attestation_key import accept_attestation_key
 from tpm.public import parse_public
 from ztrooted import merkle
-from ztrooted.checkpoint import Checkpoint, seal_line
+from ztrooted.checkpoint import Checkpoint, counter_line, seal_line
 from ztrooted.clock import Clock
 from ztrooted.errors import GateError
 from ztrooted.note import format_note, signature_of
@@ -37,6 +38,7 @@ class Checkpointer:
         self._sealing = asyncio.Lock()
         self._log_key = ecdsa_key(config.origin, signer.identity.log_key())
         self._ak_name = accept_attestation_key(parse_public(signer.identity.ak_public)).name
+        self.anchors = Anchors(config, database, clock, signer)
         self.sealed_at = 0.0
 
     @property
@@ -57,37 +59,70 @@ class Checkpointer:
                 log.error("not sealed", code=error.reason, detail=error.detail, remedy=error.remedy)
             await sleep(self._config.checkpoint_interval_s)
 
-    async def seal(self) -> tuple[int, bytes]:
+    async def finish(self) -> None:
+        """Store the anchor that a killed process has counted, if there is one. Before anything else is written."""
+        async with self._sealing:
+            await self._finish()
+
+    async def _finish(self) -> None:
+        checkpoint = self.anchors.unfinished()
+        if checkpoint is not None:
+            anchor = await self.anchors.certify(checkpoint, self.anchors.counter + 1)
+            await self._store(checkpoint, anchor)
+
+    async def seal(self, *, anchor: bool = False) -> tuple[int, bytes]:
         """The checkpoint over everything appended so far, as (size, note); a new one if there are new records.
 
-        The TPM signs in any case, so that one that is gone is noticed while nothing happens, too.
+        The TPM signs in any case, so that one that is gone is noticed while nothing happens, too. ``anchor`` has the
+        TPM's counter stand for it although it is not time yet.
         """
         async with self._sealing:
             connection = self._database.reading
             size = lineage.size(connection)
             root = merkle.frontier(size, lineage.Reader(connection).read).root()
             checkpoint = Checkpoint(self._config.origin, size, root)
-            signature, quoted = await self._signer.seal(checkpoint.text)
             latest = self.latest()
             if latest is not None and latest[0] == size:
+                await self._signer.seal(checkpoint.text)
                 self.sealed_at = self._clock.monotonic()
                 return latest
-            note = format_note(
-                checkpoint.text,
-                [
-                    signature_of(self._log_key, signature),
-                    seal_line(self._config.origin, self._ak_name, quoted.attest, quoted.signature, quoted.pcrs),
-                ],
+            made = await self._anchor(checkpoint) if anchor or self.anchors.due(size) else None
+            return size, await self._store(checkpoint, made)
+
+    async def _anchor(self, checkpoint: Checkpoint) -> Anchor:
+        """A new anchor; one that the TPM counted and we could not store comes first."""
+        self.anchors.compare(await self._signer.counted())
+        await self._finish()
+        return await self.anchors.make(checkpoint)
+
+    async def _store(self, checkpoint: Checkpoint, anchor: Anchor | None) -> bytes:
+        """Seal a checkpoint by a quote and store it, with its anchor; its note."""
+        signature, quoted = await self._signer.seal(checkpoint.text)
+        lines = [
+            signature_of(self._log_key, signature),
+            seal_line(self._config.origin, self._ak_name, quoted.attest, quoted.signature, quoted.pcrs),
+        ]
+        if anchor is not None:
+            certified = anchor.certified
+            lines.append(counter_line(self._config.origin, self._ak_name, certified.attest, certified.signature))
+        note = format_note(checkpoint.text, lines)
+        now_ms = self._clock.now_ms()
+
+        def store(tx: Transaction) -> None:
+            # There is one of this size where a process was killed between the two, or an anchor was finished late.
+            tx.execute(
+                "INSERT INTO checkpoints(size, root, at, note) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (checkpoint.size, checkpoint.root, now_ms, note),
             )
-            now_ms = self._clock.now_ms()
-            await self._database.write(
-                lambda tx: tx.execute(
-                    "INSERT INTO checkpoints(size, root, at, note) VALUES (?, ?, ?, ?)", (size, root, now_ms, note)
-                )
-            )
-            self.sealed_at = self._clock.monotonic()
-            log.info("sealed", size=size, root=root.hex())
-            return size, note
+            if anchor is not None:
+                self.anchors.store(tx, anchor, now_ms)
+
+        await self._database.write(store)
+        if anchor is not None:
+            self.anchors.stored(anchor)
+        self.sealed_at = self._clock.monotonic()
+        log.info("sealed", size=checkpoint.size, root=checkpoint.root.hex())
+        return note
 
     def latest(self) -> tuple[int, bytes] | None:
         """The newest checkpoint as (size, note)."""

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -92,6 +93,58 @@ def serve(
     gc.set_threshold(*COLLECT_AFTER)
     config = load_config(data, listen_host=host, listen_port=port)
     raise typer.Exit(asyncio.run(run(config)))
+
+
+@app.command()
+def fsck(data: DataFolder, json: JsonFlag = False) -> None:
+    """Look at everything in the database and say what is wrong; exit code 1 if anything is. The gateway may run.
+
+    Derives the tree, its tiles and every state from the records anew, and verifies every digest, checkpoint and anchor.
+    """
+    from gateway.config import load_config  # noqa: PLC0415
+    from gateway.fsck import fsck as run  # noqa: PLC0415
+    from gateway.fsck import summary  # noqa: PLC0415
+
+    count, found = run(load_config(data), progress)
+    findings = []
+    for one in found:
+        findings.append(one)
+        if not json:
+            typer.echo(f"{one.where}: {one.detail} ({one.reason})")
+    last = f"{count} records: {'sound' if not findings else f'{len(findings)} findings'}"
+    show(summary(count, findings), last, json=json)
+    raise typer.Exit(1 if findings else 0)
+
+
+def progress(done: int, of: int) -> None:
+    """One line on a terminal that is written again and again."""
+    if sys.stderr.isatty() and of:
+        line = f"\r{done:,} of {of:,} records ({done * 100 // of} %)"
+        typer.echo(line, err=True, nl=done == of)
+
+
+@app.command()
+def recover(
+    data: DataFolder,
+    operator: Annotated[str, typer.Option(help="Who decides this; it is recorded.")],
+    reason: Annotated[str, typer.Option(help="Why the newest database is gone; it is recorded.")],
+    json: JsonFlag = False,
+) -> None:
+    """Go on from an older database, or without the TPM's counter, once the newest one is lost for good.
+
+    What was in the lost records is gone; that it is, the log shows from now on.
+    """
+    from gateway.config import load_config  # noqa: PLC0415
+    from gateway.recover import recover as run  # noqa: PLC0415
+
+    config = load_config(data)
+    done = asyncio.run(run(config, operator=operator, reason=reason))
+    show(
+        done,
+        f"Recovered: the TPM's counter was {done['counter']}, the database knew {done['anchored']}, both are {done['now']}"
+        f" now. Record {int(str(done['size'])) - 1} says so.",
+        json=json,
+    )
 
 
 @app.command()

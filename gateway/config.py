@@ -58,6 +58,9 @@ class GatewayConfig(BaseSettings):
     appraisal_policy: Path = Field(Path("policy/appraisal.toml"), description="What evidence must show.")
     dispatch_policy: Path = Field(Path("policy/dispatch.cedar"), description="Who may run what where.")
     entities: Path = Field(Path("policy/entities.toml"), description="Groups of orchestrators and pools of executors.")
+    event_log: Path | None = Field(
+        None, description="The firmware's event log of the gateway's own machine; left out, the kernel's for a device:."
+    )
     session_life_s: int = Field(
         3600, ge=60, le=86400, description="Life of an executor's session certificate; renewed only by a good quote."
     )
@@ -65,6 +68,12 @@ class GatewayConfig(BaseSettings):
         3600, ge=60, le=86400, description="How long one issuing key signs artifacts before the next is introduced."
     )
     checkpoint_interval_s: float = Field(60, gt=0, le=3600, description="How often new records are sealed by the TPM.")
+    anchor_interval_s: float = Field(
+        600,
+        gt=0,
+        le=86400,
+        description="How often a checkpoint is bound to the TPM's counter, which wears the TPM's memory a little.",
+    )
 
     webhooks: Annotated[list[WebhookConfig], AfterValidator(unique_names)] = Field(
         [], description="Receivers of events that can't hold a stream, each a table [[webhooks]]."

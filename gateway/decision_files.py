@@ -148,7 +148,8 @@ def _first(connection: sqlite3.Connection, authorization: str) -> Record | None:
 
 def _approved(connection: sqlite3.Connection, digest: str, executor_class: str, before: int) -> Record | None:
     rows = connection.execute(
-        "SELECT bytes FROM records WHERE type = 'baseline.approved' AND seq < ? ORDER BY seq DESC", (before,)
+        "SELECT bytes FROM records WHERE authorization IS NULL AND type = 'baseline.approved' AND seq < ? ORDER BY seq DESC",
+        (before,),
     )
     for (data,) in rows:
         record = parse_record(bytes(data))
@@ -159,7 +160,8 @@ def _approved(connection: sqlite3.Connection, digest: str, executor_class: str, 
 
 def _activated(connection: sqlite3.Connection, appraisal: str, before: int) -> Record | None:
     rows = connection.execute(
-        "SELECT bytes FROM records WHERE type = 'policy.activated' AND seq < ? ORDER BY seq DESC", (before,)
+        "SELECT bytes FROM records WHERE authorization IS NULL AND type = 'policy.activated' AND seq < ? ORDER BY seq DESC",
+        (before,),
     )
     for (data,) in rows:
         record = parse_record(bytes(data))

@@ -1,7 +1,8 @@
 """The event feed: records of authorizations as server-sent events, from any record on, without gap or duplicate.
 
-New records are read and formatted once, for everybody who is up to date; who is behind reads the database until that is
-so. A subscriber waits for nobody: each has its own cursor, and one that does not read is hung up on and may come again.
+New records are read, formatted and framed once, and written to everybody who is up to date and has read all there was; who
+is behind reads the database until that is so. A subscriber waits for nobody: each has its own cursor, and one that does
+not read is hung up on and may come again.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from gateway.storage.database import Database
 from ztrooted import limits
 
 PIECE = 64 << 10  # bytes sent at once; a subscriber must take them within its time
+GATHER_S = 0.005  # what is committed within this goes out together: a thousand subscribers are written to once for it
 IDLE_S = 15.0  # then a comment is sent, so that both sides notice a dead connection
 
 
@@ -31,6 +33,26 @@ class Event:
         return orchestrator is None or orchestrator == self.orchestrator
 
 
+class Line:
+    """A subscriber's connection. ``cursor`` is the record it hears next, ``chunked`` whether HTTP frames what is sent."""
+
+    def __init__(
+        self, transport: asyncio.WriteTransport, cursor: int, orchestrator: str | None, *, chunked: bool
+    ) -> None:
+        self.cursor = cursor
+        self.orchestrator = orchestrator
+        self.chunked = chunked
+        self.left = asyncio.Event()
+        self._transport = transport
+
+    def take(self, data: bytes) -> bool:
+        """Send ``data``, unless something waits to be read already: then it is for its own task to go on."""
+        if self._transport.is_closing() or self._transport.get_write_buffer_size():
+            return False
+        self._transport.write(data)
+        return True
+
+
 class Feed:
     """Follows the lineage for every subscriber. Start ``run`` before anybody follows."""
 
@@ -40,6 +62,7 @@ class Feed:
         # ``_recent`` has every event from record ``_first`` on, up to the one before ``_next``.
         self._first = self._next = _end(database)
         self._news = asyncio.Event()
+        self._lines: dict[Line, None] = {}  # those that are up to date
         self._closed = False
 
     async def run(self) -> None:
@@ -48,17 +71,22 @@ class Feed:
             events, cursor = self._read(self._next)
             if cursor == self._next:
                 await self._database.wait_for_commit()  # nothing is awaited in between: no commit is missed
+                if self._lines:
+                    await asyncio.sleep(GATHER_S)
                 continue
+            before = self._next
             self._recent += events
             self._next = cursor
             if len(self._recent) > 2 * limits.FEED_RECENT:
                 del self._recent[: limits.FEED_RECENT]
                 self._first = self._recent[0].seq
+            self._pass_on(events, before)
             self._wake()
 
     def close(self) -> None:
         """Everybody's feed ends."""
         self._closed = True
+        self._leave(list(self._lines))
         self._wake()
 
     def _wake(self) -> None:
@@ -70,13 +98,50 @@ class Feed:
         """The number of the record that comes next."""
         return self._next
 
-    async def follow(self, start: int, orchestrator: str | None) -> AsyncIterator[bytes]:
-        """Events from record ``start`` on, several in one piece, for ever; a comment where there is nothing for a while."""
-        async for events in self._batches(start):
-            if not events:
+    async def follow(self, line: Line) -> AsyncIterator[bytes]:
+        """What is to be sent on ``line``, in pieces, for ever; a comment where there is nothing for a while.
+
+        While it is up to date, what is new is sent here.
+        """
+        while not self._closed:
+            if line.cursor < self._next:
+                events, line.cursor = self._since(line.cursor)
+                for piece in _pieces(event.data for event in events if event.concerns(line.orchestrator)):
+                    yield piece
+                await asyncio.sleep(0)  # who catches up with a long lineage takes turns with everybody else
+                continue
+            line.left.clear()
+            self._lines[line] = None
+            try:
+                async with asyncio.timeout(IDLE_S):
+                    await line.left.wait()
+            except TimeoutError:
                 yield b": still here\n\n"
-            for piece in _pieces(event.data for event in events if event.concerns(orchestrator)):
-                yield piece
+            finally:
+                self._lines.pop(line, None)
+
+    def _pass_on(self, events: list[Event], before: int) -> None:
+        """Send what is new, from record ``before`` on, to everybody who was up to date until then."""
+        framed: dict[tuple[str | None, bool], bytes] = {}
+        left = []
+        for line in self._lines:
+            key = (line.orchestrator, line.chunked)
+            if key not in framed:
+                data = b"".join(event.data for event in events if event.concerns(line.orchestrator))
+                framed[key] = b"%x\r\n%s\r\n" % (len(data), data) if data and line.chunked else data
+            data = framed[key]
+            if line.cursor > self._next:  # it asked for what is yet to come
+                continue
+            if line.cursor > before or len(data) > PIECE or (data and not line.take(data)):
+                left.append(line)
+            else:
+                line.cursor = self._next
+        self._leave(left)
+
+    def _leave(self, lines: list[Line]) -> None:
+        for line in lines:
+            del self._lines[line]
+            line.left.set()
 
     async def events(self, start: int, orchestrator: str | None) -> AsyncIterator[Event]:
         """The same, one by one."""
@@ -96,15 +161,18 @@ class Feed:
                 except TimeoutError:
                     yield []
                 continue
-            if cursor < self._first:
-                events, cursor = self._read(cursor)
-                await asyncio.sleep(0)  # who catches up with a long lineage takes turns with everybody else
-            else:
-                at = bisect_left(self._recent, cursor, key=lambda event: event.seq)
-                events = self._recent[at : at + limits.FEED_BATCH]
-                cursor = events[-1].seq + 1 if len(events) == limits.FEED_BATCH else self._next
+            events, cursor = self._since(cursor)
+            await asyncio.sleep(0)
             if events:
                 yield events
+
+    def _since(self, cursor: int) -> tuple[list[Event], int]:
+        """A batch of events from record ``cursor`` on, and where the next one begins."""
+        if cursor < self._first:
+            return self._read(cursor)
+        at = bisect_left(self._recent, cursor, key=lambda event: event.seq)
+        events = self._recent[at : at + limits.FEED_BATCH]
+        return events, events[-1].seq + 1 if len(events) == limits.FEED_BATCH else self._next
 
     def _read(self, start: int) -> tuple[list[Event], int]:
         """One batch from the database, and where the next one begins."""

@@ -153,7 +153,8 @@ def check(connection: sqlite3.Connection) -> None:
     """Who is in quarantine must be what the records lead to. EnvironmentProblem where somebody edited it beside them."""
     led_to: dict[tuple[str, str], tuple[str, str, int]] = {}
     rows = connection.execute(
-        "SELECT type, at, bytes FROM records WHERE type IN ('operator.quarantined', 'operator.released') ORDER BY seq"
+        "SELECT type, at, bytes FROM records WHERE authorization IS NULL"
+        " AND type IN ('operator.quarantined', 'operator.released') ORDER BY seq"
     )
     for kind, at, data in rows:
         body = parse_record(bytes(data)).body

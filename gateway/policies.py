@@ -63,7 +63,7 @@ class PolicyStore:
     def last_activation(self) -> Activation | None:
         """The last activation on the record."""
         row = self._database.reading.execute(
-            "SELECT bytes FROM records WHERE type = 'policy.activated' ORDER BY seq DESC LIMIT 1"
+            "SELECT bytes FROM records WHERE authorization IS NULL AND type = 'policy.activated' ORDER BY seq DESC LIMIT 1"
         ).fetchone()
         return None if row is None else _activation(bytes(row[0]))
 
@@ -161,7 +161,9 @@ def _activation(data: bytes) -> Activation:
 
 
 def _refuse_rollback(connection: sqlite3.Connection, digests: dict[str, str]) -> None:
-    rows = connection.execute("SELECT bytes FROM records WHERE type = 'policy.activated' ORDER BY seq")
+    rows = connection.execute(
+        "SELECT bytes FROM records WHERE authorization IS NULL AND type = 'policy.activated' ORDER BY seq"
+    )
     if any(_activation(bytes(data)).digests == digests for (data,) in rows.fetchall()):
         raise GateError(
             GateReason.POLICY_ROLLBACK, "these policies were in force before and were replaced; say so if that is meant"

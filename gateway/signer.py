@@ -16,15 +16,22 @@ from typing import Any, TypeVar
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.config import GatewayConfig, read_file
-from tpm.device import Device, LogKey, Quoted
-from tpm.errors import DeviceError
+from gateway.storage.lineage import Trusted
+from tpm.attestation_key import accept_attestation_key
+from tpm.counter import NvPublic, parse_nv_public
+from tpm.device import Certified, LogKey, Quoted
+from tpm.device_counter import COUNT, FIRST, CountingDevice
+from tpm.errors import DeviceError, EvidenceError
+from tpm.pcr import PcrSelection
 from tpm.public import parse_public
 from ztrooted import jose
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.checkpoint import SealPolicy, verify_checkpoint
+from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.issuer import certify_qualifying_data, signed_digest, statement
 from ztrooted.jose import IssuerKey, jwk
 from ztrooted.keys import spki
 from ztrooted.models import Issuer
+from ztrooted.note_keys import ecdsa_key
 from ztrooted.reasons import GateReason
 
 T = TypeVar("T")
@@ -38,7 +45,10 @@ SEALED_PCRS = {"sha256": [0, 1, 2, 3, 4, 5, 6, 7]}
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What was fixed when the gateway was initialised. Public areas are TPM2B_PUBLIC."""
+    """What was fixed when the gateway was initialised. Public areas are TPM2B_PUBLIC.
+
+    ``counter_public`` is the TPMS_NV_PUBLIC of the lineage's counter, ``counter_start`` its value at that time.
+    """
 
     ak_public: bytes
     log_key_public: bytes
@@ -46,6 +56,10 @@ class Identity:
     pcrs: dict[str, dict[int, bytes]]
     certify_attest: bytes
     certify_signature: bytes
+    counter_public: bytes
+    counter_attest: bytes
+    counter_signature: bytes
+    counter_start: int
     virtual: bool
 
     def encode(self) -> dict[str, Any]:
@@ -60,6 +74,10 @@ class Identity:
             },
             "certify_attest": self.certify_attest.hex(),
             "certify_signature": self.certify_signature.hex(),
+            "counter_public": self.counter_public.hex(),
+            "counter_attest": self.counter_attest.hex(),
+            "counter_signature": self.counter_signature.hex(),
+            "counter_start": str(self.counter_start),  # 64 bits, more than JSON's numbers
             "virtual": self.virtual,
         }
 
@@ -82,6 +100,10 @@ class Identity:
                 },
                 certify_attest=bytes.fromhex(value["certify_attest"]),
                 certify_signature=bytes.fromhex(value["certify_signature"]),
+                counter_public=bytes.fromhex(value["counter_public"]),
+                counter_attest=bytes.fromhex(value["counter_attest"]),
+                counter_signature=bytes.fromhex(value["counter_signature"]),
+                counter_start=int(value["counter_start"]),
                 virtual=value["virtual"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -100,15 +122,43 @@ class Identity:
             )
         return key
 
+    def counter(self) -> NvPublic:
+        """The lineage's counter."""
+        try:
+            return parse_nv_public(self.counter_public)
+        except EvidenceError as error:
+            raise EnvironmentProblem(
+                GateReason.ENVIRONMENT_DATA_FOLDER, f"the counter is damaged: {error}", "restore the data folder"
+            ) from error
+
+    def trusts(self, origin: str) -> Trusted:
+        """Verifies checkpoints of a lineage: signed by the log key, sealed by the AK over the PCRs it is bound to."""
+        log_key = ecdsa_key(origin, self.log_key())
+        ak = accept_attestation_key(parse_public(self.ak_public))
+        seal = SealPolicy(ak, PcrSelection.of(SEALED_PCRS), self.pcrs)
+
+        def trusted(note: bytes, size: int, root: bytes) -> bool:
+            try:
+                found = verify_checkpoint(note, origin=origin, log_key=log_key, seal=seal)
+            except ProofError:
+                return False
+            return found.sealed and (found.checkpoint.size, found.checkpoint.root) == (size, root)
+
+        return trusted
+
     def log_key_spki(self) -> bytes:
         """The log key as SubjectPublicKeyInfo."""
         return spki(self.log_key())
 
 
-def create_identity(device: Device, origin: str) -> Identity:
-    """Make both keys in the TPM and have the one certify the other. DeviceError when the TPM refuses."""
+def create_identity(device: CountingDevice, origin: str) -> Identity:
+    """Make both keys and the counter in the TPM, and have the AK certify the other two. DeviceError when the TPM refuses."""
     log_key = device.log_key(SEALED_PCRS)
-    certified = device.certify(log_key, certify_qualifying_data(origin))
+    qualifying = certify_qualifying_data(origin)
+    certified = device.certify(log_key, qualifying)
+    counter = device.define_counter(counter_index(origin), log_key.policy)
+    device.increment_counter(counter, SEALED_PCRS)  # before its first increment it has no value
+    counted = device.certify_counter(counter, qualifying)
     return Identity(
         ak_public=device.attestation_key(),
         log_key_public=log_key.public,
@@ -116,8 +166,17 @@ def create_identity(device: Device, origin: str) -> Identity:
         pcrs=device.read_pcrs(SEALED_PCRS),
         certify_attest=certified.attest,
         certify_signature=certified.signature,
+        counter_public=counter.marshal(),
+        counter_attest=counted.attest,
+        counter_signature=counted.signature,
+        counter_start=device.counter(counter),
         virtual=device.virtual,
     )
+
+
+def counter_index(origin: str) -> int:
+    """The NV index of a lineage's counter: its own among those of the owner, so that one TPM may serve several."""
+    return FIRST + int.from_bytes(hashlib.sha256(origin.encode()).digest()[:4], "big") % COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +199,7 @@ class Signer:
         self._device = open_device(config.tpm)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tpm")
         self._log_key = self._recognise()
+        self._counter = self.identity.counter()
         self._epochs: list[Epoch] = []
 
     def _recognise(self) -> LogKey:
@@ -211,6 +271,49 @@ class Signer:
 
         return await self._in_tpm(sealed)
 
+    def counter(self) -> int:
+        """The value of the lineage's counter. EnvironmentProblem where it is gone. Before anything else uses the TPM."""
+        try:
+            return self._device.counter(self._counter)
+        except DeviceError as error:
+            raise environment_problem(error) from error
+
+    def restore_counter(self) -> None:
+        """Define the counter again where it was deleted; it starts above every value it had. Before anything else."""
+        try:
+            self._device.define_counter(self._counter.index, self._counter.policy)
+            self._device.increment_counter(self._counter, SEALED_PCRS)
+        except DeviceError as error:
+            raise environment_problem(error) from error
+
+    async def sign(self, data: bytes) -> bytes:
+        """The log key's signature (DER) over SHA-256 of ``data``. GateError if the TPM refuses."""
+        digest = hashlib.sha256(data).digest()
+        return await self._in_tpm(lambda: self._device.sign_with_log_key(self._log_key, digest))
+
+    async def count(self) -> int:
+        """Increment the counter; what it is then. GateError if the TPM refuses."""
+
+        def counted() -> int:
+            self._device.increment_counter(self._counter, SEALED_PCRS)
+            return self._device.counter(self._counter)
+
+        return await self._in_tpm(counted)
+
+    async def counted(self) -> int:
+        """The counter's value. GateError if the TPM refuses."""
+        return await self._in_tpm(lambda: self._device.counter(self._counter))
+
+    async def certify_counter(self, text: bytes) -> Certified:
+        """Have the AK certify the counter's value for a checkpoint's text. GateError if the TPM refuses."""
+        digest = hashlib.sha256(text).digest()
+        return await self._in_tpm(lambda: self._device.certify_counter(self._counter, digest))
+
+    async def quote(self, qualifying_data: bytes) -> Quoted:
+        """Quote our own PCRs, those that the identity names, for whoever asked. GateError if the TPM refuses."""
+        selection = {bank: sorted(values) for bank, values in self.identity.pcrs.items()}
+        return await self._in_tpm(lambda: self._device.quote(qualifying_data, selection))
+
     async def _in_tpm(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -223,10 +326,10 @@ class Signer:
         self._device.close()
 
 
-def open_device(address: str) -> Device:
+def open_device(address: str) -> CountingDevice:
     """The TPM at ``address``; EnvironmentProblem with what to do when it can't be used."""
     try:
-        return Device.open(address)
+        return CountingDevice.open(address)
     except DeviceError as error:
         raise environment_problem(error) from error
 

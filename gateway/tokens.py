@@ -3,6 +3,7 @@
 from gateway.app import DATABASE
 from gateway.auth import TOKEN_ROLES, Role, create_token
 from gateway.config import GatewayConfig
+from gateway.signer import Identity
 from gateway.storage.database import Database
 from ztrooted.clock import SystemClock
 from ztrooted.errors import EnvironmentProblem, UsageProblem
@@ -20,7 +21,8 @@ async def create(config: GatewayConfig, role: str, name: str) -> str:
             f"{name!r} can't be a name",
             "a name is up to 128 printable ASCII characters without spaces",
         )
-    database = Database(config.data / DATABASE, on_failure=lambda: None)
+    trusted = Identity.load(config.data).trusts(config.origin)
+    database = Database(config.data / DATABASE, on_failure=lambda: None, trusted=trusted)
     try:
         return await database.write(lambda tx: create_token(tx, Role(role), name, SystemClock().now_ms()))
     finally:

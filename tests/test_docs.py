@@ -15,6 +15,7 @@ import typer
 
 import gateway.cli
 import ztrooted.cli.main
+from ztrooted.audit_plan import PLAN
 from ztrooted.reasons import all_reasons
 from ztrooted.records import TYPES
 
@@ -153,6 +154,10 @@ def test_the_checks_of_a_bundle_are_told_as_they_are() -> None:
     planned = re.findall(r'^        \("(\w+)", [\w.]+\),$', source, re.MULTILINE)
     paged = re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "docs" / "bundle-format.md").read_text(), re.MULTILINE)
     assert told == paged == [(str(number), name) for number, name in enumerate(planned, 1)]
+    words = " ".join(source.split('"""')[1].split())
+    for number, (name, what) in enumerate(PLAN, 1):
+        assert f"{number}. ``{name}``: {what}." in words
+    assert planned == [name for name, _ in PLAN]
 
 
 def test_the_table_of_limits_is_what_the_script_writes() -> None:

@@ -35,6 +35,8 @@ class EvidenceReason(StrEnum):
     ATTEST_TRAILING_BYTES = "attest.trailing_bytes"
     ATTEST_TYPE = "attest.type"
 
+    COUNTER_INVALID = "counter.invalid"
+
     CREDENTIAL_INVALID = "credential.invalid"
     CREDENTIAL_KEY_NOT_ALLOWED = "credential.key_not_allowed"
     CREDENTIAL_MALFORMED = "credential.malformed"

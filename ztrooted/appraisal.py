@@ -305,7 +305,7 @@ class _Run:
 
     # 6. The kernel's measurement list explains the quoted PCR 10.
     def _ima(self) -> None:
-        listed = parse_ima_list(self.evidence.ima, format="ascii").entries if self.evidence.ima else _NO_ENTRIES
+        listed = listed_entries(self.evidence.ima)
         result = replay(
             self.question.previous.ima,
             listed,
@@ -342,6 +342,12 @@ class _Run:
         if reference.expires_ms is not None and reference.expires_ms < self.question.now_ms:
             raise GateError(GateReason.BASELINE_EXPIRED, f"the approval of baseline {reference.digest} has ended")
         return reference
+
+
+@lru_cache(maxsize=1)
+def listed_entries(data: bytes) -> ImaEntries:
+    """The entries of an ASCII measurement list, none for no bytes. The last list is remembered: audits read it twice."""
+    return parse_ima_list(data, format="ascii").entries if data else _NO_ENTRIES
 
 
 @lru_cache(maxsize=1024)

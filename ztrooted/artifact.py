@@ -188,6 +188,23 @@ def verify(
     """
     # 1.
     parsed = jose.parse(token, typ=TYP)
+    return verify_parsed(
+        parsed, keys=keys, issuer=issuer, audience=audience, now=now, executor=executor, job=job, jkt=jkt
+    )
+
+
+def verify_parsed(
+    parsed: jose.Jws,
+    *,
+    keys: Keys,
+    issuer: str,
+    audience: str,
+    now: int,
+    executor: str | None = None,
+    job: str | None = None,
+    jkt: str | None = None,
+) -> ArtifactClaims:
+    """``verify`` from step 2 on, for whoever has parsed the artifact already."""
     # 2.
     verified = jose.verify(parsed, keys)
     raw = verified.claims

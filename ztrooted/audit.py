@@ -3,26 +3,32 @@
 The story and its rounds are next door, in ``ztrooted.audit_story`` and ``ztrooted.audit_rounds``.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import pairwise
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tpm.attestation_key import accept_attestation_key, accept_signing_key
 from tpm.certify import verify_certify
+from tpm.counter import NvPublic, parse_nv_public, verify_counter
 from tpm.ek_template import check_ek_template
 from tpm.endorsement import verify_ek_certificate
 from tpm.public import EK, parse_public
 from tpm.templates import policy_pcr
 from ztrooted import artifact, jose
+from ztrooted.anchors import Anchors
 from ztrooted.appraisal import Verdict
+from ztrooted.appraisal_policy import AppraisalClass
 from ztrooted.ar4si import vector_of
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.audit_rounds import Round, approval, baseline_at, check_class, check_evidence_name, class_rules, mismatch
 from ztrooted.bundle import ProvenRecord
-from ztrooted.delegation import Delegation, ends_ms
+from ztrooted.checkpoint import verify_counter_line
+from ztrooted.delegation import ends_ms
 from ztrooted.dispatch_context import Facts, policy_request
 from ztrooted.enrollment import transcript
 from ztrooted.entities import Entities
@@ -33,7 +39,7 @@ from ztrooted.jose import IssuerKey, thumbprint
 from ztrooted.keys import executor_id, load_p256, spki
 from ztrooted.merkle import head_at, leaf_hash
 from ztrooted.models import EnrollmentRequest
-from ztrooted.policy import DispatchPolicy, Request
+from ztrooted.policy import Decision, DispatchPolicy, Request
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 from ztrooted.results import tier, tier_name
@@ -46,23 +52,45 @@ GRANTS = frozenset({"authorization.issued", "authorization.renewed"})
 
 # 4. The log key lives in the gateway's TPM, and signs in the anchored state only.
 def check_log_key(proof: "Proof") -> None:
-    """The identity a gateway started with: its attestation key certified the log key, whose policy is the anchored state."""
-    anchors = proof.anchors
+    """The identity a gateway started with. Where the checkpoint is an anchor, what the TPM's counter was."""
     for _, record in proof.of_type("gateway.started"):
-        identity = record.body["identity"]
-        log_key = parse_public(bytes.fromhex(identity["log_key_public"]))
-        accept_signing_key(log_key, policy_pcr(anchors.gateway_selection, anchors.gateway_pcrs))
-        verify_certify(
-            bytes.fromhex(identity["certify_attest"]),
-            bytes.fromhex(identity["certify_signature"]),
-            anchors.gateway_ak,
-            qualifying_data=certify_qualifying_data(anchors.origin),
-            certified=log_key,
-        )
-        if spki(_p256(log_key.key())) != anchors.log_key.material:
-            raise ProofError(GateReason.CHECKPOINT_KEY, "the certified log key is not the anchored one")
+        counter = check_identity(record.body["identity"], proof.anchors)
+        value = verify_counter_line(proof.bundle.checkpoint, ak=proof.anchors.gateway_ak, counter=counter)
+        if value is not None:
+            proof.facts["counter"] = value
         return
     raise ProofError(GateReason.BUNDLE_INCOMPLETE, "no record says with which keys the gateway started")
+
+
+def check_identity(identity: dict[str, Any], anchors: Anchors) -> NvPublic:
+    """The anchored attestation key certified the log key: the anchored one, whose policy is the anchored state.
+
+    And the counter, which is returned: it goes up in that state only, too.
+    """
+    log_key = parse_public(bytes.fromhex(identity["log_key_public"]))
+    accept_signing_key(log_key, policy_pcr(anchors.gateway_selection, anchors.gateway_pcrs))
+    verify_certify(
+        bytes.fromhex(identity["certify_attest"]),
+        bytes.fromhex(identity["certify_signature"]),
+        anchors.gateway_ak,
+        qualifying_data=certify_qualifying_data(anchors.origin),
+        certified=log_key,
+    )
+    if spki(_p256(log_key.key())) != anchors.log_key.material:
+        raise ProofError(GateReason.CHECKPOINT_KEY, "the certified log key is not the anchored one")
+    counter = parse_nv_public(bytes.fromhex(identity["counter_public"]))
+    start = verify_counter(
+        bytes.fromhex(identity["counter_attest"]),
+        bytes.fromhex(identity["counter_signature"]),
+        anchors.gateway_ak,
+        qualifying_data=certify_qualifying_data(anchors.origin),
+        counter=counter,
+    )
+    if counter.policy != log_key.auth_policy or str(start) != identity["counter_start"]:
+        raise ProofError(
+            GateReason.CHECKPOINT_SEAL, "the counter is not bound to the anchored state, or began elsewhere"
+        )
+    return counter
 
 
 # 7. An anchored root vouches for the executor's TPM, its keys are what they should be, and its id follows from them.
@@ -137,7 +165,7 @@ def check_policies(proof: "Proof") -> None:
         check_class(proof, one, proof.at(one.enrollment).body)
         if one.body["baseline"] is not None:
             proof.facts["baseline_approved_by"] = approval(proof, one)["operator"]
-    for index, body in decisions(proof):
+    for index, body in proof.decisions:
         _activated_before(proof, index, "dispatch", body["dispatch_policy"])
         _activated_before(proof, index, "entities", body["entities"])
 
@@ -153,9 +181,11 @@ def check_decisions(proof: "Proof") -> None:
     """The request is made again from what was verified, so the policy was asked about this job and this verdict."""
     story = proof.story()
     follows = {one.index: after.record.type for one, after in pairwise(story)}
-    decided = dict(decisions(proof))
+    decided = dict(proof.decisions)
     policies: dict[str, DispatchPolicy] = {}
     entities: dict[str, Entities] = {}
+    asked: tuple[str, Request] | None = None
+    decision: Decision | None = None
     for one in proof.rounds:
         led_to = follows.get(one.index, "")
         body = decided.get(one.index)
@@ -171,8 +201,10 @@ def check_decisions(proof: "Proof") -> None:
         request = _request(proof, one, entities[listed])
         if request.encode() != body["request"]:
             raise mismatch(f"the policy was asked about something else in record {one.index}")
-        decision = policies[digest].decide(request)
-        if decision.encode() != body["decision"]:
+        # Most rounds ask what the one before asked, and the answer is a function of that.
+        if asked != (digest, request):
+            asked, decision = (digest, request), policies[digest].decide(request)
+        if decision is None or decision.encode() != body["decision"]:
             raise mismatch(f"evaluating the dispatch policy of record {one.index} again gives another decision")
         permitted = decision.permitted and one.trusted
         no_time_left = permitted and led_to == "authorization.revoked"
@@ -197,20 +229,22 @@ def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
         max_runtime_s=_max_runtime_s(proof),
         now_ms=one.now_ms,
         labels=one.body["labels"],
-        vector=vector_of(Verdict.decode(one.body["verdict"]), rules, virtual=virtual).as_context(),
+        vector=_vector(proof, one, rules, virtual=virtual),
         baseline_at=baseline_at(proof, one),
-        delegation=Delegation.model_validate(asked["delegation"]).facts(),
+        delegation=proof.delegation.facts(),
         parent=None if chain is None else chain.parent_at(one.index).facts(chain.place),
     )
     asked_for = "dispatch" if chain is None else "delegate"
     return policy_request(asked_for if one.kind == "policy.evaluated" else "renew", facts, entities)
 
 
-def decisions(proof: "Proof") -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records that contain a decision of the dispatch policy."""
-    for one in proof.story():
-        if "decision" in one.record.body:
-            yield one.index, one.record.body
+def _vector(proof: "Proof", one: Round, rules: AppraisalClass, *, virtual: bool) -> dict[str, int]:
+    """The AR4SI vector of a round, which follows from how its checks ended; that of the last round where all is alike."""
+    told = one.body["verdict"]["checks"], rules, virtual
+    if proof.last_vector is None or proof.last_vector[0] != told:
+        found = vector_of(Verdict.decode(one.body["verdict"]), rules, virtual=virtual)
+        proof.last_vector = told, found.as_context()
+    return proof.last_vector[1]
 
 
 # 13. The artifacts are those that were recorded, signed by keys that the log key introduced, in one chain.
@@ -232,11 +266,11 @@ def check_artifacts(proof: "Proof") -> None:
     previous: tuple[str, ArtifactClaims] | None = None
     for number, (one, digest) in enumerate(zip(grants, proof.bundle.artifacts, strict=True)):
         token = proof.bundle.blob(digest).decode("ascii")
-        claims = artifact.verify(
-            token, keys=issuers, issuer=anchors.issuer, audience=anchors.audience, now=one.record.at // 1000
+        parsed = jose.parse(token, typ=artifact.TYP)
+        claims = artifact.verify_parsed(
+            parsed, keys=issuers, issuer=anchors.issuer, audience=anchors.audience, now=one.record.at // 1000
         )
-        kid = jose.parse(token, typ=artifact.TYP).kid
-        if kid != one.record.body["kid"] or introduced[kid] > one.index:
+        if parsed.kid != one.record.body["kid"] or introduced[parsed.kid] > one.index:
             raise ProofError(
                 GateReason.LINEAGE_KEY, f"record {one.index} uses another key, or one that was introduced later"
             )
@@ -270,10 +304,9 @@ def _check_claims(proof: "Proof", one: ProvenRecord, claims: ArtifactClaims) -> 
 
 def _latest_end(proof: "Proof", index: int, basis: Round) -> int:
     """When a lease may end at the latest, in seconds: a lease length after its quote, or with the maximum runtime."""
-    began_ms = [
-        one.record.at for one in proof.story() if one.record.type == "authorization.activated" and one.index < index
-    ]
-    last_ms = (began_ms or [basis.now_ms])[0] + _max_runtime_s(proof) * 1000
+    begun = proof.activated is not None and proof.activated.index < index
+    began_ms = proof.activated.record.at if proof.activated is not None and begun else basis.now_ms
+    last_ms = began_ms + _max_runtime_s(proof) * 1000
     if proof.chain is not None:
         last_ms = min(last_ms, ends_ms(proof.chain.parent_at(index), basis.now_ms))
     end_ms = basis.now_ms + round(class_rules(proof, basis).lease_s * 1000)
@@ -292,17 +325,17 @@ def _max_runtime_s(proof: "Proof") -> int:
 
 def _basis(proof: "Proof", index: int) -> Round:
     """The round that a grant rests on: the last one before it."""
-    basis = [one for one in proof.rounds if one.index < index]
-    if not basis or not basis[-1].trusted:
+    number = bisect_left(proof.rounds, index, key=attrgetter("index"))
+    if number == 0 or not proof.rounds[number - 1].trusted:
         raise mismatch(f"record {index} does not rest on a round of proof")
-    return basis[-1]
+    return proof.rounds[number - 1]
 
 
 def _expected_claims(proof: "Proof", index: int, basis: Round) -> dict[str, Any]:
     """Everything in an artifact that follows from intent, enrollment, parent, and the round it rests on."""
     asked, enrolled = proof.story()[0].record.body, proof.at(basis.enrollment).body
     job = asked["job"]
-    decided = [body for at, body in decisions(proof) if at <= basis.index][-1]
+    _, decided = proof.decisions[bisect_right(proof.decisions, basis.index, key=itemgetter(0)) - 1]
     level = tier(class_rules(proof, basis), trusted=True, virtual=enrolled["virtual"])
     parent = {}
     if proof.chain is not None:
@@ -315,7 +348,7 @@ def _expected_claims(proof: "Proof", index: int, basis: Round) -> dict[str, Any]
         "jti": proof.bundle.authorization,
         "iat": basis.now_ms // 1000,
         "nbf": basis.now_ms // 1000,
-        "cnf": {"jkt": thumbprint(load_p256(proof.bundle.blob(enrolled["session_key"])))},
+        "cnf": {"jkt": _session_thumbprint(proof.bundle.blob(enrolled["session_key"]))},
         "ak": enrolled["ak"],
         "job": asked["job_digest"],
         "act": {"workflow": job["workflow"], "run": job["run"], "step": job["step"]},
@@ -329,6 +362,11 @@ def _expected_claims(proof: "Proof", index: int, basis: Round) -> dict[str, Any]
         "tier": tier_name(level),
         **parent,
     }
+
+
+@lru_cache(maxsize=16)
+def _session_thumbprint(key: bytes) -> str:
+    return thumbprint(load_p256(key))
 
 
 def _p256(key: object) -> ec.EllipticCurvePublicKey:

@@ -148,8 +148,8 @@ def check_parents(proof: "Proof") -> None:
         names += _names_above(own, stories)
     if foreign := stories.keys() - names:
         raise mismatch(f"nothing in the story leads to the authorization {min(foreign)}")
-    courses = [Course(name, stories[name], len(names) - 1 - at) for at, name in enumerate(names)]
-    if len(courses) > 1:
+    if len(names) > 1:
+        courses = [Course(name, stories[name], len(names) - 1 - at) for at, name in enumerate(names)]
         place, max_runtime_s = 0, courses[-1].asked["max_runtime_s"]
         _check_claims(courses[-1], (), max_runtime_s)
         for at in reversed(range(len(courses) - 1)):  # from the top down: each parent was checked as a child before

@@ -10,14 +10,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tpm.attestation_key import AttestationKey, accept_attestation_key
-from tpm.ima import parse_ima_list
 from tpm.ima_appraisal import appraise_ima
 from tpm.ima_entry import ImaEntries
 from tpm.ima_replay import VerifiedImaEntries, extend
 from tpm.public import parse_public
 from tpm.quote import check_clock
 from ztrooted import limits
-from ztrooted.appraisal import Appraisal, Progress, Question, appraise, required_checks
+from ztrooted.appraisal import Appraisal, Progress, Question, appraise, listed_entries, required_checks
 from ztrooted.appraisal_policy import NO_CLASS, NO_RULES, AppraisalClass, AppraisalPolicy, Subject
 from ztrooted.errors import PolicyError, ProofError
 from ztrooted.evidence import Evidence, Purpose, live_set_digest, qualifying_data
@@ -56,11 +55,13 @@ class Round:
         return int(self.body["now"])
 
     def evidence(self, proof: "Proof") -> Evidence | None:
-        """The evidence from its parts, or None where none came."""
+        """The evidence from its parts, put together once, or None where none came."""
         manifest = self.body["manifest"]
         if manifest is None:
             return None
-        return Evidence(
+        if self.index in proof.evidence:
+            return proof.evidence[self.index]
+        proof.evidence[self.index] = Evidence(
             attest=proof.bundle.blob(manifest["attest"]),
             signature=proof.bundle.blob(manifest["signature"]),
             pcrs={
@@ -71,6 +72,7 @@ class Round:
             ima_offset=manifest["ima"]["offset"],
             ima=proof.bundle.blob(manifest["ima"]["entries"]),
         )
+        return proof.evidence[self.index]
 
 
 def read_rounds(proof: "Proof") -> tuple[Round, ...]:
@@ -118,7 +120,7 @@ def _binding(proof: "Proof", one: Round, follows: str) -> list[bytes] | None:
     job = bytes.fromhex(proof.story()[0].record.body["job_digest"])
     if one.kind == "policy.evaluated":
         return [job] if purpose is Purpose.DISPATCH else None
-    begun = any(other.record.type == "authorization.activated" and other.index < one.index for other in proof.story())
+    begun = proof.activated is not None and proof.activated.index < one.index
     if follows == "authorization.activated" or (purpose is Purpose.START and not begun):
         return [authorization.encode(), job] if purpose is Purpose.START and not begun else None
     live = frozenset(one.body["live"])
@@ -128,7 +130,7 @@ def _binding(proof: "Proof", one: Round, follows: str) -> list[bytes] | None:
 def check_evidence_name(proof: "Proof", one: Round) -> None:
     """The evidence is the one that the record names. ProofError ``bundle.mismatch``."""
     evidence = one.evidence(proof)
-    if one.body["evidence"] != (None if evidence is None else evidence.digest()):
+    if one.body["evidence"] != (None if evidence is None else evidence.digest(proof.bundle.name)):
         raise mismatch(f"record {one.index} names other evidence than its manifest")
 
 
@@ -151,6 +153,7 @@ class _History:
         self.clocks: dict[int, Progress] = {}
         self.judged: dict[tuple[str | None, str, str], int] = {}
         self.replayed: dict[str, tuple[int, bytes]] = {}
+        self.approved: dict[tuple[str, int | None], Reference] = {}
 
     def follow(self, one: Round) -> None:
         """Appraise one round again."""
@@ -165,15 +168,16 @@ class _History:
         again, evidence = self._appraise(one, previous)
         if again.progress is not None:
             self.clocks[one.enrollment] = again.progress
-        earlier = self.entries[: previous.ima.entries]
         digest = one.body["baseline"]
         rules = class_rules(self.proof, one)
         listed = "files" in required_checks(rules)
         by = (digest, one.body["appraisal_policy"], one.body["class"])
-        if again.verdict.trusted and listed and len(earlier) > self.judged.get(by, 0):
+        count = min(previous.ima.entries, len(self.entries))
+        if again.verdict.trusted and listed and count > self.judged.get(by, 0):
             allow = None if digest is None else _baseline(self.proof, digest).allow
-            appraise_ima(VerifiedImaEntries(0, earlier), rules.ima_rules(allow), pcrs=evidence.pcrs)
-            self.judged[by] = len(earlier)
+            earlier = VerifiedImaEntries(0, self.entries[:count])
+            appraise_ima(earlier, rules.ima_rules(allow), pcrs=evidence.pcrs)
+            self.judged[by] = count
 
     def _appraise(self, one: Round, previous: Progress) -> tuple[Appraisal, Evidence]:
         evidence = one.evidence(self.proof)
@@ -200,7 +204,10 @@ class _History:
 
     def _approved(self, one: Round, digest: str) -> Reference:
         """A baseline with the expiry that its last approval before this round gave it."""
-        return replace(_baseline(self.proof, digest), expires_ms=approval(self.proof, one)["expires"])
+        expires_ms = approval(self.proof, one)["expires"]
+        if (digest, expires_ms) not in self.approved:
+            self.approved[digest, expires_ms] = replace(_baseline(self.proof, digest), expires_ms=expires_ms)
+        return self.approved[digest, expires_ms]
 
     def _enrollment(self, index: int) -> None:
         """The first round of all: nothing came before it, and its evidence was genuine, whatever it showed."""
@@ -303,9 +310,12 @@ def approval(proof: "Proof", one: Round) -> dict[str, Any]:
 
 
 def _attestation_key(proof: "Proof", enrollment: int) -> AttestationKey:
-    return accept_attestation_key(parse_public(proof.bundle.blob(proof.at(enrollment).body["ak_public"])))
+    """The key of an enrollment, read once."""
+    if enrollment not in proof.attestation_keys:
+        public = parse_public(proof.bundle.blob(proof.at(enrollment).body["ak_public"]))
+        proof.attestation_keys[enrollment] = accept_attestation_key(public)
+    return proof.attestation_keys[enrollment]
 
 
 def _whole_list(proof: "Proof") -> ImaEntries:
-    data = b"".join(proof.bundle.blob(digest) for digest in proof.bundle.ima)
-    return parse_ima_list(data, format="ascii").entries if data else ImaEntries([], "sha1")
+    return listed_entries(b"".join(proof.bundle.blob(digest) for digest in proof.bundle.ima))

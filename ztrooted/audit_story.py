@@ -130,7 +130,12 @@ def check_continuity(proof: "Proof") -> None:
             raise _gap(f"record {one.index} closes the execution after its lease had ended, and nothing revoked it")
     if largest > allowed:
         raise _gap(f"{largest} ms passed between two good quotes, {allowed} were allowed")
-    proof.facts |= {"good_quotes": len(good), "largest_gap_ms": largest, "allowed_gap_ms": allowed}
+    proof.facts |= {
+        "rounds": len(proof.rounds),
+        "good_quotes": len(good),
+        "largest_gap_ms": largest,
+        "allowed_gap_ms": allowed,
+    }
 
 
 def _gap(detail: str) -> ProofError:

@@ -9,17 +9,19 @@ inclusion proofs, one sealed checkpoint, and the bytes that the records name by 
      "artifacts": [hex, …], "ima": [hex, …], "blobs": {hex: base64, …}}
 
 ``artifacts`` lists the artifacts in the order of their chain; ``ima`` the blobs that make up the executor's measurement
-list, as far as trusted rounds had followed it.
+list, as far as trusted rounds had followed it. The file may be packed (gzip); what is digested and signed is the JSON.
 """
 
-import base64
-import binascii
+import zlib
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ztrooted import canonical, limits, strict_json
+from pydantic_core import from_json, to_json
+
+from ztrooted import limits, strict_json
 from ztrooted.errors import ProofError
 from ztrooted.evidence import sha256
 from ztrooted.reasons import GateReason
@@ -27,6 +29,9 @@ from ztrooted.records import Record, parse_record
 
 FORMAT = "ztrooted-bundle/1"
 _MEMBERS = {"format", "authorization", "origin", "checkpoint", "records", "artifacts", "ima", "blobs"}
+# RFC 1952: deflate, no flags, no time, best compression, unknown system. No other header, so no second way to say the same.
+_GZIP = bytes.fromhex("1f8b08000000000002ff")
+_TRAILER = 8  # CRC-32 and length modulo 2^32, little-endian
 MAX_RECORDS = 100_000  # three for each proof: four days at one proof every ten seconds
 
 
@@ -44,7 +49,7 @@ class ProvenRecord:
         return parse_record(self.data)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bundle:
     """A parsed bundle. Nothing in it has been verified, except that each blob has the digest it is filed under."""
 
@@ -56,6 +61,14 @@ class Bundle:
     ima: tuple[str, ...]
     blobs: Mapping[str, bytes]
 
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {id(data): digest for digest, data in self.blobs.items()}
+
+    def name(self, data: bytes) -> str:
+        """The digest of ``data``; looked up where it is one of the blobs themselves, whose digests were computed once."""
+        return self._names.get(id(data)) or sha256(data)
+
     def blob(self, digest: str) -> bytes:
         """The bytes named ``digest``. ProofError ``bundle.incomplete`` when they are not here."""
         if digest not in self.blobs:
@@ -63,37 +76,74 @@ class Bundle:
         return self.blobs[digest]
 
     def encode(self) -> bytes:
-        """The file's bytes; equal bundles give equal bytes."""
-        return canonical.encode(
-            {
-                "format": FORMAT,
-                "authorization": self.authorization,
-                "origin": self.origin,
-                "checkpoint": self.checkpoint.decode(),
-                "records": [
-                    {"index": one.index, "record": one.data.decode(), "proof": [part.hex() for part in one.proof]}
-                    for one in self.records
-                ],
-                "artifacts": list(self.artifacts),
-                "ima": list(self.ima),
-                "blobs": {digest: base64.b64encode(data).decode() for digest, data in self.blobs.items()},
-            }
-        )
+        """The file's bytes, canonical JSON; equal bundles give equal bytes. ValueError for what is no text."""
+        value = {  # in the order of canonical JSON, so that it can be written as it stands
+            "artifacts": self.artifacts,
+            "authorization": self.authorization,
+            "blobs": {digest: b2a_base64(self.blobs[digest], newline=False).decode() for digest in sorted(self.blobs)},
+            "checkpoint": self.checkpoint.decode(),
+            "format": FORMAT,
+            "ima": self.ima,
+            "origin": self.origin,
+            "records": [
+                {"index": one.index, "proof": [part.hex() for part in one.proof], "record": one.data.decode()}
+                for one in self.records
+            ],
+        }
+        return to_json(value)
+
+
+def pack(data: bytes) -> bytes:
+    """The bundle ``data`` (canonical JSON) as a gzip file, about a sixth of it; the same bytes for the same bundle."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    sums = zlib.crc32(data).to_bytes(4, "little") + (len(data) & 0xFFFFFFFF).to_bytes(4, "little")
+    return _GZIP + deflate.compress(data) + deflate.flush() + sums
+
+
+def unpack(data: bytes) -> bytes:
+    """The canonical JSON of a bundle, packed or not. ProofError ``bundle.malformed`` or ``bundle.too_large``.
+
+    Never makes more than the maximum of a bundle out of it. One member, with our own header and nothing behind it.
+    """
+    if data[:2] != _GZIP[:2]:
+        return data
+    if data[: len(_GZIP)] != _GZIP:
+        raise _refuse("it is compressed, and not as a bundle is: decompress it with gunzip")
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        found = inflate.decompress(data[len(_GZIP) :], limits.BUNDLE + 1)
+    except zlib.error as error:
+        raise _refuse(f"its compression is damaged: {error}") from error
+    if len(found) > limits.BUNDLE:
+        raise ProofError(GateReason.BUNDLE_TOO_LARGE, f"it is over {limits.BUNDLE} bytes without its compression")
+    sums = zlib.crc32(found).to_bytes(4, "little") + len(found).to_bytes(4, "little")
+    if not inflate.eof or inflate.unused_data != sums:
+        raise _refuse("its compression is damaged: it does not end as it should")
+    return found
 
 
 def parse_bundle(data: bytes) -> Bundle:
-    """Read a bundle. ProofError ``bundle.malformed``, ``bundle.too_large`` or ``bundle.mismatch`` (a blob's digest)."""
+    """Read a bundle, packed or not.
+
+    ProofError ``bundle.malformed``, ``bundle.too_large`` or ``bundle.mismatch`` (a blob's digest).
+    """
     if len(data) > limits.BUNDLE:
         raise ProofError(GateReason.BUNDLE_TOO_LARGE, f"a bundle of over {limits.BUNDLE} bytes")
-    value = strict_json.parse(data, _refuse, maximum=limits.BUNDLE)
+    data = unpack(data)
+    try:
+        # A quick reader will do: what it might read leniently is not written again as it stands.
+        value = from_json(data)
+    except ValueError:
+        value = strict_json.parse(data, _refuse, maximum=limits.BUNDLE)
     if not isinstance(value, dict) or set(value) != _MEMBERS or value["format"] != FORMAT:
         raise _refuse(f"this is not a bundle of format {FORMAT}")
     try:
         bundle = _from_value(value)
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        # One bundle has one encoding: canonical JSON, and within it one way to write each list, hexadecimal and base64.
+        same = bundle.encode() == data
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _refuse(str(error)) from error
-    # One bundle has one encoding: canonical JSON, and within it one way to write each list, hexadecimal and base64.
-    if bundle.encode() != data:
+    if not same:
         raise _refuse("the file is not as a bundle is written")
     return bundle
 
@@ -101,16 +151,20 @@ def parse_bundle(data: bytes) -> Bundle:
 def _from_value(value: dict[str, Any]) -> Bundle:
     if len(value["records"]) > MAX_RECORDS:
         raise ProofError(GateReason.BUNDLE_TOO_LARGE, f"{len(value['records'])} records are over {MAX_RECORDS}")
-    records = []
+    records, nodes = [], _Nodes()
     for one in value["records"]:
-        if set(one) != {"index", "record", "proof"} or type(one["index"]) is not int or one["index"] < 0:
+        if set(one) != {"index", "record", "proof"} or type(one["index"]) is not int:
             raise ValueError("an entry of 'records' has exactly index, record and proof")
-        records.append(ProvenRecord(one["index"], one["record"].encode(), tuple(map(bytes.fromhex, one["proof"]))))
+        if not 0 <= one["index"] <= strict_json.MAX_INTEGER:
+            raise ValueError(f"{one['index']} is no index of a record")
+        records.append(
+            ProvenRecord(one["index"], one["record"].encode(), tuple([nodes[text] for text in one["proof"]]))
+        )
     if [one.index for one in records] != sorted({one.index for one in records}):
         raise ValueError("'records' are not in ascending order without repetition")
     blobs = {}
     for digest, text in value["blobs"].items():
-        blobs[digest] = base64.b64decode(text, validate=True)
+        blobs[digest] = a2b_base64(text)
         if sha256(blobs[digest]) != digest:
             raise ProofError(GateReason.BUNDLE_MISMATCH, f"the bytes filed under {digest} have another digest")
     texts = (value["authorization"], value["origin"], value["checkpoint"], *value["artifacts"], *value["ima"])
@@ -125,6 +179,14 @@ def _from_value(value: dict[str, Any]) -> Bundle:
         ima=tuple(value["ima"]),
         blobs=blobs,
     )
+
+
+class _Nodes(dict[str, bytes]):
+    """Hashes by their hexadecimal form, each read once: the ways of neighbours to the root are mostly the same."""
+
+    def __missing__(self, text: str) -> bytes:
+        self[text] = found = bytes.fromhex(text)
+        return found
 
 
 def _refuse(detail: str) -> ProofError:

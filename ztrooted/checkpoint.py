@@ -9,7 +9,9 @@ what the log was:
 * after the key id: "ztrooted.tpm-quote/v1" ‖ LF ‖ TPM2B of the ``TPMS_ATTEST`` ‖ TPM2B of the ``TPMT_SIGNATURE`` ‖ the
   quoted PCR values, in the order of the quote's selection, nothing between them
 
-Verifiers that don't know this type ignore the line, as the format demands.
+A checkpoint that is an *anchor* has one line more: what the TPM's counter was, in a TPM2_NV_Certify; see ``counter_line``.
+
+Verifiers that don't know these types ignore them, as the format demands.
 """
 
 import base64
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 
 from tpm.algorithms import BANK_BY_NAME, DIGEST_SIZE
 from tpm.attestation_key import AttestationKey
+from tpm.counter import NvPublic, verify_counter
 from tpm.errors import EvidenceError
 from tpm.pcr import PcrSelection, PcrValues
 from tpm.quote import Quote, VerifiedQuote, parse_quote, verify_quote
@@ -29,6 +32,7 @@ from ztrooted.note_keys import NoteKey, SignatureType, is_key_name, key_identifi
 from ztrooted.reasons import GateReason
 
 SEAL_TYPE = b"ztrooted.tpm-quote/v1"
+COUNTER_TYPE = b"ztrooted.tpm-counter/v1"
 MAX_WITNESSES = 64  # keys a verifier is configured with
 _COSIGNATURES = (SignatureType.ED25519_COSIGNATURE, SignatureType.ML_DSA_44_COSIGNATURE)
 
@@ -108,6 +112,41 @@ def seal_line(origin: str, ak_name: bytes, attest: bytes, signature: bytes, pcr_
     )
     payload = SEAL_TYPE + b"\n" + _sized(attest) + _sized(signature) + values
     return Signature(origin, _seal_key_id(origin, ak_name), payload)
+
+
+def counter_line(origin: str, ak_name: bytes, attest: bytes, signature: bytes) -> Signature:
+    """The signature line that says what the TPM's counter was: a TPM2_NV_Certify whose extraData is ``seal_nonce``.
+
+    As a seal's, with the type "ztrooted.tpm-counter/v1" and nothing after the two structures.
+    """
+    payload = COUNTER_TYPE + b"\n" + _sized(attest) + _sized(signature)
+    return Signature(origin, _seal_key_id(origin, ak_name, COUNTER_TYPE), payload)
+
+
+def verify_counter_line(data: bytes, *, ak: AttestationKey, counter: NvPublic) -> int | None:
+    """What ``counter`` was when this checkpoint was made, or None where the note does not say. It is verified before.
+
+    ProofError ``checkpoint.seal`` for a line that says it wrongly.
+    """
+    note = parse_note(data)
+    checkpoint = parse_checkpoint(note.text)
+    key_id = _seal_key_id(checkpoint.origin, ak.name, COUNTER_TYPE)
+    lines = [line for line in note.signatures if (line.name, line.key_id) == (checkpoint.origin, key_id)]
+    if not lines:
+        return None
+    if len(lines) > 1:
+        raise _bad_seal(f"{len(lines)} lines say what the counter was")
+    label, newline, rest = lines[0].value.partition(b"\n")
+    if label != COUNTER_TYPE or not newline:
+        raise _bad_seal("the line does not begin with its type")
+    attest, rest = _take_sized(rest)
+    signature, rest = _take_sized(rest)
+    if rest:
+        raise _bad_seal(f"{len(rest)} bytes follow what the TPM says of its counter")
+    try:
+        return verify_counter(attest, signature, ak, qualifying_data=seal_nonce(checkpoint), counter=counter)
+    except EvidenceError as error:
+        raise _bad_seal(str(error)) from error
 
 
 def verify_checkpoint(
@@ -215,8 +254,8 @@ def _sized(data: bytes) -> bytes:
     return len(data).to_bytes(2, "big") + data
 
 
-def _seal_key_id(origin: str, ak_name: bytes) -> int:
-    return int.from_bytes(key_identifier(origin, b"\xff" + SEAL_TYPE, ak_name), "big")
+def _seal_key_id(origin: str, ak_name: bytes, kind: bytes = SEAL_TYPE) -> int:
+    return int.from_bytes(key_identifier(origin, b"\xff" + kind, ak_name), "big")
 
 
 def _malformed(detail: str) -> ProofError:

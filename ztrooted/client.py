@@ -18,6 +18,7 @@ import aiohttp
 from ztrooted import limits
 from ztrooted.baseline_models import ApprovalRequest, BaselineList, BaselineView, CaptureRequest
 from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.gateway_attestation import GatewayAttestation
 from ztrooted.models import (
     ActivationRequest,
     AuthorizationList,
@@ -226,6 +227,11 @@ class GatewayClient:
     async def enroll(self, request: EnrollmentRequest) -> EnrollmentChallenge:
         """First half of an enrollment."""
         return await self._call("POST", "/v1/enrollments", EnrollmentChallenge, request)
+
+    async def attestation(self, nonce: bytes) -> GatewayAttestation:
+        """What the gateway says of its own machine, for a nonce of 16 to 64 random bytes. It is not verified here."""
+        path = f"/v1/gateway/attestation?nonce={nonce.hex()}"
+        return await self._call("GET", path, GatewayAttestation, maximum=2 * limits.EVENT_LOG)
 
     async def activate(self, enrollment: str, request: ActivationRequest) -> Enrolled:
         """Second half."""

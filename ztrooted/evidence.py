@@ -4,9 +4,10 @@ Evidence is raw bytes from an executor. It is stored and named by SHA-256; nothi
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from ztrooted import canonical
@@ -37,6 +38,7 @@ def qualifying_data(purpose: Purpose, nonce: bytes, *bindings: bytes) -> bytes:
     return hashlib.sha256(length_prefixed(DOMAIN, purpose.value.encode(), nonce, *bindings)).digest()
 
 
+@lru_cache(maxsize=64)
 def live_set_digest(authorizations: frozenset[str]) -> bytes:
     """What a runtime quote is bound to: the authorizations that it keeps alive, as SHA-256 of their sorted list."""
     return bytes.fromhex(canonical.digest(sorted(authorizations)))
@@ -62,21 +64,25 @@ class Evidence:
         """The parts that are stored under their own digests."""
         yield from (self.attest, self.signature, self.event_log, self.ima)
 
-    def manifest(self) -> dict[str, Any]:
-        """Names every byte of the evidence; canonical JSON of this is what records and artifacts refer to."""
+    def manifest(self, name: Callable[[bytes], str] | None = None) -> dict[str, Any]:
+        """Names every byte of the evidence; canonical JSON of this is what records and artifacts refer to.
+
+        ``name`` is for whoever has hashed the parts before.
+        """
+        name = name or sha256
         return {
-            "attest": sha256(self.attest),
-            "signature": sha256(self.signature),
+            "attest": name(self.attest),
+            "signature": name(self.signature),
             "pcrs": {
                 bank: {str(index): value.hex() for index, value in values.items()} for bank, values in self.pcrs.items()
             },
-            "event_log": sha256(self.event_log),
-            "ima": {"offset": self.ima_offset, "entries": sha256(self.ima)},
+            "event_log": name(self.event_log),
+            "ima": {"offset": self.ima_offset, "entries": name(self.ima)},
         }
 
-    def digest(self) -> str:
+    def digest(self, name: Callable[[bytes], str] | None = None) -> str:
         """SHA-256 of the canonical manifest, hexadecimal."""
-        return canonical.digest(self.manifest())
+        return canonical.digest(self.manifest(name))
 
 
 def sha256(data: bytes) -> str:

@@ -11,6 +11,8 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
@@ -82,9 +84,9 @@ def parse(token: str, *, typ: str) -> Jws:
     segments = token.split(".")
     if len(segments) != 3 or not segments[0] or not segments[1]:
         raise _refuse(GateReason.JWS_MALFORMED, "a token is three segments divided by dots")
-    raw_header, payload, signature = (_decode(segment) for segment in segments)
+    payload, signature = _decode(segments[1]), _decode(segments[2])
     # 2.
-    header = _object(raw_header)
+    header = _header(segments[0])
     # 3.
     if header.get("alg") != ALG:
         raise _refuse(GateReason.JWS_ALG_NOT_ALLOWED, f"the algorithm is {header.get('alg')!r:.40}, not {ALG}")
@@ -249,6 +251,12 @@ def _seconds(claims: Mapping[str, Any], name: str) -> int:
     if type(value) is not int or value < 0:  # bool is an int
         raise _refuse(GateReason.JWS_CLAIMS, f"{name} is {value!r:.40}, not a whole number of seconds")
     return value
+
+
+@lru_cache(maxsize=16)
+def _header(segment: str) -> Mapping[str, Any]:
+    """A header as it is read, remembered: all tokens of one key have the same."""
+    return MappingProxyType(_object(_decode(segment)))
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -18,6 +18,9 @@ class GateReason(StrEnum):
     ARTIFACT_USED = "artifact.used"
 
     ATTESTATION_DRIFT = "attestation.drift"
+    ATTESTATION_GATEWAY_KEY = "attestation.gateway_key"
+    ATTESTATION_GATEWAY_QUOTE = "attestation.gateway_quote"
+    ATTESTATION_GATEWAY_STATE = "attestation.gateway_state"
     ATTESTATION_NO_BASELINE = "attestation.no_baseline"
     ATTESTATION_OVERDUE = "attestation.overdue"
     ATTESTATION_POLICY = "attestation.policy"
@@ -147,6 +150,7 @@ class GateReason(StrEnum):
     LINEAGE_KEY = "lineage.key"
     LINEAGE_PROOF_INVALID = "lineage.proof_invalid"
     LINEAGE_RECORD_MALFORMED = "lineage.record_malformed"
+    LINEAGE_ROLLED_BACK = "lineage.rolled_back"
     LINEAGE_TRUNCATED = "lineage.truncated"
 
     NOTE_KEY = "note.key"
@@ -183,6 +187,7 @@ class GateReason(StrEnum):
     REQUEST_TIMEOUT = "request.timeout"
     REQUEST_TOO_LARGE = "request.too_large"
 
+    SERVICE_BUSY = "service.busy"
     SERVICE_NOT_READY = "service.not_ready"
     SERVICE_STOPPING = "service.stopping"
     SESSION_CONFLICT = "session.conflict"

@@ -40,6 +40,7 @@ TYPES = frozenset(
         "executor.refused",
         "executor.superseded",
         "executor.trust_changed",
+        "gateway.recovered",
         "gateway.started",
         "gateway.stopped",
         "key.introduced",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ztrooted import decision_file
-from ztrooted.bundle import Bundle, parse_bundle
+from ztrooted.bundle import Bundle, parse_bundle, unpack
 from ztrooted.decision_file import DecisionFile, parse_decision_file, redecide, told_by
 from ztrooted.errors import ProofError
 from ztrooted.reasons import GateReason
@@ -32,6 +32,7 @@ class Redecided:
 
 def redecide_file(data: bytes) -> list[Redecided]:
     """Make every decision of a decision file or a bundle again. ProofError where the file is neither, or lacks bytes."""
+    data = unpack(data)
     files = [parse_decision_file(data)] if _is_decision(data) else list(_decisions(parse_bundle(data)))
     results = []
     for file in files:

@@ -4,11 +4,9 @@ A baseline is captured from a running executor and approved by a named operator;
 named by the digest of its canonical bytes, so approving one approves exactly these values.
 """
 
-import gc
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -21,6 +19,7 @@ from tpm.ima_entry import ImaEntries
 from tpm.ima_rules import AllowList
 from ztrooted import canonical
 from ztrooted.boot_reference import BootReference, boot_reference
+from ztrooted.collector import collector_paused
 from ztrooted.errors import PolicyError
 from ztrooted.evidence import sha256
 from ztrooted.reasons import GateReason
@@ -95,20 +94,8 @@ class Reference:
     @classmethod
     def load(cls, data: bytes, expires_ms: int | None = None) -> "Reference":
         """From a baseline's bytes, once: this is what is held ready for every appraisal."""
-        with _collector_paused():
+        with collector_paused():
             return cls(sha256(data), *_parse(data), expires_ms)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Half a million small objects without a cycle among them: looking for some takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def parse_baseline(data: bytes) -> Baseline:

@@ -23,19 +23,22 @@ Each check ends as pass, fail or not checked; what comes after a failure is not 
 *Verified* needs zero of the latter two.
 """
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from tpm.attestation_key import AttestationKey
 from tpm.errors import EvidenceError
 from ztrooted.anchors import Anchors
 from ztrooted.appraisal import Status
 from ztrooted.appraisal_policy import AppraisalPolicy
 from ztrooted.bundle import Bundle, ProvenRecord, parse_bundle
 from ztrooted.checkpoint import SealPolicy, VerifiedCheckpoint, verify_checkpoint
+from ztrooted.collector import collector_paused
+from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
+from ztrooted.evidence import Evidence
 from ztrooted.merkle import leaf_hash, verify_inclusion
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record
@@ -44,8 +47,6 @@ from ztrooted.reference import Reference
 if TYPE_CHECKING:
     from ztrooted.audit_parents import Chain
     from ztrooted.audit_rounds import Round
-
-_DIGEST = re.compile(r'"([0-9a-f]{64})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,9 @@ class Proof:
     facts: dict[str, Any] = field(default_factory=dict)
     appraisal_policies: dict[str, AppraisalPolicy] = field(default_factory=dict)
     baselines: dict[str, Reference] = field(default_factory=dict)
+    evidence: dict[int, Evidence] = field(default_factory=dict)
+    attestation_keys: dict[int, AttestationKey] = field(default_factory=dict)
+    last_vector: tuple[object, dict[str, int]] | None = None
     rounds: tuple["Round", ...] = ()
     chain: "Chain | None" = None
     _bundle: Bundle | None = None
@@ -134,11 +138,31 @@ class Proof:
         """The authorization's own records, in their order."""
         return self._story
 
-    def of_type(self, *types: str) -> Iterator[tuple[int, Record]]:
-        """Records of the given types that belong to no authorization or to this one."""
+    @cached_property
+    def activated(self) -> ProvenRecord | None:
+        """The first record that says that the authorization was activated."""
+        return next((one for one in self._story if one.record.type == "authorization.activated"), None)
+
+    @cached_property
+    def delegation(self) -> Delegation:
+        """What the dispatch asked to hand on."""
+        return Delegation.model_validate(self._story[0].record.body["delegation"])
+
+    @cached_property
+    def decisions(self) -> list[tuple[int, dict[str, Any]]]:
+        """The records of the story that contain a decision of the dispatch policy, by index, in their order."""
+        return [(one.index, one.record.body) for one in self._story if "decision" in one.record.body]
+
+    @cached_property
+    def _by_type(self) -> dict[str, list[tuple[int, Record]]]:
+        found: dict[str, list[tuple[int, Record]]] = {}
         for one in self.bundle.records:
-            if one.record.type in types:
-                yield one.index, one.record
+            found.setdefault(one.record.type, []).append((one.index, one.record))
+        return found
+
+    def of_type(self, kind: str) -> list[tuple[int, Record]]:
+        """All records of a type, in their order."""
+        return self._by_type.get(kind, [])
 
     def at(self, index: int) -> Record:
         """The record with this index. ProofError ``bundle.incomplete`` when it is not here."""
@@ -170,11 +194,12 @@ def verify_bundle(data: bytes, anchors: Anchors) -> Report:
     )
     proof = Proof(data, anchors)
     results: list[CheckResult] = []
-    for number, (name, check) in enumerate(plan, 1):
-        if results and results[-1].status is not Status.PASS:
-            results.append(CheckResult(number, name, Status.NOT_CHECKED))
-            continue
-        results.append(_run(number, name, check, proof))
+    with collector_paused():
+        for number, (name, check) in enumerate(plan, 1):
+            if results and results[-1].status is not Status.PASS:
+                results.append(CheckResult(number, name, Status.NOT_CHECKED))
+                continue
+            results.append(_run(number, name, check, proof))
     return Report(tuple(results), proof.facts)
 
 
@@ -195,8 +220,10 @@ def _run(number: int, name: str, check: Callable[[Proof], None], proof: Proof) -
 # 1. The file is a bundle, and every blob has the digest it is filed under.
 def _bundle(proof: Proof) -> None:
     bundle = parse_bundle(proof.data)
-    named = {digest for one in bundle.records for digest in _DIGEST.findall(one.data.decode())}
-    if unnamed := bundle.blobs.keys() - named - {*bundle.artifacts, *bundle.ima}:
+    unnamed = bundle.blobs.keys() - {*bundle.artifacts, *bundle.ima}
+    for one in bundle.records:
+        unnamed.difference_update(one.data.decode().split('"'))  # a digest is a whole string
+    if unnamed:
         raise ProofError(GateReason.BUNDLE_MISMATCH, f"nothing in the bundle names the bytes {min(unnamed)}")
     proof._bundle = bundle  # noqa: SLF001 -- this check is what sets it
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from gateway.routes.attestation import AttestationRoutes
 from gateway.routes.baselines import BaselineRoutes
 from gateway.routes.dispatches import DispatchRoutes
 from gateway.routes.executors import ExecutorRoutes
@@ -29,5 +30,6 @@ def all_routes(gateway: "Gateway") -> tuple[Route, ...]:
         OrderRoutes(gateway),
         ResultRoutes(gateway),
         WebhookRoutes(gateway),
+        AttestationRoutes(gateway),
     )
     return tuple(route for group in groups for route in group.routes)

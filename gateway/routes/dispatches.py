@@ -4,9 +4,10 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from gateway.auth import Caller, Role
+from gateway.feed import Line
 from gateway.routes.route import PEOPLE, Route, json_answer, read_body
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
@@ -82,8 +83,11 @@ class DispatchRoutes:
         own = caller.name if caller.role is Role.ORCHESTRATOR else None
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
+        if request.transport is None:
+            return response
+        line = Line(request.transport, start, own, chunked=request.version >= HttpVersion11)
         with suppress(ConnectionError):  # a subscriber that leaves is no error of ours
-            async for chunk in self._gateway.feed.follow(start, own):
+            async for chunk in self._gateway.feed.follow(line):
                 try:
                     async with asyncio.timeout(UNREAD_S):
                         await response.write(chunk)

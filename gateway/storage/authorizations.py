@@ -110,6 +110,27 @@ def check(connection: sqlite3.Connection) -> None:
     _check_chains(connection)
 
 
+def check_unfinished(connection: sqlite3.Connection) -> None:
+    """The same for those that something could still be done with: what is over and is not would only be a denial."""
+    rows = connection.execute(
+        "SELECT id, state FROM authorizations WHERE state IN ('requested', 'authorized', 'activated', 'running', 'revoked')"
+    )
+    for authorization, said in rows.fetchall():
+        state: State | None = None
+        query = "SELECT type FROM records WHERE authorization = ? ORDER BY seq"
+        for (kind,) in connection.execute(query, (authorization,)):
+            event = RECORD_EVENTS.get(kind)
+            if kind == "dispatch.requested":
+                state = State.REQUESTED
+            elif event is not None and state is not None:
+                state = TRANSITIONS.get((state, event), State.DENIED)
+        if said != state:
+            raise _altered(
+                f"authorization {authorization!r:.60} is stored as {said!r:.20}, and its records say {state or 'missing'}"
+            )
+    _check_chains(connection)
+
+
 def _check_chains(connection: sqlite3.Connection) -> None:
     """No live child has a parent that is not, and each has the parent and the delegation that it asked for."""
     rows = connection.execute(

@@ -36,6 +36,7 @@ FULL = 2
 GROUP = 128  # functions in one commit: more gains nothing measurable and delays the first of them
 PATIENCE_S = 0.02  # a commit costs as much as ten of the rounds of idle executors, of which nobody waits for the answer
 CACHE_KIB = 64 << 10  # the rows of ten thousand executors, each of which is read and written every few seconds
+QUICK_PAGES = 16 << 10  # 64 MiB: looking at every page of more takes too long for a start, and is for fsck
 BUSY_MS = 2000  # only `gateway backup` and an operator's sqlite3 shell compete with us
 
 # What SQLite says of the machine. Everything else it says while opening is about the file's content.
@@ -88,7 +89,7 @@ _Outcome: TypeAlias = tuple[_Work, Any, GateError | None]
 class Database:
     """The gateway's state. Open it once; ``close`` waits for what was accepted."""
 
-    def __init__(self, path: Path, *, on_failure: Callable[[], None]) -> None:
+    def __init__(self, path: Path, *, on_failure: Callable[[], None], trusted: lineage.Trusted | None = None) -> None:
         self._on_failure = on_failure
         with ExitStack() as opened:  # a file that is refused is let go of at once, so that it can be mended
             opened.enter_context(_lock(path))
@@ -96,7 +97,7 @@ class Database:
             try:
                 self._writing = opened.enter_context(closing(_connect(path)))
                 _prepare(self._writing)
-                lineage.check(self._writing)
+                lineage.check(self._writing, trusted)
                 self._log = lineage.Lineage(self._writing)
                 self.reading = opened.enter_context(closing(_connect(path)))
                 self.reading.execute("PRAGMA query_only = ON")
@@ -288,9 +289,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(" ".join(verdict.split()))  # it has lines
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    if pages <= QUICK_PAGES:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(" ".join(verdict.split()))  # it has lines
     ours = {migration.name for migration in MIGRATIONS.pending(SqliteUtils(memory=True))}
     try:
         newer = {migration.name for migration in MIGRATIONS.applied(SqliteUtils(connection))} - ours

@@ -5,6 +5,7 @@ tiles are stored, so nothing is ever rewritten; the incomplete ones on the right
 """
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ztrooted import merkle
@@ -14,6 +15,10 @@ from ztrooted.records import Link, Record
 
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
+
+
+# Whether a checkpoint note is ours, and about so many records with that root.
+Trusted = Callable[[bytes, int, bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +106,21 @@ def size(connection: sqlite3.Connection) -> int:
     return int(row[0])
 
 
-def check(connection: sqlite3.Connection) -> merkle.Frontier:
-    """Re-derive everything from the stored bytes of every record. EnvironmentProblem names the first thing that is wrong.
+def check(connection: sqlite3.Connection, trusted: Trusted | None = None) -> merkle.Frontier:
+    """Re-derive everything from the stored bytes of the records. EnvironmentProblem names the first thing that is wrong.
 
     1. Records are numbered without a gap, and each has its leaf hash. The columns that queries use say what it says.
     2. Each tile follows from the records, and there are no others.
     3. Each checkpoint is over the records before it.
+
+    With ``trusted``, which verifies a checkpoint, only for what follows the newest checkpoint; what lies before it is
+    compared with its root as far as the tree's right edge goes, and whole by ``gateway.fsck``.
     """
-    tree, tiles = merkle.Tree(), _Tiles(connection)
-    sealed = {int(size): bytes(root) for size, root in connection.execute("SELECT size, root FROM checkpoints")}
-    for seq, leaf, data, indexed in connection.execute(_RECORDS):
+    start = merkle.Frontier() if trusted is None else _sealed(connection, trusted)
+    tree, tiles = merkle.Tree(start), _Tiles(connection, start.size)
+    query = "SELECT size, root FROM checkpoints WHERE size >= ?"
+    sealed = {int(size): bytes(root) for size, root in connection.execute(query, (start.size,))}
+    for seq, leaf, data, indexed in connection.execute(_RECORDS, (start.size or _LEAST,)):
         # 3.
         _check_seal(tree, sealed.pop(tree.size, None))
         # 1.
@@ -135,6 +145,31 @@ def check(connection: sqlite3.Connection) -> merkle.Frontier:
     return tree.snapshot()
 
 
+def _sealed(connection: sqlite3.Connection, trusted: Trusted) -> merkle.Frontier:
+    """The tree of the newest checkpoint, if that is ours and the stored hashes lead to its root; empty if there is none."""
+    row = connection.execute("SELECT size, root, note FROM checkpoints ORDER BY size DESC LIMIT 1").fetchone()
+    if row is None:
+        return merkle.Frontier()
+    covered, root, note = int(row[0]), bytes(row[1]), bytes(row[2])
+    if not trusted(note, covered, root):
+        raise _broken(f"the newest checkpoint, over {covered} records, is not one that our TPM signed")
+    if covered > size(connection):
+        raise _broken(
+            f"the lineage has {size(connection)} records, and a checkpoint covers {covered}",
+            GateReason.LINEAGE_TRUNCATED,
+        )
+    try:
+        edge = merkle.frontier(covered, Reader(connection).read)
+    except GateError as error:
+        raise _broken(error.detail) from error
+    if edge.root() != root:
+        raise _broken(f"the first {covered} records are not the ones their checkpoint covers")
+    return edge
+
+
+_LEAST = -(1 << 63)  # of a row's number: a record before the first one is one too many
+
+
 # The columns beside the bytes are no part of any leaf hash, so they are compared with the bytes.
 _RECORDS = """
     SELECT seq, leaf, bytes,
@@ -143,17 +178,22 @@ _RECORDS = """
             AND at IS json_extract(CAST(bytes AS TEXT), '$.at')
             AND authorization IS json_extract(CAST(bytes AS TEXT), '$.authorization')
         ELSE FALSE END
-    FROM records ORDER BY seq
+    FROM records WHERE seq >= ? ORDER BY seq
 """
 
 
 class _Tiles:
-    """Follows the tree of ``check`` and compares each tile that becomes complete with the stored one."""
+    """Follows the tree of ``check`` from ``start`` records on; a tile that becomes complete must be the stored one."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, start: int) -> None:
         self._connection = connection
         self._pending: dict[int, list[bytes]] = {}
         self._complete = 0
+        level, count, reader = 0, start, Reader(connection)
+        while count:
+            self._pending[level] = reader.hashes(level, count - count % TILE_WIDTH, count % TILE_WIDTH)
+            level, count = level + 1, count // TILE_WIDTH
+            self._complete += count
 
     def check(self, nodes: list[merkle.Node]) -> None:
         """Take the nodes that one record completed, from its leaf upwards."""

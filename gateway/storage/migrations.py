@@ -7,7 +7,7 @@ MIGRATIONS = Migrations("ztrooted")
 
 # The lineage and everything it refers to by digest can be added to and read, nothing else. These triggers stop mistakes;
 # an attacker with write access to the file is stopped by the tree and its sealed checkpoints.
-APPEND_ONLY = ("records", "tiles", "blobs", "checkpoints", "artifacts", "approvals")
+APPEND_ONLY = ("records", "tiles", "blobs", "checkpoints", "intents", "anchors", "artifacts", "approvals")
 
 
 @MIGRATIONS()
@@ -20,6 +20,8 @@ def m0001_initial(db: SqliteUtils) -> None:
         strict=True,
     )
     db.execute("CREATE INDEX records_by_authorization ON records(authorization, seq) WHERE authorization IS NOT NULL")
+    # Few records are of no authorization, and those are looked for by their type.
+    db.execute("CREATE INDEX records_by_type ON records(type, seq) WHERE authorization IS NULL")
     db.table("tiles").create(
         {"level": int, "idx": int, "hashes": bytes, "root": bytes},
         pk=("level", "idx"),
@@ -29,6 +31,20 @@ def m0001_initial(db: SqliteUtils) -> None:
     db.table("blobs").create({"digest": str, "bytes": bytes}, pk="digest", not_null={"bytes"}, strict=True)
     db.table("checkpoints").create(
         {"size": int, "root": bytes, "at": int, "note": bytes}, pk="size", not_null={"root", "at", "note"}, strict=True
+    )
+    # What the TPM's counter is about to stand for, and what it stands for: see gateway/rollback.py. ``counter`` has 64 bits,
+    # of which no TPM lives to use the last.
+    db.table("intents").create(
+        {"n": int, "counter": int, "size": int, "root": bytes, "at": int, "signature": bytes},
+        pk="n",
+        not_null={"counter", "size", "root", "at", "signature"},
+        strict=True,
+    )
+    db.table("anchors").create(
+        {"counter": int, "size": int, "root": bytes, "at": int, "attest": bytes, "signature": bytes},
+        pk="counter",
+        not_null={"size", "root", "at", "attest", "signature"},
+        strict=True,
     )
     db.table("executors").create(
         {

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.feed import Feed
+from gateway.feed import Feed, Line
 from gateway.routes import dispatches
 from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import HOST, GatewayInProcess
@@ -43,12 +43,42 @@ async def follow(feed: Feed, start: int, orchestrator: str | None, until: int) -
     """What a subscriber has seen when it has seen record ``until``; in its own pace."""
     seen: list[int] = []
     pace = random.Random(start)  # noqa: S311 -- repeatable
-    async for chunk in feed.follow(start, orchestrator):
-        seen += numbers(chunk)
-        if seen and seen[-1] >= until:
-            break
+    wire = Wire()
+    sending = asyncio.create_task(wire.send(feed, Line(wire, start, orchestrator, chunked=False)))  # type: ignore[arg-type]
+    while not seen or seen[-1] < until:
+        seen += numbers(await wire.read())
         await asyncio.sleep(pace.choice([0, 0, 0.001, 0.02]))
+    sending.cancel()
     return seen
+
+
+class Wire:
+    """A connection as the feed sees it, to somebody who reads in a pace of his own."""
+
+    def __init__(self) -> None:
+        self.unread = b""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.unread)
+
+    def write(self, data: bytes) -> None:
+        assert not self.unread, "the feed wrote to one who has not read"
+        self.unread = data
+
+    async def send(self, feed: Feed, line: Line) -> None:
+        async for chunk in feed.follow(line):
+            while self.unread:  # noqa: ASYNC110 -- as a transport's drain waits
+                await asyncio.sleep(0)
+            self.unread = chunk
+
+    async def read(self) -> bytes:
+        while not self.unread:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        data, self.unread = self.unread, b""
+        return data
 
 
 @pytest.mark.parametrize("recent", [1, 7, 1000])
@@ -178,8 +208,11 @@ async def test_a_revocation_is_on_the_feed_at_once(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
 ) -> None:
     grant = await executor.authorize(job("a"))
-    feed = gate.gateway.feed.follow(stored(gate)[-1] + 1, None)
-    heard = asyncio.create_task(anext(feed))
+    wire = Wire()
+    line = Line(wire, stored(gate)[-1] + 1, None, chunked=False)  # type: ignore[arg-type]
+    sending = asyncio.create_task(wire.send(gate.gateway.feed, line))
+    heard = asyncio.create_task(wire.read())
     async with await gate.client("operator", "olivia") as operator:
         await operator.revoke(grant.authorization)
     assert b"event: authorization.revoked" in await asyncio.wait_for(heard, 5)
+    sending.cancel()

@@ -116,6 +116,7 @@ async def test_a_stricter_appraisal_bites_at_once(
     view = await activate(gate, appraisal=stricter)
     assert view.revoked == []  # the policy permits it still; only a new quote can tell what it shows
     assert (await channel.next(RefusedMessage)).authorization == grant.authorization
+    await gate.recorded("authorization.revoked")
     assert gate.records("authorization.revoked")[-1]["body"]["reason"] == "boot.image"
 
 

@@ -174,6 +174,7 @@ async def test_M2_nothing_is_served_that_is_not_in_the_list_of_routes(gate: Gate
         "/readyz",
         "/v1/enrollments",
         "/v1/enrollments/{enrollment}/activation",
+        "/v1/gateway/attestation",
     }
 
 

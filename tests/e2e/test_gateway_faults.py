@@ -147,12 +147,7 @@ def fill(disk: Path) -> Path:
 @pytest.mark.fail_closed("database full", "503, nothing issued; a job ends with its lease")
 def test_the_disk_is_full(gates: Gates, small_disk: Path) -> None:
     """Nothing that can't be recorded leaves; with room again everything goes on, and nothing acknowledged is lost."""
-    gate = gates(serve=False, agent=False)
-    shutil.move(gate.gateway, small_disk / "gateway")
-    gate.gateway.symlink_to(small_disk / "gateway")
-    gate.start_gateway()
-    gate.add_executor()
-    wait_until("trust", lambda: gate.view().trusted, 10)
+    gate = on(small_disk, gates(serve=False, agent=False))
     life = gate.run()
     gate.wait_for("authorization.renewed", life.authorization, count=2)
     hog = fill(small_disk)
@@ -170,6 +165,30 @@ def test_the_disk_is_full(gates: Gates, small_disk: Path) -> None:
     grant = gate.authorize(job)
     assert gate.execute(job, grant.artifact).returncode == 0
     gate.check_states()
+
+
+@pytest.mark.fail_closed("drift that can't be recorded", "the job dies at the verdict, and waits for no disk")
+def test_a_full_disk_keeps_no_job_alive(gates: Gates, small_disk: Path) -> None:
+    gate = on(small_disk, gates(serve=False, agent=False, pace={**PACE, "lease_s": 60.0}))
+    life = gate.run()
+    gate.wait_for("authorization.renewed", life.authorization, count=2)
+    fill(small_disk)
+    wait_until("a full write-ahead log", lambda: _refuses(gate), 20)
+    at = time.monotonic_ns()
+    intruder = gate.data / "intruder"
+    intruder.write_bytes(b"not what was approved")
+    gate.executor.measure(intruder)
+    life.outlived(at, PACE["interval_s"] + PACE["response_deadline_s"] + MARGIN_S)
+
+
+def on(disk: Path, gate: Gate) -> Gate:
+    """A gateway whose data are there, with an executor that it trusts."""
+    shutil.move(gate.gateway, disk / "gateway")
+    gate.gateway.symlink_to(disk / "gateway")
+    gate.start_gateway()
+    gate.add_executor()
+    wait_until("trust", lambda: gate.view().trusted, 10)
+    return gate
 
 
 def _refuses(gate: Gate) -> bool:

@@ -25,11 +25,15 @@ from gateway.app import Gateway
 from gateway.auth import TOKEN_LIFE_MS, Role, create_token
 from gateway.config import load_config
 from gateway.setup import create_data_folder
+from gateway.storage import lineage
 from tests.support.tpm import SoftwareTpms
 from tpm.software import SoftwareTpm
+from ztrooted import merkle
 from ztrooted.anchors import Anchors, parse_anchors
+from ztrooted.checkpoint import Checkpoint
 from ztrooted.client import GatewayClient, tls_context
 from ztrooted.clock import SystemClock
+from ztrooted.records import Record
 
 TRUST_DOMAIN = "gate.test"
 SWTPM_VENDOR = "id:00001014"
@@ -178,6 +182,23 @@ class GatewayInProcess:
     def anchors(self) -> Anchors:
         """What an auditor of this gateway is told to trust."""
         return parse_anchors(anchors_file(self.gateway.config).encode(), "anchors")
+
+    def checkpoint(self) -> Checkpoint:
+        """What would be sealed now."""
+        connection = self.gateway.database.reading
+        size = lineage.size(connection)
+        root = merkle.frontier(size, lineage.Reader(connection).read).root()
+        return Checkpoint(self.gateway.config.origin, size, root)
+
+    def some_record(self) -> Record:
+        """One more for the lineage, about nothing."""
+        return Record("gateway.stopped", self.clock.now_ms(), {})
+
+    async def recorded(self, kind: str) -> None:
+        """Wait until there is a record of a type: what it is about may be told while it is being written."""
+        async with asyncio.timeout(5):
+            while not self.records(kind):
+                await self.gateway.database.wait_for_commit()
 
     def records(self, *types: str) -> list[dict[str, Any]]:
         """The bodies of the lineage's records of some types, in order."""

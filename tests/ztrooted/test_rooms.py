@@ -14,7 +14,7 @@ ROOMS = ("tpm", "ztrooted", "gateway")  # left is imported by right, never the o
 MODULES = [path for room in ROOMS for path in sorted((PROJECT / room).rglob("*.py"))]
 
 # The TPM's library and what only a server or an executor needs: the core has to work where they are not installed.
-OPTIONAL = ("tpm2_pytss", "aiohttp", "sqlite_utils", "structlog")
+OPTIONAL = ("tpm2_pytss", "aiohttp", "sqlite_utils", "sqlite3", "structlog")
 BLOCKER = f"""
 import importlib.abc, sys
 

@@ -1,7 +1,10 @@
 """``ztrooted audit …``: export what proves an authorization, and verify it offline."""
 
 import asyncio
+import json as jsonlib
+import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +15,15 @@ from rich.table import Table
 from ztrooted import limits
 from ztrooted.anchors import parse_anchors
 from ztrooted.appraisal import Status
+from ztrooted.audit_plan import PLAN
+from ztrooted.audit_statement import attest as sign_report
+from ztrooted.bundle import pack, unpack
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.files import about, read, read_at_most, write
 from ztrooted.cli.output import NO, JsonFlag, counted, show, terminal
-from ztrooted.clock import instant
+from ztrooted.clock import SystemClock, instant
+from ztrooted.dsse import MAX_KEY, load_signing_key
+from ztrooted.errors import EnvironmentProblem
 from ztrooted.reasons import GateReason
 from ztrooted.verify import Report, verify_bundle
 
@@ -33,36 +41,58 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the bundle.", metavar="FILE")],
     json: JsonFlag = False,
 ) -> None:
-    """Fetch the bundle that proves one authorization. The gateway seals a checkpoint first."""
+    """Fetch the bundle that proves one authorization. The gateway seals a checkpoint first. FILE.gz is compressed."""
 
     async def fetch() -> bytes:
         async with connect(gateway, ca, token_file) as client:
             return await client.bundle(authorization)
 
     data = asyncio.run(fetch())
+    if output.suffix == ".gz":
+        data = pack(data)
     write(output, data)
     show({"bundle": str(output), "bytes": len(data)}, f"Wrote {len(data)} bytes to {output}.", json=json)
 
 
 @app.command()
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to verify.")],
+    bundle: Annotated[Path | None, typer.Argument(metavar="BUNDLE", help="The bundle to verify.")] = None,
     anchors: Annotated[
-        Path, typer.Option(help="Trust anchors, from the gateway's operator: ztrooted gateway anchors.", metavar="FILE")
-    ],
+        Path | None,
+        typer.Option(help="Trust anchors, from the gateway's operator: ztrooted gateway anchors.", metavar="FILE"),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what is checked, and verify nothing.")] = False,
+    attest: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY", help="Sign what was found, if it verified: Ed25519 or P-256, PEM. Needs --output."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where the signed statement goes (DSSE, in-toto)."),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Verify a bundle offline: no network, no TPM. Exit code 0 only if every check passed."""
-    report = verify_bundle(
-        read_at_most(bundle, limits.BUNDLE),
-        parse_anchors(read(anchors, limits.BODY, GateReason.CONFIG_INVALID), str(anchors)),
-    )
+    if plan:
+        _print_plan(json=json)
+        return
+    if bundle is None or anchors is None:
+        raise typer.BadParameter("verifying takes BUNDLE and --anchors FILE; --plan only prints what is checked")
+    if (attest is None) is not (output is None):
+        raise typer.BadParameter("--attest KEY and --output FILE go together")
+    key = None if attest is None else load_signing_key(_secret(attest), str(attest))
+    data, trusted = read_at_most(bundle, limits.BUNDLE), read(anchors, limits.BODY, GateReason.CONFIG_INVALID)
+    report = verify_bundle(data, parse_anchors(trusted, str(anchors)))
     if json:
         show(report.encode(), "", json=True)
     else:
         _print(report)
     if not report.verified:
         sys.exit(NO)
+    if key is not None and output is not None:
+        who, now_ms = f"ztrooted {version('ztrooted')}", SystemClock().now_ms()
+        envelope = sign_report(report, key, bundle=unpack(data), anchors=trusted, verifier=who, now_ms=now_ms)
+        write(output, jsonlib.dumps(envelope).encode() + b"\n")
 
 
 @app.command()
@@ -85,6 +115,50 @@ def redecide(
     show({"same": same, "decisions": [one.encode() for one in results]}, "\n".join([*lines, verdict]), json=json)
     if not same:
         sys.exit(NO)
+
+
+@app.command()
+def gateway(
+    gateway: GatewayUrl,
+    ca: CaFile,
+    anchors: Annotated[
+        Path, typer.Option(help="Trust anchors, from the gateway's operator: ztrooted gateway anchors.", metavar="FILE")
+    ],
+    json: JsonFlag = False,
+) -> None:
+    """Have a gateway prove the state of its own machine. Exit code 0 only if it is the anchored one."""
+    from ztrooted.client import GatewayClient  # noqa: PLC0415 -- an auditor's machine may have no aiohttp
+    from ztrooted.gateway_attestation import GatewayAttestation, verify_gateway  # noqa: PLC0415
+
+    trusted = parse_anchors(read(anchors, limits.BODY, GateReason.CONFIG_INVALID), str(anchors))
+    nonce = os.urandom(limits.NONCE)
+
+    async def ask() -> GatewayAttestation:
+        async with GatewayClient(gateway, ca=ca) as client:
+            return await client.attestation(nonce)
+
+    facts = verify_gateway(asyncio.run(ask()), trusted, nonce)
+    kind = "a software TPM (virtual)" if facts["virtual"] else "a hardware TPM"
+    log = "with its event log" if facts["event_log"] else "without an event log"
+    show({"attested": True, **facts}, f"{facts['origin']} is in the anchored state: {kind}, {log}.", json=json)
+
+
+def _secret(path: Path) -> bytes:
+    """A private key's file, which nobody but its owner may read. EnvironmentProblem ``environment.key_file``."""
+    data = read(path, MAX_KEY, GateReason.ENVIRONMENT_KEY_FILE)
+    if path.is_file() and path.stat().st_mode & 0o077:
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_KEY_FILE,
+            f"the key {path} can be read by others than its owner",
+            f"if nobody has read it: chmod 600 {path}; otherwise make another one",
+        )
+    return data
+
+
+def _print_plan(*, json: bool) -> None:
+    lines = [f"{number:2}. {name}: {what}." for number, (name, what) in enumerate(PLAN, 1)]
+    plan = [{"number": number, "name": name, "what": what} for number, (name, what) in enumerate(PLAN, 1)]
+    show({"plan": plan}, "\n".join(lines), json=json)
 
 
 def _print(report: Report) -> None:

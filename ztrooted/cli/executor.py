@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from ztrooted import limits
+from ztrooted.anchors import Anchors, parse_anchors
 from ztrooted.cli.connection import CaFile, GatewayUrl
+from ztrooted.cli.files import read
 from ztrooted.cli.output import JsonFlag, show
 from ztrooted.errors import UsageProblem
 from ztrooted.reasons import GateReason
@@ -38,9 +41,20 @@ Socket = Annotated[
 EventLog = Annotated[Path, typer.Option(help="The firmware's event log.")]
 ImaList = Annotated[Path, typer.Option(help="The kernel's measurement list, in its ASCII form.")]
 
+AnchorsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--anchors", metavar="FILE", help="Have nothing to do with a gateway that does not prove the state in here."
+    ),
+]
+
 DEFAULT_SOCKET = Path("/run/ztrooted/executor.sock")
 DEFAULT_EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 DEFAULT_IMA = Path("/sys/kernel/security/ima/ascii_runtime_measurements")
+
+
+def _anchors(file: Path | None) -> Anchors | None:
+    return None if file is None else parse_anchors(read(file, limits.BODY, GateReason.CONFIG_INVALID), str(file))
 
 
 @app.command()
@@ -50,13 +64,14 @@ def enroll(
     tpm: Tpm = "device:/dev/tpmrm0",
     event_log: EventLog = DEFAULT_EVENT_LOG,
     ima: ImaList = DEFAULT_IMA,
+    anchors: AnchorsFile = None,
     json: JsonFlag = False,
 ) -> None:
     """Prove this machine to the gateway once, and print what it was found to be. Nothing is kept."""
     from tpm.device import Device  # noqa: PLC0415 -- loads the TSS
     from ztrooted.executor.agent import Agent, AgentConfig  # noqa: PLC0415
 
-    config = AgentConfig(gateway, ca, tpm, DEFAULT_SOCKET, event_log, ima)
+    config = AgentConfig(gateway, ca, tpm, DEFAULT_SOCKET, event_log, ima, anchors=_anchors(anchors))
     with Device.open(tpm) as device:
         enrolled = asyncio.run(Agent(config, device).enroll()).enrolled
     value = enrolled.model_dump(include={"executor", "virtual", "trusted", "reason", "detail"})
@@ -73,6 +88,7 @@ def run(
     event_log: EventLog = DEFAULT_EVENT_LOG,
     ima: ImaList = DEFAULT_IMA,
     socket: Socket = DEFAULT_SOCKET,
+    anchors: AnchorsFile = None,
     allow_weak_enforcement: Annotated[
         bool,
         typer.Option(
@@ -87,7 +103,7 @@ def run(
     from ztrooted.logs import configure  # noqa: PLC0415
 
     configure(verbose=verbose)
-    config = AgentConfig(gateway, ca, tpm, socket, event_log, ima, allow_weak_enforcement)
+    config = AgentConfig(gateway, ca, tpm, socket, event_log, ima, allow_weak_enforcement, _anchors(anchors))
 
     async def serve() -> None:
         stop = asyncio.Event()

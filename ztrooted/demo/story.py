@@ -16,7 +16,7 @@ TRUST_DOMAIN = "demo.ztrooted"
 SWTPM_VENDOR = "id:00001014"
 # The demo's pace: the starter policy's times, shortened so that the story fits into a minute.
 PACE = {"interval_s": 1.0, "idle_interval_s": 5.0, "response_deadline_s": 2.0, "lease_s": 5.0}
-BLOCKED = ("tpm2_pytss", "aiohttp", "sqlite_utils")
+BLOCKED = ("tpm2_pytss", "aiohttp", "sqlite_utils", "sqlite3")
 RENEWALS = 3
 
 # The first job leaves a descendant in its own session, as a job that wants to survive would.

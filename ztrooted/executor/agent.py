@@ -7,6 +7,7 @@ enrolls anew.
 
 import asyncio
 import hashlib
+import os
 import random
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import structlog
 from tpm.device import Device
 from tpm.errors import DeviceError
 from ztrooted import limits
+from ztrooted.anchors import Anchors
 from ztrooted.client import GatewayClient, unreachable
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.evidence import qualifying_data
@@ -26,6 +28,7 @@ from ztrooted.executor.control import Caller, ControlSocket
 from ztrooted.executor.enroll import ExecutorSession, enroll
 from ztrooted.executor.jobs import Jobs
 from ztrooted.executor.supervisor import enforcement_available
+from ztrooted.gateway_attestation import verify_gateway
 from ztrooted.models import (
     GATEWAY_MESSAGE,
     CertificateMessage,
@@ -52,12 +55,20 @@ HEARTBEAT_S = 10.0
 LIST_LOOK_S = 0.1  # between two looks at the measurement list while a job runs
 # The gateway refuses this machine's TPM or its keys, or there is no such address: asking again gives the same answer.
 HOPELESS = frozenset({"ek", "ak", "credential", "id", "config"})
+# The gateway was to prove its state and did not: it is no gateway of ours until an operator has looked at it.
+UNTRUSTED = frozenset(
+    {
+        GateReason.ATTESTATION_GATEWAY_KEY,
+        GateReason.ATTESTATION_GATEWAY_QUOTE,
+        GateReason.ATTESTATION_GATEWAY_STATE,
+    }
+)
 BACKOFF_S = (0.2, 10.0)  # first and longest pause before connecting again; each is drawn at random below its bound
 
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """How to reach gateway, TPM and kernel."""
+    """How to reach gateway, TPM and kernel. With ``anchors``, only a gateway in the anchored state will do."""
 
     gateway: str
     ca: Path
@@ -66,6 +77,7 @@ class AgentConfig:
     event_log: Path = EVENT_LOG
     ima: Path = IMA_LIST
     allow_weak: bool = False
+    anchors: Anchors | None = None
 
 
 class SessionLostError(Exception):
@@ -88,7 +100,20 @@ class Agent:
     async def enroll(self) -> ExecutorSession:
         """Prove this machine to the gateway, once."""
         async with GatewayClient(self._config.gateway, ca=self._config.ca) as client:
-            return await enroll(client, self._collector)
+            await self._demand_attestation(client)
+            session = await enroll(client, self._collector)
+        anchors = self._config.anchors
+        if anchors is not None and session.enrolled.log_key != anchors.log_key.material:
+            raise GateError(
+                GateReason.ATTESTATION_GATEWAY_KEY, "the log key that the gateway told is not the anchored one"
+            )
+        return session
+
+    async def _demand_attestation(self, client: GatewayClient) -> None:
+        """With anchors: have the gateway prove its state. GateError ``attestation.gateway_*`` where it is another one."""
+        if self._config.anchors is not None:
+            nonce = os.urandom(limits.NONCE)
+            verify_gateway(await client.attestation(nonce), self._config.anchors, nonce)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; then end every job, tell the gateway, and hang up.
@@ -134,7 +159,7 @@ class Agent:
                 await self._jobs.stop(GateReason.CHANNEL_SUPERSEDED)
                 self._session = None
             except GateError as error:
-                if str(error.reason).partition(".")[0] in HOPELESS:
+                if str(error.reason).partition(".")[0] in HOPELESS or error.reason in UNTRUSTED:
                     raise
                 log.warning("not connected", code=error.reason, detail=error.detail, remedy=error.remedy)
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 -- jitter
@@ -146,6 +171,7 @@ class Agent:
         with session.client_certificate() as certificate:
             connection = GatewayClient(self._config.gateway, ca=self._config.ca, certificate=certificate)
         async with connection as client:
+            await self._demand_attestation(client)
             url = client.url + "/v1/executor/channel"
             try:
                 async with client.http.ws_connect(

@@ -19,6 +19,11 @@ KEYS: Mapping[Reason, Explanation] = MappingProxyType(
             "The TPM's certification of a key is not valid: signature, type, nonce or certified key is wrong.",
             "Have the attestation key certify the key again with the qualifying data that was asked for.",
         ),
+        EvidenceReason.COUNTER_INVALID: Explanation(
+            403,
+            "The TPM's certification of its counter is not valid: signature, nonce, index or contents is wrong.",
+            "Take the checkpoint from its own log again; if it stays like this, the log is not to be believed.",
+        ),
         EvidenceReason.AK_DECRYPT_SET: Explanation(
             403,
             "The attestation key may also decrypt, and such a key has no other use than signing.",

@@ -93,6 +93,11 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
             "A record of the lineage is too large, of an unknown type or not in its form.",
             "Use the record's bytes as they were stored; update the verifier if the type is new.",
         ),
+        GateReason.LINEAGE_ROLLED_BACK: Explanation(
+            500,
+            "The TPM's counter and the database disagree: the database is an older copy, or the counter went on without it.",
+            "Bring back the newest database; where there is none, 'ztrooted gateway recover' goes on, and the log says so.",
+        ),
         GateReason.LINEAGE_TRUNCATED: Explanation(
             500,
             "The lineage is shorter than it has been: records at its end are missing.",

@@ -13,6 +13,21 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "The machine proved a state that is not the approved one.",
             "Find out what changed; restore it or approve a new baseline, then reboot and enroll again.",
         ),
+        GateReason.ATTESTATION_GATEWAY_KEY: Explanation(
+            403,
+            "The gateway's attestation key or log key is not the one in the anchors.",
+            "Check that it is the gateway that is meant; if it has a new TPM, get its anchors again from the operator.",
+        ),
+        GateReason.ATTESTATION_GATEWAY_QUOTE: Explanation(
+            403,
+            "The gateway did not prove the state of its machine.",
+            "Have nothing to do with it until it does; ask its operator.",
+        ),
+        GateReason.ATTESTATION_GATEWAY_STATE: Explanation(
+            403,
+            "The gateway's machine has booted something else than the anchors allow.",
+            "Have nothing to do with it until its operator has explained that, and has handed out new anchors.",
+        ),
         GateReason.ATTESTATION_NO_BASELINE: Explanation(
             403,
             "No baseline is approved for this class of executors, so there is no state to compare with.",
@@ -262,6 +277,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             413,
             "The request is larger than this address takes.",
             "Send less: only what was asked for, and evidence in the parts that are new.",
+        ),
+        GateReason.SERVICE_BUSY: Explanation(
+            503,
+            "Too many ask the gateway's TPM for the same thing at once.",
+            "Try again in a few seconds.",
         ),
         GateReason.SERVICE_NOT_READY: Explanation(
             503,
