@@ -1,18 +1,19 @@
 // Keys, rules and permissions: checks 4, 7, 8, 12 and 13. Whose they were, and whether they held.
-import { demand, equal, fromHex, hex, lengthPrefixed, refuse, utf8 } from "./bytes.js";
+import { Reader, Refusal, demand, equal, fromHex, hex, lengthPrefixed, refuse, utf8 } from "./bytes.js";
 import { isObject, listOf, objectOf, same, textOf } from "./json.js";
 import { thumbprint, verifyArtifact, verifyIntroduction, verifyRenewal } from "./artifact.js";
 import { headAt, leafHash } from "./merkle.js";
+import { linesOfType } from "./note.js";
 import { latestEnd } from "./parents.js";
 import { readEvidence } from "./rounds.js";
 import { importP256Spki, p256Spki, sha256 } from "./signatures.js";
 import { GRANTS } from "./story.js";
-import { policyPcr, verifyCertify } from "./tpm_attest.js";
+import { parseCounter, policyPcr, verifyCertify, verifyCounter } from "./tpm_attest.js";
 import { acceptEndorsementKey, acceptLogKey, parsePublic } from "./tpm_public.js";
 
 const MISMATCH = "bundle.mismatch", MALFORMED = "lineage.record_malformed";
 
-// 4. The log key lives in the gateway's TPM, and signs in the anchored state only.
+// 4. The log key lives in the gateway's TPM and signs in the anchored state only; the counter there goes up in it only.
 export async function checkLogKey(proof) {
   const { anchors } = proof, started = proof.ofType("gateway.started")[0];
   demand(started !== undefined, "bundle.incomplete", "no record says with which keys the gateway started");
@@ -21,6 +22,27 @@ export async function checkLogKey(proof) {
   const qualifying = await sha256(lengthPrefixed(utf8("ztrooted/log-key/v1"), utf8(anchors.origin)));
   await verifyCertify(bytes("certify_attest"), bytes("certify_signature"), anchors.gatewayAk, qualifying, logKey.name);
   demand(equal(p256Spki(logKey.key), anchors.logKey.material), "checkpoint.key", "the certified log key is not the anchored one");
+  const counter = await parseCounter(bytes("counter_public"));
+  const start = await verifyCounter(bytes("counter_attest"), bytes("counter_signature"), anchors.gatewayAk, qualifying, counter);
+  const bound = equal(counter.policy, logKey.area.policy) && String(start) === identity.counter_start;
+  demand(bound, "checkpoint.seal", "the counter is not bound to the anchored state, or began elsewhere");
+  await readCounterLine(proof, counter);
+}
+
+/** Where the checkpoint is an anchor, what the TPM's counter was, as its line of type 0xff says. */
+async function readCounterLine({ note, checkpoint, anchors, facts }, counter) {
+  const bad = "checkpoint.seal", lines = await linesOfType(note, checkpoint.origin, "ztrooted.tpm-counter/v1", anchors.gatewayAk.name);
+  demand(lines.length <= 1, bad, `${lines.length} lines say what the counter was`);
+  for (const line of lines) {
+    const reader = new Reader(line, bad), attest = reader.sized(512, "attestation"), signature = reader.sized(1024, "signature");
+    reader.done("what the TPM says of its counter");
+    try {
+      facts.counter = Number(await verifyCounter(attest, signature, anchors.gatewayAk, await sha256(utf8(checkpoint.text)), counter));
+    } catch (error) {
+      if (error instanceof Refusal) refuse(bad, error.message);
+      throw error;
+    }
+  }
 }
 
 // 7. The executor's keys are what they should be, its id follows from them, and one enrollment stands behind all rounds.

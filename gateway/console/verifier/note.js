@@ -88,6 +88,11 @@ export async function checkSignature(key, text, signature) {
   return time;
 }
 
+/** The same by a verifier key in its written form, for a witness's cosignature for instance. */
+export async function checkVerifierKeySignature(verifierKey, text, signature) {
+  return checkSignature(await parseVerifierKey(verifierKey), text, signature);
+}
+
 /** Which of the keys signed: each of their lines verifies, or the note is refused. [{key, time}], at least one. */
 export async function verifyNote(note, keys) {
   const names = keys.map((key) => `${key.name}+${key.id}`);

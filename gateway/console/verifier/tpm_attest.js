@@ -1,5 +1,5 @@
 // TPMS_ATTEST and TPMT_SIGNATURE (TPM 2.0 Part 2 §10.12, §11.3): what a TPM says, and that a key of it said so.
-import { Reader, bigEndian, concat, demand, equal, hex, refuse } from "./bytes.js";
+import { Reader, bigEndian, concat, demand, equal, refuse } from "./bytes.js";
 import { hash, verifyEcdsa, verifyRsa } from "./signatures.js";
 import { ALG_HASHES, ALG_SCHEMES, DIGEST_SIZES } from "./tpm_public.js";
 
@@ -147,15 +147,32 @@ export async function verifyCertify(attestBytes, signatureBytes, ak, qualifyingD
   demand(equal(attest.name, name), reasons.invalid, "the certified Name is not that of the key presented");
 }
 
-/** What an NV counter was (Part 3 §31.16): its Name and its value, certified by `ak` for `qualifyingData`. */
-export async function verifyCounter(attestBytes, signatureBytes, ak, qualifyingData) {
+// TPMA_NV of our counter (Part 2 §13.4): read by anybody, incremented by whoever satisfies the policy alone, and written once.
+const COUNTER_ATTRIBUTES = (1 << 3) | (1 << 4) | (1 << 17) | (1 << 18) | (1 << 25) | (1 << 29);
+
+/** An NV counter from its TPMS_NV_PUBLIC (Part 2 §13.5): {name, policy}. Refusal `counter.invalid`. */
+export async function parseCounter(bytes) {
+  const reason = "counter.invalid";
+  demand(bytes.length <= 128, reason, "an NV public area of over 128 bytes");
+  const reader = new Reader(bytes, reason);
+  reader.u32("index");
+  const nameAlg = reader.u16("nameAlg"), attributes = reader.u32("attributes"), policy = reader.sized(64, "policy"), size = reader.u16("data size");
+  reader.done("the NV public area");
+  demand(nameAlg === 0x000b, reason, "the Name of the index is not by SHA-256");
+  const ours = attributes === COUNTER_ATTRIBUTES && size === 8 && policy.length > 0;
+  demand(ours, reason, "the NV index is no counter that was incremented, by policy alone");
+  return { name: concat(bigEndian(nameAlg, 2), await hash("sha256", bytes)), policy };
+}
+
+/** What `ak` certified the counter to be (Part 3 §31.16) for `qualifyingData`: a BigInt. Refusal `counter.invalid`. */
+export async function verifyCounter(attestBytes, signatureBytes, ak, qualifyingData, counter) {
   const reasons = only("counter.invalid");
   const attest = parseAttest(attestBytes, ATTEST_NV, reasons, 512);
   await checkSigned(attest, parseSignature(signatureBytes, reasons), ak, reasons);
   demand(qualifyingData.length > 0 && equal(attest.extraData, qualifyingData), reasons.invalid, "extraData is not the qualifying data");
-  demand(attest.name.length === 34 && equal(attest.name.subarray(0, 2), bigEndian(0x000b, 2)), reasons.invalid, "the Name of the index is not by SHA-256");
+  demand(equal(attest.name, counter.name), reasons.invalid, "another NV index was certified, or one with other attributes");
   demand(attest.offset === 0 && attest.contents.length === 8, reasons.invalid, "this is not a counter's whole value");
-  return { index: hex(attest.name), value: new Reader(attest.contents, reasons.invalid).u64("value") };
+  return new Reader(attest.contents, reasons.invalid).u64("value");
 }
 
 /** authPolicy of one PolicyPCR over these values: SHA-256(0…0 ‖ TPM_CC_PolicyPCR ‖ selection ‖ digest) (Part 3 §23.7). */

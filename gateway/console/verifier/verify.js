@@ -22,9 +22,9 @@ import { checkParents } from "./parents.js";
 import { checkAppraisals, checkQuotes, enrolledKey } from "./rounds.js";
 import { sha256 } from "./signatures.js";
 import { checkContinuity, checkOutcome, checkStory } from "./story.js";
-import { readQuotedValues, verifyCounter, verifyQuote } from "./tpm_attest.js";
+import { readQuotedValues, verifyQuote } from "./tpm_attest.js";
 
-const SEAL = "ztrooted.tpm-quote/v1", COUNTER = "ztrooted.tpm-counter/v1";
+const SEAL = "ztrooted.tpm-quote/v1";
 
 /** What the checks hand to each other. */
 class Proof {
@@ -94,12 +94,6 @@ async function checkSeal(proof) {
       for (const [index, value] of Object.entries(quoted)) {
         demand(equal(value, anchors.gatewayPcrs[bank][index]), bad, `${bank}:${index} is not the anchored value`);
       }
-    }
-    for (const line of await linesOfType(note, checkpoint.origin, COUNTER, ak.name)) {
-      const rest = new Reader(line, bad), said = rest.sized(512, "attestation"), signed = rest.sized(1024, "signature");
-      rest.done("what the TPM says of its counter");
-      demand(!Object.hasOwn(proof.facts, "counter"), bad, "two lines say what the counter was");
-      proof.facts.counter = String((await verifyCounter(said, signed, ak, nonce)).value);
     }
   } catch (error) {
     if (error instanceof Refusal) refuse(bad, error.message);

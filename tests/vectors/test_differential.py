@@ -1,0 +1,38 @@
+"""The two verifiers over changed bundles; see ``tests.vectors.differential``."""
+
+import os
+import random
+
+import pytest
+
+from gateway.anchors import anchors_file
+from tests.adversarial.test_bundle import drift_away, export, run_job
+from tests.support.executor import Channel, ScriptedExecutor, channel, executor, executors
+from tests.support.forger import Forger
+from tests.support.gateway_in_process import GatewayInProcess, gate
+from tests.vectors.differential import Comparison, mutants
+
+__all__ = ["channel", "executor", "executors", "gate"]
+
+COUNT = int(os.environ.get("ZTROOTED_DIFFERENTIAL", "120"))
+
+
+@pytest.mark.timeout(120 + COUNT)
+async def test_the_second_verifier_passes_no_check_that_python_fails(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    bundles = [
+        await export(gate, await run_job(executor, channel, renewals=1)),
+        await export(gate, await drift_away(executor, channel)),
+    ]
+    seed = int(os.environ.get("ZTROOTED_SEED", random.randrange(1 << 30)))  # noqa: S311
+    chosen = random.Random(seed)  # noqa: S311
+    forgers = [lambda bundle=bundle: Forger(bundle, gate) for bundle in bundles]
+    comparison = Comparison(anchors_file(gate.gateway.config).encode())
+    try:
+        comparison.compare(await mutants(chosen.choice(bundles), forgers, COUNT, chosen))
+    finally:
+        print(f"seed {seed}: {comparison.tried} tried; {dict(comparison.outcomes)}; failed {dict(comparison.failed)}")
+        print(*sorted(set(comparison.stricter)), sep="\n")
+    assert comparison.tried == COUNT
+    assert comparison.outcomes["same"] > COUNT / 2
