@@ -30,14 +30,14 @@ async def gate(gate: GatewayInProcess) -> GatewayInProcess:
     return gate
 
 
-async def chain(executor: ScriptedExecutor, channel: Channel) -> tuple[Grant, Grant, Grant]:
-    """Three levels that run, and were renewed twice; the lowest has ended."""
+async def chain(executor: ScriptedExecutor, channel: Channel, *, renewals: int = 2) -> tuple[Grant, Grant, Grant]:
+    """Three levels that run, and were renewed; the lowest has ended."""
     wide = Delegation(depth=3, children=3, steps=["middle", "leaf"], executors=[executor.id])
     root = await running(channel, await executor.authorize(job("root"), delegation=wide))
     asked = Delegation(depth=1, children=2, steps=["leaf"], executors=[executor.id])
     middle = await running(channel, await child_of(executor, root, "middle", delegation=asked))
     leaf = await running(channel, await child_of(executor, middle, "leaf"))
-    for _ in range(2):
+    for _ in range(renewals):
         await channel.renew()
     await channel.ended(leaf)
     return root, middle, leaf

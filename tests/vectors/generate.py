@@ -20,7 +20,7 @@ from tests.support.forger import Forger
 from tests.support.gateway_in_process import GatewayInProcess, gate
 from tests.vectors import lies
 from tests.vectors.operations import apply, rehashed_difference
-from tests.vectors.tears import tears
+from tests.vectors.tears import packed_tears, tears
 from ztrooted import artifact, canonical
 from ztrooted.anchors import parse_anchors
 from ztrooted.artifact import ArtifactClaims
@@ -158,7 +158,7 @@ async def write_vectors(gate: GatewayInProcess, executor: ScriptedExecutor, monk
         await channel.renew()
         granted = await run_job(executor, channel, renewals=1)
         older = await export(gate, granted)
-        root, middle, leaf = await chain(executor, channel)
+        root, middle, leaf = await chain(executor, channel, renewals=1)
         for one in (middle, root):
             await channel.ended(one)
         drifted = await drift_away(executor, channel)
@@ -184,6 +184,8 @@ async def write_vectors(gate: GatewayInProcess, executor: ScriptedExecutor, monk
         index.case(f"grant, for another {name}", "grant.json", [], anchors=f"anchors-other-{name}.toml")
     index.files["grant.json.gz"] = pack(bundles["grant"])
     index.case("grant, packed", "grant.json.gz", [])
+    for name, operations in packed_tears(index.files["grant.json.gz"]):
+        index.case(name.replace("_", " "), "grant.json.gz", operations)
     for name, operations in tears(bundles["grant"], older):
         index.case(name.replace("_", " "), "grant.json", operations)
     about_one = {name: tell for name, (tell, _) in test_bundle.LIES.items()} | lies.LIES

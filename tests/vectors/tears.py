@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.vectors.operations import Operation, difference
-from ztrooted.bundle import pack
 
 Tear = tuple[str, list[Operation]]
 # An ASN.1 SEQUENCE whose length is written in two bytes where one is enough, and an INTEGER with a needless zero.
@@ -54,13 +53,15 @@ def _file(bundle: bytes, value: Any) -> Iterator[Tear]:
         "nested_too_deep",
         [{"op": "bytes", "at": 1, "remove": 0, "insert": (b'"a":' + b"[" * 40 + b"]" * 40 + b",").hex()}],
     )
-    packed = pack(bundle)
-    for name, data in {
-        "packed_with_a_name": packed[:3] + b"\x08" + packed[4:],
-        "packed_and_cut_short": packed[:64],
-        "packed_beyond_its_end": packed[:64] + b"\0",
-    }.items():
-        yield name, [{"op": "bytes", "at": 0, "remove": len(bundle), "insert": data.hex()}]
+
+
+def packed_tears(packed: bytes) -> Iterator[Tear]:
+    """What is done to a packed bundle."""
+    yield "packed_with_a_name", [{"op": "bytes", "at": 3, "remove": 1, "insert": "08"}]
+    yield "packed_and_cut_short", [{"op": "bytes", "at": -9, "remove": 9, "insert": ""}]
+    yield "packed_with_a_byte_behind", [{"op": "bytes", "at": len(packed), "remove": 0, "insert": "00"}]
+    yield "packed_with_another_checksum", [{"op": "bytes", "at": -8, "remove": 1, "insert": f"{packed[-8] ^ 1:02x}"}]
+    yield "packed_and_damaged", [{"op": "bytes", "at": 500, "remove": 1, "insert": f"{packed[500] ^ 1:02x}"}]
 
 
 def _members(value: Any) -> Iterator[Tear]:

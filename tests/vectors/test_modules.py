@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import zlib
 from typing import Any
 
 import pytest
@@ -214,3 +215,42 @@ def test_der_is_read_in_its_one_form(der: str) -> None:
     (answer,) = called("signatures.js", [("fromDer", [bytes.fromhex(der), 32])])
     sound = der in {"3006020101020101", "30080202008102020081"}
     assert (answer["value"] is not None) is sound, answer
+
+
+def test_deflate_is_that_of_zlib_and_ends_where_it_ends() -> None:
+    """Of every kind of block and level; cut, lengthened or changed it is refused wherever zlib refuses it."""
+    chosen = random.Random(11)  # noqa: S311
+    texts = [b"", b"a", bytes(70_000), chosen.randbytes(3000), json.dumps(_value(chosen, 4)).encode() * 50]
+    texts.append(b"".join(b"%d " % number for number in range(3000)))
+    packed: list[bytes] = []
+    for text in texts:
+        for level, strategy in [(0, 0), (1, 0), (9, 0), (6, zlib.Z_FIXED), (6, zlib.Z_HUFFMAN_ONLY), (6, zlib.Z_RLE)]:
+            deflate = zlib.compressobj(level, zlib.DEFLATED, -15, 9, strategy)
+            packed.append(deflate.compress(text) + deflate.flush())
+    good = len(packed)
+    for data in packed[:good]:
+        packed += [data[:-1], data + b"\0"]
+        for _ in range(6):
+            wrong = bytearray(data)
+            wrong[chosen.randrange(min(len(data), 200))] ^= 1 << chosen.randrange(8)
+            packed.append(bytes(wrong))
+    answers = called("inflate.js", [("inflate", [data, 1 << 20, "bundle.malformed"]) for data in packed])
+    wanted = [_inflated(data, 1 << 20) for data in packed]
+    assert [answer.get("value") for answer in answers] == wanted
+    assert all(value is not None for value in wanted[:good])
+    assert sum(value is None for value in wanted) > 100
+
+
+def _inflated(data: bytes, maximum: int) -> str | None:
+    inflate = zlib.decompressobj(-15)
+    try:
+        found = inflate.decompress(data, maximum + 1)
+    except zlib.error:
+        return None
+    return found.hex() if inflate.eof and not inflate.unused_data and len(found) <= maximum else None
+
+
+def test_deflate_is_bounded() -> None:
+    bomb = zlib.compress(bytes(2 << 20), 9)[2:-4]
+    (answer,) = called("inflate.js", [("inflate", [bomb, 1 << 20, "bundle.malformed"])])
+    assert answer["reason"] == "bundle.too_large"

@@ -1,5 +1,6 @@
 // The file: from bytes to records, artifacts and blobs, of which nothing is believed but that each blob has its digest.
-import { Refusal, demand, fromBase64, fromHex, refuse, toBase64, utf8 } from "./bytes.js";
+import { demand, fromBase64, fromHex, toBase64, utf8 } from "./bytes.js";
+import { crc32, inflate } from "./inflate.js";
 import { hasExactly, isObject, parseCanonical } from "./json.js";
 import { sha256Hex } from "./signatures.js";
 
@@ -15,37 +16,20 @@ const RECORD_TYPES = new Set(`attestation.failed attestation.overdue attestation
   policy.activated policy.evaluated webhook.failing webhook.recovered`.split(/\s+/));
 
 /** The JSON of a bundle, packed or not; never more than the maximum is made of it. */
-export async function unpack(bytes) {
+export function unpack(bytes) {
   demand(bytes.length <= MAX_BUNDLE, "bundle.too_large", `a bundle of over ${MAX_BUNDLE} bytes`);
   if (bytes[0] !== GZIP[0] || bytes[1] !== GZIP[1]) return bytes;
   demand(GZIP.every((byte, at) => bytes[at] === byte), MALFORMED, "it is compressed, and not as a bundle is");
-  const reader = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")).getReader();
-  const parts = [];
-  let size = 0;
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      size += value.length;
-      if (size > MAX_BUNDLE) refuse("bundle.too_large", `it is over ${MAX_BUNDLE} bytes without its compression`);
-      parts.push(value);
-    }
-  } catch (error) {
-    if (error instanceof Refusal) throw error;
-    refuse(MALFORMED, "its compression is damaged");
-  }
-  const all = new Uint8Array(size);
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
+  demand(bytes.length > GZIP.length + 8, MALFORMED, "its compression is damaged");
+  const found = inflate(bytes.subarray(GZIP.length, -8), MAX_BUNDLE, MALFORMED), trailer = new DataView(bytes.slice(-8).buffer);
+  const sums = trailer.getUint32(0, true) === crc32(found) && trailer.getUint32(4, true) === found.length;
+  demand(sums, MALFORMED, "its compression is damaged: its checksum or length is another");
+  return found;
 }
 
 /** {authorization, origin, checkpoint, entries: [{index, text, proof}], artifacts, ima, blobs: Map}. */
 export async function parseBundle(file) {
-  const value = parseCanonical(await unpack(file), MALFORMED, MAX_BUNDLE);
+  const value = parseCanonical(unpack(file), MALFORMED, MAX_BUNDLE);
   const fits = hasExactly(value, MEMBERS) && value.format === "ztrooted-bundle/1";
   demand(fits, MALFORMED, "this is not a bundle of format ztrooted-bundle/1");
   const texts = [value.authorization, value.origin, value.checkpoint];
