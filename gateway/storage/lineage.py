@@ -88,10 +88,7 @@ class Reader:
     def read(self, level: int, index: int) -> bytes:
         """The hash of a complete subtree, as ``merkle.Read``."""
         tile_level, inside = divmod(level, TILE_HEIGHT)
-        hashes = self.hashes(tile_level, index << inside, 1 << inside)
-        while len(hashes) > 1:
-            hashes = [merkle.node_hash(hashes[i], hashes[i + 1]) for i in range(0, len(hashes), 2)]
-        return hashes[0]
+        return merkle.complete_root(self.hashes(tile_level, index << inside, 1 << inside))
 
     def hashes(self, tile_level: int, start: int, count: int) -> list[bytes]:
         """``count`` consecutive hashes of the subtrees of level 8·``tile_level``, from number ``start`` on."""

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from gateway.app import Gateway
@@ -75,8 +76,7 @@ async def _append(path: Path, seconds: float) -> float:
     async def write(until: float) -> None:
         nonlocal done
         while time.monotonic() < until:
-            record = _record(done)
-            appended = await database.write(lambda tx: tx.append(record))
+            appended = await database.write(partial(Transaction.append, record=_record(done)))
             assert appended.index < appended.size
             done += 1
 
@@ -114,7 +114,7 @@ async def _fill(process: GatewayProcess, records: int) -> None:
             tx.append(_record(number))
 
     for first in range(0, records, 5000):
-        await gateway.database.write(lambda tx, first=first: append(tx, first))
+        await gateway.database.write(partial(append, first=first))
     await gateway.close()
 
 
@@ -167,7 +167,7 @@ async def _blocked(gateway: Gateway) -> float:
     while not sealing.done() or not number:
         record, number = _record(number), number + 1
         began = time.monotonic()
-        await gateway.database.write(lambda tx, record=record: tx.append(record))
+        await gateway.database.write(partial(Transaction.append, record=record))
         slow.append(time.monotonic() - began)
         await asyncio.sleep(0.01)
     await sealing
