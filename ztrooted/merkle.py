@@ -106,12 +106,12 @@ class Tree:
         self._size, self._peaks = frontier.size, frontier.peaks
 
 
-def complete_root(hashes: Sequence[bytes]) -> bytes:
-    """The root over a power of two of hashes, which are of leaves or of complete subtrees of one size."""
-    digest, level = hashlib.sha256, list(hashes)
-    while len(level) > 1:  # ``node_hash``, without the call: a proof needs hundreds of these
-        level = [digest(b"\x01" + level[at] + level[at + 1]).digest() for at in range(0, len(level), 2)]
-    return level[0]
+def complete_levels(hashes: Sequence[bytes]) -> list[list[bytes]]:
+    """The complete tree over a power of two of hashes, of leaves or of subtrees of one size: its levels, root last."""
+    digest, levels = hashlib.sha256, [list(hashes)]
+    while len(level := levels[-1]) > 1:  # ``node_hash``, without the call: a proof needs hundreds of these
+        levels.append([digest(b"\x01" + level[at] + level[at + 1]).digest() for at in range(0, len(level), 2)])
+    return levels
 
 
 def root(leaf_hashes: Iterable[bytes]) -> bytes:

@@ -84,11 +84,15 @@ class Reader:
         self._connection = connection
         # The complete tiles read last: they never change, and one proof reads the same few again and again.
         self._tile = lru_cache(maxsize=64)(self._complete)
+        self._inside = lru_cache(maxsize=64)(self._nodes)
 
     def read(self, level: int, index: int) -> bytes:
         """The hash of a complete subtree, as ``merkle.Read``."""
         tile_level, inside = divmod(level, TILE_HEIGHT)
-        return merkle.complete_root(self.hashes(tile_level, index << inside, 1 << inside))
+        tile, place = divmod(index, TILE_WIDTH >> inside)
+        if nodes := self._inside(tile_level, tile):
+            return nodes[inside][place]
+        return merkle.complete_levels(self.hashes(tile_level, index << inside, 1 << inside))[-1][0]
 
     def hashes(self, tile_level: int, start: int, count: int) -> list[bytes]:
         """``count`` consecutive hashes of the subtrees of level 8·``tile_level``, from number ``start`` on."""
@@ -105,6 +109,11 @@ class Reader:
         if len(rows) != count:
             raise GateError(GateReason.LINEAGE_CHAIN_BROKEN, f"{count - len(rows)} hashes of the tree are missing")
         return [bytes(row[0]) for row in rows]
+
+    def _nodes(self, level: int, index: int) -> list[list[bytes]]:
+        """Everything inside of a complete tile, from its hashes up to its root; empty where it is not complete."""
+        tile, size = self._tile(level, index), merkle.HASH_SIZE
+        return merkle.complete_levels([tile[at : at + size] for at in range(0, len(tile), size)]) if tile else []
 
     def _complete(self, level: int, index: int) -> bytes:
         """The hashes of a complete tile, nothing between them; empty where it is not complete."""
