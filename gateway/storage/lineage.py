@@ -85,6 +85,7 @@ class Reader:
         # The complete tiles read last: they never change, and one proof reads the same few again and again.
         self._tile = lru_cache(maxsize=64)(self._complete)
         self._inside = lru_cache(maxsize=64)(self._nodes)
+        self._edge = lru_cache(maxsize=1024)(self._at_edge)  # complete subtrees in tiles that are not, likewise
 
     def read(self, level: int, index: int) -> bytes:
         """The hash of a complete subtree, as ``merkle.Read``."""
@@ -92,7 +93,7 @@ class Reader:
         tile, place = divmod(index, TILE_WIDTH >> inside)
         if nodes := self._inside(tile_level, tile):
             return nodes[inside][place]
-        return merkle.complete_levels(self.hashes(tile_level, index << inside, 1 << inside))[-1][0]
+        return self._edge(tile_level, inside, index)
 
     def hashes(self, tile_level: int, start: int, count: int) -> list[bytes]:
         """``count`` consecutive hashes of the subtrees of level 8·``tile_level``, from number ``start`` on."""
@@ -109,6 +110,9 @@ class Reader:
         if len(rows) != count:
             raise GateError(GateReason.LINEAGE_CHAIN_BROKEN, f"{count - len(rows)} hashes of the tree are missing")
         return [bytes(row[0]) for row in rows]
+
+    def _at_edge(self, tile_level: int, inside: int, index: int) -> bytes:
+        return merkle.complete_levels(self.hashes(tile_level, index << inside, 1 << inside))[-1][0]
 
     def _nodes(self, level: int, index: int) -> list[list[bytes]]:
         """Everything inside of a complete tile, from its hashes up to its root; empty where it is not complete."""
