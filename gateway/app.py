@@ -34,7 +34,7 @@ from gateway.rounds import Rounds
 from gateway.routes import add_routes, all_routes
 from gateway.schedule import Schedule
 from gateway.signer import Signer
-from gateway.storage import authorizations
+from gateway.storage import authorizations, lineage
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from gateway.tasks import Tasks
@@ -57,6 +57,7 @@ ADDRESS_FILE = "address"
 # The deadline task looks at its heap at least once a second; several seconds without a look mean it is stuck.
 SWEEP_LATE_S = 5.0
 EPOCH_CHECK_S = 30.0
+RECHECK_S = 0.02  # between two pieces of it: a tenth of a core
 TLS_RECORD = 16 << 10
 # First asked after 30 s without a word, then every 10 s, three times; what was sent is to be acknowledged within a minute.
 KEEPALIVE = (
@@ -166,6 +167,14 @@ class Gateway:
         for name in self.webhooks.names:
             self.tasks.start(self.webhooks.run(name))
         self.tasks.start(self._epochs())
+        self.tasks.start(self._recheck())
+
+    async def _recheck(self) -> None:
+        """What a long lineage's start did not look at, while we serve. What was altered there ends this process."""
+        began = self.clock.monotonic()
+        for _ in lineage.recheck(self.database.reading):
+            await asyncio.sleep(RECHECK_S)
+        log.info("lineage checked", records=lineage.size(self.database.reading), s=self.clock.monotonic() - began)
 
     async def _epochs(self) -> None:
         """A new issuing key before the present one is worn out."""

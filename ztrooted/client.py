@@ -47,6 +47,7 @@ M = TypeVar("M", bound=Model)
 TIMEOUT_S = 30.0  # a dispatch waits for a quote, which the policy bounds; nothing else takes a second
 ANSWER = 1 << 20
 RECORD = 4 << 20  # a dispatch's request is the largest, with its job described up to the maximum
+LOG_FILE = 256 * (2 + 0xFFFF)  # a bundle of 256 entries, each as long as its length can say
 POLICIES = 8 << 20  # three documents, or a thousand changes
 FEED = "text/event-stream"
 
@@ -145,6 +146,11 @@ class GatewayClient:
     async def bundle(self, authorization: str) -> bytes:
         """Everything that proves one authorization."""
         return await self._bytes("GET", f"/v1/authorizations/{authorization}/bundle", maximum=limits.BUNDLE)
+
+    async def log_file(self, path: str) -> bytes:
+        """A file of the log as C2SP tlog-tiles has them: ``checkpoint``, or a tile."""
+        media = "text/plain" if path == "checkpoint" else "application/octet-stream"
+        return await self._bytes("GET", f"/log/{path}", maximum=LOG_FILE, media=media)
 
     async def executors(self) -> list[ExecutorView]:
         """All executors, by id; asked for page by page."""

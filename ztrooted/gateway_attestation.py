@@ -33,6 +33,10 @@ class Identity(Model):
     log_key_public: Hex4096
     log_key_policy: Hex32
     pcrs: dict[str, dict[str, Hex]]
+    counter_public: Hex4096
+    counter_attest: Hex4096
+    counter_signature: Hex4096
+    counter_start: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]
     certify_attest: Hex4096
     certify_signature: Hex4096
     virtual: bool

@@ -106,6 +106,14 @@ class Tree:
         self._size, self._peaks = frontier.size, frontier.peaks
 
 
+def complete_levels(hashes: Sequence[bytes]) -> list[list[bytes]]:
+    """The complete tree over a power of two of hashes, of leaves or of subtrees of one size: its levels, root last."""
+    digest, levels = hashlib.sha256, [list(hashes)]
+    while len(level := levels[-1]) > 1:  # ``node_hash``, without the call: a proof needs hundreds of these
+        levels.append([digest(b"\x01" + level[at] + level[at + 1]).digest() for at in range(0, len(level), 2)])
+    return levels
+
+
 def root(leaf_hashes: Iterable[bytes]) -> bytes:
     """The root over leaf hashes of 32 bytes each."""
     tree = Tree()

@@ -68,6 +68,7 @@ class GateReason(StrEnum):
     CHECKPOINT_ORIGIN = "checkpoint.origin"
     CHECKPOINT_QUORUM = "checkpoint.quorum"
     CHECKPOINT_SEAL = "checkpoint.seal"
+    CHECKPOINT_SPLIT_VIEW = "checkpoint.split_view"
     CHECKPOINT_STALE = "checkpoint.stale"
 
     CLOCK_UNTRUSTED = "clock.untrusted"
@@ -150,6 +151,7 @@ class GateReason(StrEnum):
     LINEAGE_KEY = "lineage.key"
     LINEAGE_PROOF_INVALID = "lineage.proof_invalid"
     LINEAGE_RECORD_MALFORMED = "lineage.record_malformed"
+    LINEAGE_NO_TILE = "lineage.no_tile"
     LINEAGE_ROLLED_BACK = "lineage.rolled_back"
     LINEAGE_TRUNCATED = "lineage.truncated"
 

@@ -7,6 +7,7 @@ from gateway.routes.baselines import BaselineRoutes
 from gateway.routes.dispatches import DispatchRoutes
 from gateway.routes.executors import ExecutorRoutes
 from gateway.routes.health import HealthRoutes
+from gateway.routes.log import LogRoutes
 from gateway.routes.orders import OrderRoutes
 from gateway.routes.policies import PolicyRoutes
 from gateway.routes.results import ResultRoutes
@@ -31,5 +32,6 @@ def all_routes(gateway: "Gateway") -> tuple[Route, ...]:
         ResultRoutes(gateway),
         WebhookRoutes(gateway),
         AttestationRoutes(gateway),
+        LogRoutes(gateway),
     )
     return tuple(route for group in groups for route in group.routes)

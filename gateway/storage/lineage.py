@@ -5,8 +5,10 @@ tiles are stored, so nothing is ever rewritten; the incomplete ones on the right
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from ztrooted import merkle
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -15,6 +17,8 @@ from ztrooted.records import Link, Record
 
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
+WHOLE = 20_000  # records that a start looks at in about a second
+PIECE = 64  # records: a millisecond or two, for which everybody else waits
 
 
 # Whether a checkpoint note is ours, and about so many records with that root.
@@ -78,17 +82,25 @@ class Reader:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        # The complete tiles read last: they never change, and one proof reads the same few again and again.
+        self._tile = lru_cache(maxsize=64)(self._complete)
+        self._inside = lru_cache(maxsize=64)(self._nodes)
+        self._edge = lru_cache(maxsize=1024)(self._at_edge)  # complete subtrees in tiles that are not, likewise
 
     def read(self, level: int, index: int) -> bytes:
         """The hash of a complete subtree, as ``merkle.Read``."""
         tile_level, inside = divmod(level, TILE_HEIGHT)
-        hashes = self.hashes(tile_level, index << inside, 1 << inside)
-        while len(hashes) > 1:
-            hashes = [merkle.node_hash(hashes[i], hashes[i + 1]) for i in range(0, len(hashes), 2)]
-        return hashes[0]
+        tile, place = divmod(index, TILE_WIDTH >> inside)
+        if nodes := self._inside(tile_level, tile):
+            return nodes[inside][place]
+        return self._edge(tile_level, inside, index)
 
     def hashes(self, tile_level: int, start: int, count: int) -> list[bytes]:
         """``count`` consecutive hashes of the subtrees of level 8·``tile_level``, from number ``start`` on."""
+        index, first = divmod(start, TILE_WIDTH)
+        if first + count <= TILE_WIDTH and (tile := self._tile(tile_level, index)):
+            size = merkle.HASH_SIZE
+            return [tile[at : at + size] for at in range(first * size, (first + count) * size, size)]
         if tile_level == 0:
             query = "SELECT leaf FROM records WHERE seq >= ? AND seq < ? ORDER BY seq"
             rows = self._connection.execute(query, (start, start + count)).fetchall()
@@ -98,6 +110,20 @@ class Reader:
         if len(rows) != count:
             raise GateError(GateReason.LINEAGE_CHAIN_BROKEN, f"{count - len(rows)} hashes of the tree are missing")
         return [bytes(row[0]) for row in rows]
+
+    def _at_edge(self, tile_level: int, inside: int, index: int) -> bytes:
+        return merkle.complete_levels(self.hashes(tile_level, index << inside, 1 << inside))[-1][0]
+
+    def _nodes(self, level: int, index: int) -> list[list[bytes]]:
+        """Everything inside of a complete tile, from its hashes up to its root; empty where it is not complete."""
+        tile, size = self._tile(level, index), merkle.HASH_SIZE
+        return merkle.complete_levels([tile[at : at + size] for at in range(0, len(tile), size)]) if tile else []
+
+    def _complete(self, level: int, index: int) -> bytes:
+        """The hashes of a complete tile, nothing between them; empty where it is not complete."""
+        query = "SELECT hashes FROM tiles WHERE level = ? AND idx = ?"
+        row = self._connection.execute(query, (level, index)).fetchone()
+        return b"" if row is None else bytes(row[0])
 
 
 def size(connection: sqlite3.Connection) -> int:
@@ -113,19 +139,51 @@ def check(connection: sqlite3.Connection, trusted: Trusted | None = None) -> mer
     2. Each tile follows from the records, and there are no others.
     3. Each checkpoint is over the records before it.
 
-    With ``trusted``, which verifies a checkpoint, only for what follows the newest checkpoint; what lies before it is
-    compared with its root as far as the tree's right edge goes, and whole by ``gateway.fsck``.
+    With ``trusted``, which verifies a checkpoint, and more than ``WHOLE`` records: only what follows the newest
+    checkpoint. What lies before it is compared with its root as far as the tree's right edge goes; ``recheck`` is for the
+    rest.
     """
-    start = merkle.Frontier() if trusted is None else _sealed(connection, trusted)
-    tree, tiles = merkle.Tree(start), _Tiles(connection, start.size)
-    query = "SELECT size, root FROM checkpoints WHERE size >= ?"
-    sealed = {int(size): bytes(root) for size, root in connection.execute(query, (start.size,))}
-    for seq, leaf, data, indexed in connection.execute(_RECORDS, (start.size or _LEAST,)):
+    whole = trusted is None or size(connection) <= WHOLE
+    start = merkle.Frontier() if whole or trusted is None else _sealed(connection, trusted)
+    checking = _Checking(connection, start)
+    for row in connection.execute(_RECORDS + " ORDER BY seq", (start.size or _LEAST,)):
+        checking.take(row)
+    checking.end()
+    return checking.tree.snapshot()
+
+
+def recheck(connection: sqlite3.Connection) -> Iterator[None]:
+    """Check, a few records at a time, what ``check`` did not look at. EnvironmentProblem when something is wrong."""
+    row = connection.execute("SELECT MAX(size) FROM checkpoints").fetchone()
+    until = 0 if row[0] is None or size(connection) <= WHOLE else int(row[0])
+    checking = _Checking(connection, merkle.Frontier())
+    while checking.tree.size < until:
+        query = _RECORDS + " AND seq < ? ORDER BY seq LIMIT ?"
+        rows = connection.execute(query, (checking.tree.size or _LEAST, until, PIECE)).fetchall()
+        if not rows:
+            raise _broken(f"record {checking.tree.size} of the lineage is missing")
+        for row in rows:
+            checking.take(row)
+        yield
+    checking.compare()
+
+
+class _Checking:
+    """``check`` in progress: the tree as far as the records were looked at."""
+
+    def __init__(self, connection: sqlite3.Connection, start: merkle.Frontier) -> None:
+        self.tree = merkle.Tree(start)
+        self._tiles = _Tiles(connection, start.size)
+        query = "SELECT size, root FROM checkpoints WHERE size >= ?"
+        self._sealed = {int(size): bytes(root) for size, root in connection.execute(query, (start.size,))}
+
+    def take(self, row: tuple[Any, ...]) -> None:
+        seq, leaf, data, indexed = row
         # 3.
-        _check_seal(tree, sealed.pop(tree.size, None))
+        self.compare()
         # 1.
-        if seq != tree.size:
-            raise _broken(f"record {tree.size} of the lineage is missing")
+        if seq != self.tree.size:
+            raise _broken(f"record {self.tree.size} of the lineage is missing")
         if merkle.leaf_hash(bytes(data)) != bytes(leaf):
             raise _broken(f"record {seq} of the lineage is not what was appended")
         if not indexed:
@@ -133,16 +191,24 @@ def check(connection: sqlite3.Connection, trusted: Trusted | None = None) -> mer
                 f"record {seq} of the lineage is filed under another type, time or authorization than its own"
             )
         # 2.
-        tiles.check(tree.append(bytes(leaf)))
-    # 2.
-    tiles.check_count()
-    # 3.
-    _check_seal(tree, sealed.pop(tree.size, None))
-    if sealed:
-        raise _broken(
-            f"the lineage has {tree.size} records, and a checkpoint covers {max(sealed)}", GateReason.LINEAGE_TRUNCATED
-        )
-    return tree.snapshot()
+        self._tiles.check(self.tree.append(bytes(leaf)))
+
+    def compare(self) -> None:
+        """The checkpoint over what was looked at so far, if there is one."""
+        sealed = self._sealed.pop(self.tree.size, None)
+        if sealed is not None and sealed != self.tree.root():
+            raise _broken(f"the first {self.tree.size} records are not the ones their checkpoint covers")
+
+    def end(self) -> None:
+        # 2.
+        self._tiles.check_count()
+        # 3.
+        self.compare()
+        if self._sealed:
+            raise _broken(
+                f"the lineage has {self.tree.size} records, and a checkpoint covers {max(self._sealed)}",
+                GateReason.LINEAGE_TRUNCATED,
+            )
 
 
 def _sealed(connection: sqlite3.Connection, trusted: Trusted) -> merkle.Frontier:
@@ -178,7 +244,7 @@ _RECORDS = """
             AND at IS json_extract(CAST(bytes AS TEXT), '$.at')
             AND authorization IS json_extract(CAST(bytes AS TEXT), '$.authorization')
         ELSE FALSE END
-    FROM records WHERE seq >= ? ORDER BY seq
+    FROM records WHERE seq >= ?
 """
 
 
@@ -217,11 +283,6 @@ class _Tiles:
         (stored,) = self._connection.execute("SELECT COUNT(*) FROM tiles").fetchone()
         if stored != self._complete:
             raise _broken(f"{stored} tiles are stored, and the records complete {self._complete}")
-
-
-def _check_seal(tree: merkle.Tree, sealed: bytes | None) -> None:
-    if sealed is not None and sealed != tree.root():
-        raise _broken(f"the first {tree.size} records are not the ones their checkpoint covers")
 
 
 def _broken(detail: str, reason: GateReason = GateReason.LINEAGE_CHAIN_BROKEN) -> EnvironmentProblem:

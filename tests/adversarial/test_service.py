@@ -44,6 +44,8 @@ def paths(inner: gateway.app.Gateway) -> list[tuple[Route, str]]:
         "{decision}": "9",
         "{executor_class}": "default",
         "{other}": "c" * 64,
+        "{level}": "0",
+        "{number:.+}": "000.p/1",
     }
     found = []
     for route in all_routes(inner):
@@ -168,7 +170,7 @@ async def test_M2_a_route_without_a_role_does_not_start(
 async def test_M2_nothing_is_served_that_is_not_in_the_list_of_routes(gate: GatewayInProcess) -> None:
     app = gate.gateway.application()
     served = {(route.method, getattr(route.resource, "canonical", "")) for route in app.router.routes()}
-    assert served == {(route.method, route.path) for route in all_routes(gate.gateway)}
+    assert served == {(route.method, route.path.replace(":.+", "")) for route in all_routes(gate.gateway)}
     assert {route.path for route in all_routes(gate.gateway) if Role.ANYONE in route.roles} == {
         "/livez",
         "/readyz",

@@ -122,7 +122,7 @@ class _Fleet:
         self.gateway.kill()
         answered = [executor.told.answered for executor in self.executors]
         self.gateway.start()
-        began = time.monotonic()
+        began, own = time.monotonic(), time.process_time()
         while True:
             left = sum(one.told.answered == before for one, before in zip(self.executors, answered, strict=True))
             found = await self.gateway.metrics()
@@ -132,6 +132,8 @@ class _Fleet:
             await asyncio.sleep(0.2)
         took = time.monotonic() - began
         say(f"herd: everybody verified again after {took:.1f} s; {left} not")
+        shares = self.gateway.cpu_s() / took, (time.process_time() - own) / took
+        say(f"herd: the gateway used {shares[0]:.0%} of its core, the load generator {shares[1]:.0%} of the other one")
         return {"herd_s": took, "herd_false_revocations": float(self.refusals() - refused)}
 
 

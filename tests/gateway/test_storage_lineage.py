@@ -205,7 +205,7 @@ DAMAGE: dict[str, tuple[str, ...]] = {
     "record rewritten behind the tiles": (rewrite(550),),
     "first record deleted": ("DELETE FROM records WHERE seq = 0",),
     "record deleted": ("DELETE FROM records WHERE seq = 42",),
-    "record deleted behind the tiles": ("DELETE FROM records WHERE seq = 550",),
+    "record deleted behind the tiles": ("DELETE FROM records WHERE seq = 595",),
     "record deleted and the gap closed": delete_and_close_up(42),
     "record deleted and the gap closed behind the tiles": delete_and_close_up(550),
     "all records deleted": ("DELETE FROM records",),
@@ -284,3 +284,59 @@ async def test_O3_a_tail_cut_off_before_a_checkpoint_is_not_found_here(quick_pat
     by_hand(path, "DELETE FROM records WHERE seq >= 590")
     async with opened(path) as database:
         assert lineage.size(database.reading) == 590
+
+
+def test_a_long_lineage_is_checked_from_its_newest_checkpoint_and_the_rest_afterwards(
+    quick_path: Path, original: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a start leaves out is found while it serves; what it can't leave out is found at once."""
+    monkeypatch.setattr(lineage, "WHOLE", 100)
+    asked: list[int] = []
+
+    def trusted(_note: bytes, size: int, _root: bytes) -> bool:
+        asked.append(size)
+        return True
+
+    def state(*statements: str) -> tuple[EnvironmentProblem | None, EnvironmentProblem | None]:
+        """What the start says, and what is said afterwards."""
+        path = quick_path / "gateway.db"
+        path.write_bytes(original)
+        by_hand(path, *statements)
+        found: list[EnvironmentProblem | None] = []
+        with closing(sqlite3.connect(path)) as connection:
+            for look in (lambda: lineage.check(connection, trusted), lambda: list(lineage.recheck(connection))):
+                try:
+                    look()
+                    found.append(None)
+                except EnvironmentProblem as problem:
+                    found.append(problem)
+        return found[0], found[1]
+
+    assert state() == (None, None)
+    assert asked == [590]
+    early = "UPDATE records SET bytes = CAST(bytes || ' ' AS BLOB) WHERE seq = 3"
+    start, later = state(early)
+    assert start is None
+    assert later is not None
+    assert "record 3 of the lineage is not what was appended" in later.detail
+    start, _ = state(early.replace("seq = 3", "seq = 595"))
+    assert start is not None
+    assert "record 595" in start.detail
+    start, _ = state("DELETE FROM records WHERE seq >= 480")
+    assert start is not None
+    assert start.reason is GateReason.LINEAGE_TRUNCATED
+    start, _ = state("UPDATE tiles SET root = randomblob(32)")
+    assert start is not None
+    assert "not the ones their checkpoint covers" in start.detail
+    _, later = state("DELETE FROM records WHERE seq = 4")
+    assert later is not None
+
+
+def test_a_long_lineage_whose_checkpoint_is_not_ours_is_refused(
+    quick_path: Path, original: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lineage, "WHOLE", 100)
+    path = quick_path / "gateway.db"
+    path.write_bytes(original)
+    with closing(sqlite3.connect(path)) as connection, pytest.raises(EnvironmentProblem, match="not one that our TPM"):
+        lineage.check(connection, lambda _note, _size, _root: False)

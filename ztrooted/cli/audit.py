@@ -143,6 +143,45 @@ def gateway(
     show({"attested": True, **facts}, f"{facts['origin']} is in the anchored state: {kind}, {log}.", json=json)
 
 
+@app.command()
+def mirror(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the copy is kept.")],
+    gateway: GatewayUrl,
+    ca: CaFile,
+    token_file: TokenFile,
+    anchors: Annotated[
+        Path, typer.Option(help="Trust anchors, from the gateway's operator: ztrooted gateway anchors.", metavar="FILE")
+    ],
+    every: Annotated[
+        float | None, typer.Option(min=0.1, help="Go on for ever, and look again after so many seconds.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Keep a verified copy of the log as a static directory (C2SP tlog-tiles), and raise the alarm when it is not the
+    log that it was: exit code 1, with checkpoint.split_view."""
+    from ztrooted.mirror import Mirror  # noqa: PLC0415 -- loads what most commands have no use for
+
+    kept = Mirror(folder, parse_anchors(read(anchors, limits.BODY, GateReason.CONFIG_INVALID), str(anchors)))
+
+    async def follow() -> None:
+        async with connect(gateway, ca, token_file) as client:
+            while True:
+                with about(folder):
+                    done = await kept.update(client.log_file)
+                grown = f"{done.size - done.before} new" if done.size > done.before else "nothing new"
+                show(done.encode(), f"{done.size} records, {grown}; root {done.root.hex()}", json=json)
+                if every is None:
+                    return
+                await asyncio.sleep(every)
+
+    try:
+        asyncio.run(follow())
+    except OSError as error:
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_OUTPUT, f"{folder} can't be read or written: {error}", "name another folder"
+        ) from error
+
+
 def _secret(path: Path) -> bytes:
     """A private key's file, which nobody but its owner may read. EnvironmentProblem ``environment.key_file``."""
     data = read(path, MAX_KEY, GateReason.ENVIRONMENT_KEY_FILE)

@@ -68,6 +68,11 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
             "The checkpoint's seal by the gateway's TPM is missing, malformed or not valid.",
             "Get a sealed checkpoint; if its seal stays invalid, examine the gateway.",
         ),
+        GateReason.CHECKPOINT_SPLIT_VIEW: Explanation(
+            409,
+            "The log shows another history than it showed before: records were taken away or changed.",
+            "Keep both checkpoints, each of which is signed: together they convict the log's operator.",
+        ),
         GateReason.CHECKPOINT_STALE: Explanation(
             503,
             "The newest sealed checkpoint is too old, so nothing more may be issued on it.",
@@ -92,6 +97,11 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
             400,
             "A record of the lineage is too large, of an unknown type or not in its form.",
             "Use the record's bytes as they were stored; update the verifier if the type is new.",
+        ),
+        GateReason.LINEAGE_NO_TILE: Explanation(
+            404,
+            "The log has no such tile: its number is written otherwise, or it lies beyond the newest checkpoint.",
+            "Ask for the tiles that the newest checkpoint covers, by their one path.",
         ),
         GateReason.LINEAGE_ROLLED_BACK: Explanation(
             500,
