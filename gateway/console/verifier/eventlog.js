@@ -122,3 +122,8 @@ export async function replayEventLog(log, bank, values) {
     demand(found === undefined || equal(found, value), "log.replay_mismatch", `the events of PCR ${index} do not add up to ${hex(value)}`);
   }
 }
+
+/** A log as bytes, which must add up to `values`. */
+export async function verifyLogBytes(bytes, bank, values) {
+  return replayEventLog(parseEventLog(bytes), bank, values);
+}

@@ -176,3 +176,10 @@ export async function replayIma(state, entries, bank, pcr10, offset) {
   demand(total >= state.entries + state.pending, "ima.no_progress", "entries that were pending are not covered yet");
   return { entries: total, pcrs: { [bank]: pcr10 }, pending: entries.length - count };
 }
+
+const NOTHING_KNOWN = { entries: 0, pcrs: {}, pending: 0 };
+
+/** A list as bytes, from entry `offset` on, which must explain PCR 10 after `state` (as a round's record has it). */
+export async function replayListBytes(bytes, bank, pcr10, state = NOTHING_KNOWN, offset = 0) {
+  return replayIma(readImaState(state), parseImaList(bytes), bank, pcr10, offset);
+}

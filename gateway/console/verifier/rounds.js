@@ -1,6 +1,6 @@
 // Rounds of proof: checks 9 and 10. What each quote was made for is computed here, and each is verified from its bytes.
 import { Refusal, concat, demand, fromHex, hex, lengthPrefixed, refuse, utf8 } from "./bytes.js";
-import { parseEventLog, replayEventLog } from "./eventlog.js";
+import { verifyLogBytes } from "./eventlog.js";
 import { extendPcr10, parseImaList, readImaState, replayIma } from "./ima.js";
 import { canonicalBytes, hasExactly, isObject, listOf, objectOf, textOf } from "./json.js";
 import { sha256, sha256Hex } from "./signatures.js";
@@ -168,7 +168,7 @@ class History {
     const boot = Object.fromEntries(Object.entries(values).filter(([pcr]) => pcr !== IMA_PCR));
     const key = [await sha256Hex(bytes), bank, ...Object.entries(boot).map(([pcr, value]) => `${pcr}=${hex(value)}`)].join();
     if (this.lastLog === key) return;
-    await replayEventLog(parseEventLog(bytes), bank, boot);
+    await verifyLogBytes(bytes, bank, boot);
     this.lastLog = key;
   }
 
