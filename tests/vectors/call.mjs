@@ -1,5 +1,8 @@
 // Calls functions of one module: {"name", "arguments"} a line in, {"value"} or {"reason"} a line out. Bytes are {"base64"}.
+import { webcrypto } from "node:crypto";
 import { createInterface } from "node:readline";
+
+globalThis.crypto ??= webcrypto; // Node.js 18 has it here only
 
 const module = await import(process.argv[2]);
 

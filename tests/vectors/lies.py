@@ -141,6 +141,27 @@ def quote_after_the_lease(forger: Forger) -> None:
         claims["exp"] = claims["iat"] + 1
 
 
+def artifact(**changes: Any) -> Lie:
+    """Artifacts that say something else than their records."""
+    return lambda forger: setattr(forger, "claims", lambda _number, claims: {**claims, **changes})
+
+
+def verdict(change: Callable[[Value], Any]) -> Lie:
+    return lambda forger: change(forger.all("attestation.passed")[-1]["body"]["verdict"])
+
+
+def without(name: str) -> Callable[[Value], Any]:
+    return lambda told: told.update(checks=[one for one in told["checks"] if one["name"] != name])
+
+
+def enrollment_continues(forger: Forger) -> None:
+    forger.first("executor.enrolled")["body"]["round"]["previous"]["ima"] = {
+        "entries": 1,
+        "pcrs": {"sha256": "ab" * 32},
+        "pending": 0,
+    }
+
+
 _KEY = 2  # of a TPM2B_PUBLIC: the public area begins behind its size
 
 LIES: dict[str, Lie] = {
@@ -227,6 +248,15 @@ LIES: dict[str, Lie] = {
         forger.first("dispatch.requested")["body"].update(max_runtime_s=20)
         or [one["body"]["claims"]["lim"].update(max_runtime_s=20) for one in forger.all() if "claims" in one["body"]]
     ),
+    "artifact_by_another_issuer": artifact(iss="spiffe://other.test/gateway"),
+    "artifact_for_another_audience": artifact(aud="spiffe://gate.test/gateway"),
+    "artifact_from_the_future": artifact(iat=2_000_000_000, nbf=2_000_000_000, exp=2_000_000_060),
+    "artifact_from_the_past": artifact(iat=1_000_000_000, nbf=1_000_000_000, exp=1_000_000_060),
+    "verdict_without_a_quote": verdict(without("quote")),
+    "verdict_without_an_event_log": verdict(without("event_log")),
+    "verdict_of_no_checks": verdict(lambda told: told.update(checks=[])),
+    "verdict_against_its_checks": verdict(lambda told: told["checks"][-1].update(status="fail", reason="ima.empty")),
+    "enrollment_that_continues_something": enrollment_continues,
     "ended_by_nothing": told("execution.closed", outcome="not_started"),
     "closed_without_a_word": drop("execution.started", "execution.closed"),
 }

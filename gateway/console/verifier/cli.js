@@ -2,7 +2,10 @@
 // node cli.js BUNDLE ANCHORS [--json]: exit 0 verified, 1 not verified, 4 partial (nothing failed, not everything was
 // checked), 2 wrong usage, 3 a file that can't be read or anchors that can't be used.
 import { readFile } from "node:fs/promises";
+import { webcrypto } from "node:crypto";
 import { verifyBundle } from "./verify.js";
+
+globalThis.crypto ??= webcrypto; // Node.js 18 has it here only
 
 const EXIT = { verified: 0, "not verified": 1, partial: 4 };
 const MARKS = { pass: "pass       ", fail: "FAIL       ", not_checked: "not checked" };

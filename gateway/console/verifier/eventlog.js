@@ -49,7 +49,7 @@ function readEvent(reader, number, banks) {
 }
 
 /** Read a crypto-agile log: {banks, events}. Refusal `log.*`. */
-export function parseEventLog(bytes) {
+function parseEventLog(bytes) {
   demand(bytes.length > 0, "log.empty", "no bytes");
   demand(bytes.length <= MAX_LOG, "log.too_large", `over ${MAX_LOG} bytes`);
   const reader = new Reader(bytes, "log.malformed", { littleEndian: true });
@@ -92,7 +92,7 @@ function checkNoAction(events) {
 }
 
 /** The log adds up to each of the quoted `values` ({index: bytes}) of `bank`; a PCR without events holds its reset value. */
-export async function replayEventLog(log, bank, values) {
+async function replayEventLog(log, bank, values) {
   demand(log.events.some((event) => event.type !== NO_ACTION), "log.empty", "no event of the log measures anything");
   checkNoAction(log.events);
   const locality = startupLocality(log.events), declared = log.banks.find(([, , name]) => name === bank);

@@ -152,7 +152,7 @@ export function readImaState(value) {
 }
 
 /** The part of a list from entry `offset` on continues `state` and explains the quoted PCR 10. Refusal `ima.*`. */
-export async function replayIma(state, entries, bank, pcr10, offset) {
+async function replayIma(state, entries, bank, pcr10, offset) {
   const zero = (name) => new Uint8Array(DIGEST_SIZES[name]);
   demand(offset === 0 || offset === state.entries, "ima.offset", `the list starts at entry ${offset}, not at 0 or ${state.entries}`);
   demand(offset === 0 || Object.hasOwn(state.pcrs, bank), "ima.offset", `nothing is known of bank ${bank} yet`);

@@ -1,7 +1,7 @@
 // Rounds of proof: checks 9 and 10. What each quote was made for is computed here, and each is verified from its bytes.
 import { Refusal, concat, demand, fromHex, hex, lengthPrefixed, refuse, utf8 } from "./bytes.js";
 import { verifyLogBytes } from "./eventlog.js";
-import { extendPcr10, parseImaList, readImaState, replayIma } from "./ima.js";
+import { extendPcr10, parseImaList, readImaState, replayListBytes } from "./ima.js";
 import { canonicalBytes, hasExactly, isObject, listOf, objectOf, textOf } from "./json.js";
 import { sha256, sha256Hex } from "./signatures.js";
 import { REFUSALS } from "./story.js";
@@ -158,7 +158,7 @@ class History {
     }
     genuine.push(await this.again(round, checks, "ima", async () => {
       const pcr10 = values[IMA_PCR] ?? refuse(MISMATCH, `record ${index} judges a measurement list without PCR 10`);
-      await replayIma(previous.ima, parseImaList(evidence.ima), bank, pcr10, evidence.offset);
+      await replayListBytes(evidence.ima, bank, pcr10, previous.told, evidence.offset);
     }));
     return genuine.every((passed) => passed !== false) ? clock : null;
   }
@@ -179,7 +179,7 @@ class History {
     const previous = objectOf(body.previous, "previous"), ima = readImaState(previous.ima);
     const first = previous.clock === null && ima.entries === 0 && ima.pending === 0;
     demand(first, MISMATCH, `the enrollment in record ${index} continues something`);
-    const clock = await this.judge(round, { clock: null, ima });
+    const clock = await this.judge(round, { clock: null, ima, told: previous.ima });
     demand(clock !== null, MISMATCH, `the evidence of the enrollment in record ${index} is not genuine`);
     this.clocks.set(index, clock);
   }
@@ -190,7 +190,7 @@ class History {
       demand(!round.trusted, MISMATCH, `record ${round.index} trusts an executor that gave no evidence`);
       return;
     }
-    const told = objectOf(round.body.previous, "previous"), previous = { clock: readClock(told.clock), ima: readImaState(told.ima) };
+    const told = objectOf(round.body.previous, "previous"), previous = { clock: readClock(told.clock), ima: readImaState(told.ima), told: told.ima };
     await this.plausible(round, previous);
     const clock = await this.judge(round, previous);
     if (clock !== null) this.clocks.set(round.enrollment, clock);
