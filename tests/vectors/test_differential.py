@@ -16,7 +16,7 @@ from tests.vectors.differential import Comparison, mutants
 
 __all__ = ["executor", "executors", "gate"]
 
-COUNT = int(os.environ.get("ZTROOTED_DIFFERENTIAL", "100"))
+COUNT = int(os.environ.get("ZTROOTED_DIFFERENTIAL", "60"))
 
 
 @pytest.mark.timeout(120 + COUNT)
