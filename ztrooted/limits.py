@@ -46,4 +46,4 @@ REPLAYED = 10_000  # recorded decisions in one trial of policies; each costs abo
 DIFFERENCES = 10_000  # shown between two baselines; whoever has more has another system
 PAGE = 200  # rows of one list answer
 BUNDLE = 64 << 20  # a day of proofs every ten seconds is about 40 MB
-RECORD = 256 << 10  # a lineage record names blobs by digest instead of containing them
+RECORD = 0xFFFF  # what the length of an entry can say in C2SP tlog-tiles, so that everybody can mirror the log

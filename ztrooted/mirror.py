@@ -81,8 +81,11 @@ class Mirror:
         for number, width in tiles.tiles_of(new.size, kept.size):
             data = await fetch(tiles.path("entries", number, width))
             entries = tiles.parse_entries(data, width)
+            known = max(tree.size - number * tiles.WIDTH, 0)  # of these, the last tile kept here has the hashes
+            if [merkle.leaf_hash(entry) for entry in entries[:known]] != made.get(0, [])[:known]:
+                raise _split(f"among the first {kept.size} records are others than before")
             staged.append(self._stage(tiles.path("entries", number, width), data))
-            for entry in entries[tree.size - number * tiles.WIDTH :]:
+            for entry in entries[known:]:
                 for node in tree.append(merkle.leaf_hash(entry)):
                     level, inside = divmod(node.level, tiles.HEIGHT)
                     if not inside:

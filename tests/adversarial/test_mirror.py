@@ -169,6 +169,28 @@ async def test_a_mirror_raises_the_alarm(gate: GatewayInProcess, auditor: Gatewa
     assert (await mirror.update(fetch)).size == head.size
 
 
+@pytest.mark.parametrize("growth", [1, 300])
+async def test_a_record_that_is_mirrored_already_is_not_replaced(
+    gate: GatewayInProcess, auditor: GatewayClient, tmp_path: Path, growth: int
+) -> None:
+    """The last bundle of entries is fetched again once it has grown: what was in it before must be in it still."""
+    await grow(gate, 300)
+    mirror = Mirror(tmp_path, anchors(gate))
+    kept = await mirror.update(auditor.log_file)
+    await grow(gate, growth)
+    size = parse_checkpoint(parse_note(await auditor.log_file("checkpoint")).text).size
+    number, width = next(tiles.tiles_of(size, kept.size))
+    path = tiles.path("entries", number, width)
+    entries = tiles.parse_entries(await auditor.log_file(path), width)
+    for forged in (0, kept.size % tiles.WIDTH - 1):
+        other = [*entries[:forged], b'{"forged":true}', *entries[forged + 1 :]]
+        with pytest.raises(ProofError) as refused:
+            await mirror.update(instead(auditor.log_file, {path: tiles.format_entries(other)}))
+        assert refused.value.reason is GateReason.CHECKPOINT_SPLIT_VIEW
+        assert not (tmp_path / path).exists()
+    assert (await mirror.update(auditor.log_file)).size == size
+
+
 async def test_a_mirror_that_was_damaged_says_so(
     gate: GatewayInProcess, auditor: GatewayClient, tmp_path: Path
 ) -> None:
