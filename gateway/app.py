@@ -123,6 +123,8 @@ class Gateway:
             self.database.abandon()
             self.signer.close()
             raise
+        anchors, start = self.checkpointer.anchors, self.signer.identity.counter_start
+        self.metrics.increments.set_function(lambda: anchors.counter - start)
         self.authorizer = Authorizer(
             config,
             self.database,

@@ -67,8 +67,7 @@ class Checkpointer:
     async def _finish(self) -> None:
         checkpoint = self.anchors.unfinished()
         if checkpoint is not None:
-            anchor = await self.anchors.certify(checkpoint, self.anchors.counter + 1)
-            await self._store(checkpoint, anchor)
+            await self._store(checkpoint, await self.anchors.finish(checkpoint))
 
     async def seal(self, *, anchor: bool = False) -> tuple[int, bytes]:
         """The checkpoint over everything appended so far, as (size, note); a new one if there are new records.
@@ -89,11 +88,11 @@ class Checkpointer:
             made = await self._anchor(checkpoint) if anchor or self.anchors.due(size) else None
             return size, await self._store(checkpoint, made)
 
-    async def _anchor(self, checkpoint: Checkpoint) -> Anchor:
-        """A new anchor; one that the TPM counted and we could not store comes first."""
+    async def _anchor(self, checkpoint: Checkpoint) -> Anchor | None:
+        """A new anchor; one that was intended before comes first, and may be over as many records already."""
         self.anchors.compare(await self._signer.counted())
         await self._finish()
-        return await self.anchors.make(checkpoint)
+        return await self.anchors.make(checkpoint) if checkpoint.size > self.anchors.size else None
 
     async def _store(self, checkpoint: Checkpoint, anchor: Anchor | None) -> bytes:
         """Seal a checkpoint by a quote and store it, with its anchor; its note."""

@@ -11,7 +11,6 @@
 """
 
 import json
-import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -36,7 +35,7 @@ from ztrooted.evidence import sha256
 from ztrooted.lifecycle import RECORD_EVENTS, TRANSITIONS, State
 from ztrooted.models import Job
 from ztrooted.reasons import GateReason, Reason
-from ztrooted.records import parse_record
+from ztrooted.records import Record, parse_record
 
 DATABASE = "gateway.db"
 PROGRESS_EVERY = 4096  # records
@@ -157,8 +156,13 @@ class _Fsck:
     def _record(self, where: str, seq: int, leaf: bytes, row: tuple[Any, ...], data: bytes) -> Iterator[Finding]:
         try:
             record = parse_record(data)
+            named = list(_named(record.type, record.body))
+            self._note(record)
         except ProofError as error:
             yield Finding(where, error.reason, error.detail)
+            return
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            yield Finding(where, GateReason.LINEAGE_RECORD_MALFORMED, f"it does not contain what it should: {error!r}")
             return
         if (record.type, record.at, record.authorization) != row[2:5]:
             yield Finding(
@@ -166,18 +170,21 @@ class _Fsck:
             )
         if record.authorization is not None:
             yield from self._step(where, seq, leaf, record.authorization, record.type, record.prev)
-            if record.type in {"authorization.issued", "authorization.renewed"}:
-                claims = record.body["claims"]
-                self._issued[record.authorization, int(claims["ren"]["n"])] = record.type
-                self._leases[record.authorization] = claims["exp"] * 1000, claims["ren"]["n"]
-            if record.type == "dispatch.requested":
-                body = record.body
-                self._asked[record.authorization] = body["executor"], body["orchestrator"], body["job_digest"]
-        for digest in _named(record.type, record.body):
+        for digest in named:
             if not self._exists(digest):
                 yield Finding(
                     where, GateReason.BUNDLE_INCOMPLETE, f"the bytes of {digest}, which it names, are missing"
                 )
+
+    def _note(self, record: Record) -> None:
+        """Keep what the stored states are compared with."""
+        name, body = record.authorization, record.body
+        if name is not None and record.type in {"authorization.issued", "authorization.renewed"}:
+            claims = body["claims"]
+            self._issued[name, int(claims["ren"]["n"])] = record.type
+            self._leases[name] = claims["exp"] * 1000, claims["ren"]["n"]
+        if name is not None and record.type == "dispatch.requested":
+            self._asked[name] = body["executor"], body["orchestrator"], body["job_digest"]
 
     # 3.
     def _step(self, where: str, seq: int, leaf: bytes, authorization: str, kind: str, prev: Any) -> Iterator[Finding]:
@@ -287,7 +294,7 @@ class _Fsck:
                 yield Finding(
                     where, GateReason.LINEAGE_CHAIN_BROKEN, "whose it is, or its lease, is not what was recorded"
                 )
-            if Job.model_validate_json(job).digest() != columns[2]:
+            if not _names(columns[2], job):
                 yield Finding(where, GateReason.JOB_MISMATCH, "the job stored is another one than its digest names")
         for name in left:
             yield Finding(f"authorization {name}", GateReason.LINEAGE_CHAIN_BROKEN, "it has records, and is not stored")
@@ -310,7 +317,11 @@ class _Fsck:
             yield Finding(f"artifact {name}/{number}", GateReason.BUNDLE_INCOMPLETE, "it was issued, and is not stored")
 
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+def _names(digest: str, job: str) -> bool:
+    try:
+        return Job.model_validate_json(job).digest() == digest
+    except ValueError:
+        return False
 
 
 def _named(kind: str, body: dict[str, Any]) -> Iterator[str]:
@@ -319,6 +330,8 @@ def _named(kind: str, body: dict[str, Any]) -> Iterator[str]:
         yield from (body[role] for role in ("appraisal", "dispatch", "entities"))
     if kind == "baseline.approved":
         yield body["baseline"]
+    if kind == "executor.enrolled":
+        yield from (body["ek_public"], body["ak_public"], body["session_key"], *body["ek_chain"])
     for part in (body, body.get("round")):
         if isinstance(part, dict) and isinstance(part.get("manifest"), dict):
             manifest = part["manifest"]

@@ -40,6 +40,12 @@ class Metrics:
             "ztrooted_session_conflicts_total", "Sessions that two machines held at once.", registry=self._registry
         )
 
+        self.increments = Gauge(
+            "ztrooted_tpm_counter_increments",
+            "How often this gateway has incremented its TPM's counter, whose memory wears.",
+            registry=self._registry,
+        )
+
     def late(self, seconds: float, *, live: bool) -> None:
         """A challenge left ``seconds`` after its time."""
         self._late[live].observe(seconds)

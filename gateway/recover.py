@@ -1,5 +1,7 @@
 """Going on from a database that the TPM's counter does not know: explicit, by name, and in the log for ever."""
 
+from contextlib import suppress
+
 from gateway.app import DATABASE
 from gateway.checkpointer import Checkpointer
 from gateway.config import GatewayConfig
@@ -62,12 +64,14 @@ async def _recover(config: GatewayConfig, signer: Signer, database: Database, as
             " older one",
             "bring back the TPM's newest state, or initialise a new gateway",
         )
-    if value == anchored:
-        raise UsageProblem(
-            GateReason.LINEAGE_ROLLED_BACK,
-            f"there is nothing to recover: counter and database say {value}",
-            "start the gateway",
-        )
+    with suppress(EnvironmentProblem):
+        anchors.compare(value)
+        if not restored:
+            raise UsageProblem(
+                GateReason.LINEAGE_ROLLED_BACK,
+                f"there is nothing to recover: the counter is {value}, and the database fits it",
+                "start the gateway",
+            )
     body = {
         "counter": str(value),
         "anchored": str(anchored),

@@ -9,7 +9,8 @@ process that is killed:
 4. *store*: anchor and checkpoint.
 
 At a start the counter is what the newest anchor says; or one more, with an intent for that value whose checkpoint is the
-stored records': then steps 3 and 4 are made up for. Anything else is another history than the TPM's, and is not served.
+stored records'. An intent that is there is made up for in both cases, before another one is signed: two for one value would
+let an older copy of the database pass for the newest. Anything else is another history than the TPM's, and is not served.
 Increments wear the TPM's memory, so there is an anchor every ``anchor_interval_s`` and before a stop; between two,
 checkpoints are sealed by quotes.
 """
@@ -58,28 +59,37 @@ class Anchors:
         self.made_at = clock.monotonic()  # the newest one, or our start: who starts again and again wears no memory
         self.size, self.counter = self._newest()
         self._unfinished: Checkpoint | None = None
+        self._counted = False
 
     def check(self) -> None:
         """Compare database and TPM, before anything is written. EnvironmentProblem ``lineage.rolled_back``."""
         self.compare(self._signer.counter())
 
     def compare(self, value: int) -> None:
-        """Whether a counter of ``value`` is this database's. EnvironmentProblem ``lineage.rolled_back`` when it is not."""
-        if value == self.counter:
-            return
-        intended = self._intended(value) if value == self.counter + 1 else None
-        if intended is None:
+        """Whether a counter of ``value`` is this database's. EnvironmentProblem ``lineage.rolled_back`` when it is not.
+
+        What was intended for the next value stays intended, counted or not: each value stands for one checkpoint, ever.
+        """
+        intended = self._intended(self.counter + 1)
+        if value != self.counter and (value != self.counter + 1 or intended is None):
             raise EnvironmentProblem(
                 GateReason.LINEAGE_ROLLED_BACK,
                 f"the TPM's counter is {value}, and the newest anchor in the database is {self.counter}",
                 "start with the newest copy of the database; if there is none, 'ztrooted gateway recover' goes on from this"
                 " one, and the log shows it for ever",
             )
-        self._unfinished = intended
+        self._unfinished, self._counted = intended, value != self.counter
 
     def unfinished(self) -> Checkpoint | None:
-        """The checkpoint of an anchor that a killed process has counted and not stored."""
+        """The checkpoint of an anchor that was intended and is not stored, because a process was killed for instance."""
         return self._unfinished
+
+    async def finish(self, checkpoint: Checkpoint) -> Anchor:
+        """Make the anchor that was ``unfinished``, as far as it is not made. GateError when the TPM refuses."""
+        counter = self.counter + 1
+        if not self._counted:
+            await self._count(counter)
+        return await self._certify(checkpoint, counter)
 
     def due(self, size: int) -> bool:
         """Whether a checkpoint of ``size`` records is to be an anchor."""
@@ -93,16 +103,20 @@ class Anchors:
         await self._database.write(
             lambda tx: tx.execute("INSERT INTO intents(counter, size, root, at, signature) VALUES (?, ?, ?, ?, ?)", row)
         )
+        await self._count(counter)
+        return await self._certify(checkpoint, counter)
+
+    async def _count(self, counter: int) -> None:
+        """Step 2."""
         value = await self._signer.count()
         if value != counter:
             raise GateError(
                 GateReason.LINEAGE_ROLLED_BACK,
                 f"the TPM's counter went to {value} instead of {counter}: somebody else increments it",
             )
-        return await self.certify(checkpoint, counter)
 
-    async def certify(self, checkpoint: Checkpoint, counter: int) -> Anchor:
-        """Step 3 alone."""
+    async def _certify(self, checkpoint: Checkpoint, counter: int) -> Anchor:
+        """Step 3."""
         return Anchor(counter, checkpoint, await self._signer.certify_counter(checkpoint.text))
 
     def store(self, tx: Transaction, anchor: Anchor, now_ms: int) -> None:

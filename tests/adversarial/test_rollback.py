@@ -83,12 +83,34 @@ async def test_a_process_killed_at_any_step_starts_again(gate: GatewayInProcess,
     died = await asyncio.to_thread(subprocess.run, command, check=False, capture_output=True)
     assert died.returncode == 9, died.stderr[-2000:]
     await gate.start()
-    counted = {"sign": 0, "intent": 0, "increment": 1, "certify": 1, "store": 1}[step]
+    counted = {"sign": 0, "intent": 1, "increment": 1, "certify": 1, "store": 1}[step]
     assert newest(gate) == before + counted
     await one_more(gate)
     await gate.gateway.checkpointer.seal(anchor=True)
     assert newest(gate) == before + counted + 1
-    assert gate.gateway.signer.counter() == before + counted + 1
+    assert await gate.gateway.signer.counted() == before + counted + 1
+    rows = "SELECT i.size = a.size FROM intents i JOIN anchors a ON a.counter = i.counter"
+    # Each value was intended once: an older copy that holds another intent for it can't pass for the newest.
+    assert [same for (same,) in gate.gateway.database.reading.execute(rows)] == [1] * (before + counted)
+
+
+async def test_a_copy_made_at_an_intent_is_not_the_newest_database(gate: GatewayInProcess, tmp_path: Path) -> None:
+    """It holds a signed intent for the very value that the counter has afterwards."""
+    await gate.stop()
+    command = [sys.executable, "-c", _DIES, str(gate.data), "intent"]
+    await asyncio.to_thread(subprocess.run, command, check=False, capture_output=True)
+    for name in (DATABASE, f"{DATABASE}-wal"):
+        shutil.copy(gate.data / name, tmp_path / name)
+    await gate.start()
+    for _ in range(20):
+        await one_more(gate)
+    await gate.stop()  # an anchor over them
+    after = newest(gate)
+    for name in (DATABASE, f"{DATABASE}-wal"):
+        shutil.copy(tmp_path / name, gate.data / name)
+    problem = refused(gate)
+    assert problem.reason is GateReason.LINEAGE_ROLLED_BACK
+    assert str(after) in problem.detail
 
 
 async def test_an_older_database_is_refused_with_both_numbers(gate: GatewayInProcess, tmp_path: Path) -> None:
