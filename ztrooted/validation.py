@@ -14,6 +14,7 @@ MAX_FINDINGS = 20  # of one document; whoever mistyped more than that fixes the 
 
 # Every pattern of our models, in words; a test sees that none is missing.
 WRITTEN = {
+    r"^[0-9]{1,20}$": "a decimal number of at most 20 digits",
     r"^[0-9a-f]{64}$": "64 lower-case hexadecimal digits",
     r"^([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$": "64, 96 or 128 lower-case hexadecimal digits",
     r"^([0-9a-f]{2})*$": "bytes in lower-case hexadecimal",
