@@ -111,6 +111,7 @@ def test_measurement_lists_are_replayed_to_the_same_value_or_refused() -> None:
     answers = called("ima.js", calls)
     for data, (value, reason), answer in zip(lists, wanted, answers, strict=True):
         assert ("value" in answer) is (value is not None), (reason, answer, data[:200])
+    corpus.folder("attacks")  # the comparison above holds without it; that enough was compared takes its lists
     assert sum(value is not None for value, _ in wanted) > 5
     assert (
         sum(
