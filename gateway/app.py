@@ -85,7 +85,7 @@ class Gateway:
         try:
             trusted = self.signer.identity.trusts(config.origin)
             self.database = Database(config.data / DATABASE, on_failure=self._fail, trusted=trusted)
-            authorizations.check_unfinished(self.database.reading)
+            authorizations.check(self.database.reading)
             orders.check(self.database.reading)
         except EnvironmentProblem:
             self.signer.close()

@@ -60,14 +60,14 @@ class Checkpointer:
             await sleep(self._config.checkpoint_interval_s)
 
     async def finish(self) -> None:
-        """Store the anchor that a killed process has counted, if there is one. Before anything else is written."""
+        """Make and store the anchor that a killed process had intended, if there is one. Before anything else is written."""
         async with self._sealing:
             await self._finish()
 
     async def _finish(self) -> None:
-        checkpoint = self.anchors.unfinished()
-        if checkpoint is not None:
-            await self._store(checkpoint, await self.anchors.finish(checkpoint))
+        anchor = await self.anchors.finish()
+        if anchor is not None:
+            await self._store(anchor.checkpoint, anchor)
 
     async def seal(self, *, anchor: bool = False) -> tuple[int, bytes]:
         """The checkpoint over everything appended so far, as (size, note); a new one if there are new records.

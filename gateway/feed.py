@@ -110,15 +110,21 @@ class Feed:
                     yield piece
                 await asyncio.sleep(0)  # who catches up with a long lineage takes turns with everybody else
                 continue
-            line.left.clear()
-            self._lines[line] = None
-            try:
-                async with asyncio.timeout(IDLE_S):
-                    await line.left.wait()
-            except TimeoutError:
+            if not await self._listening(line):
                 yield b": still here\n\n"
-            finally:
-                self._lines.pop(line, None)
+
+    async def _listening(self, line: Line) -> bool:
+        """Have what is new written to ``line`` by the feed, until it is behind; false where nothing came for a while."""
+        line.left.clear()
+        self._lines[line] = None
+        try:
+            async with asyncio.timeout(IDLE_S):
+                await line.left.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._lines.pop(line, None)
+        return True
 
     def _pass_on(self, events: list[Event], before: int) -> None:
         """Send what is new, from record ``before`` on, to everybody who was up to date until then."""

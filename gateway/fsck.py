@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import orders
+from gateway.app import DATABASE
 from gateway.config import GatewayConfig
 from gateway.signer import Identity
 from gateway.storage import authorizations
@@ -37,7 +38,6 @@ from ztrooted.models import Job
 from ztrooted.reasons import GateReason, Reason
 from ztrooted.records import Record, parse_record
 
-DATABASE = "gateway.db"
 PROGRESS_EVERY = 4096  # records
 Progress = Callable[[int, int], None]
 
@@ -299,7 +299,7 @@ class _Fsck:
         for name in left:
             yield Finding(f"authorization {name}", GateReason.LINEAGE_CHAIN_BROKEN, "it has records, and is not stored")
         yield from self._artifacts()
-        for check in (authorizations.check_unfinished, orders.check):
+        for check in (authorizations.check, orders.check):
             try:
                 check(self._connection)
             except EnvironmentProblem as error:

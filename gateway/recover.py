@@ -40,7 +40,7 @@ async def recover(config: GatewayConfig, *, operator: str, reason: str) -> dict[
         signer.close()
         raise
     try:
-        authorizations.check_unfinished(database.reading)
+        authorizations.check(database.reading)
         return await _recover(config, signer, database, asked)
     finally:
         await database.close()

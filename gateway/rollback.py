@@ -80,13 +80,11 @@ class Anchors:
             )
         self._unfinished, self._counted = intended, value != self.counter
 
-    def unfinished(self) -> Checkpoint | None:
-        """The checkpoint of an anchor that was intended and is not stored, because a process was killed for instance."""
-        return self._unfinished
-
-    async def finish(self, checkpoint: Checkpoint) -> Anchor:
-        """Make the anchor that was ``unfinished``, as far as it is not made. GateError when the TPM refuses."""
-        counter = self.counter + 1
+    async def finish(self) -> Anchor | None:
+        """The anchor that was intended and is not stored, made now; None where there is none. GateError from the TPM."""
+        checkpoint, counter = self._unfinished, self.counter + 1
+        if checkpoint is None:
+            return None
         if not self._counted:
             await self._count(counter)
         return await self._certify(checkpoint, counter)

@@ -3,16 +3,18 @@
 import json
 import sqlite3
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from gateway.storage import lineage
 from gateway.storage.database import Transaction
 from gateway.storage.lineage import Appended
 from ztrooted import limits
 from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.lifecycle import LIVE, RECORD_EVENTS, TRANSITIONS, State, advance
+from ztrooted.lifecycle import FINAL, LIVE, RECORD_EVENTS, TRANSITIONS, State, advance
 from ztrooted.models import Job
 from ztrooted.reasons import GateReason, Reason
 from ztrooted.records import Link, Record
@@ -40,6 +42,7 @@ _UPDATE = (
     f"UPDATE authorizations SET state = ?, {', '.join(f'{name} = ?' for name in _CHANGING)}"  # noqa: S608 -- constants
     " WHERE id = ?"
 )
+_OVER = ", ".join(f"'{state.value}'" for state in sorted(FINAL))
 _LIVE = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
 
 
@@ -90,17 +93,21 @@ def check(connection: sqlite3.Connection) -> None:
     """The stored state of each authorization must be what its records lead to. EnvironmentProblem for the first that is not.
 
     The lineage proves its records; a state that somebody edited beside them would otherwise be acted upon. The same goes
-    for whose child a live one is, and what it may hand on.
+    for whose child a live one is, and what it may hand on. Of a lineage of more than ``lineage.WHOLE`` records only those
+    are looked at that are stored as anything but over: whatever else was changed would be a denial, and is for
+    ``gateway.fsck``.
     """
     states: dict[str, State] = {}
-    rows = connection.execute("SELECT authorization, type FROM records WHERE authorization IS NOT NULL ORDER BY seq")
-    for authorization, kind in rows:
-        event = RECORD_EVENTS.get(kind)
-        if kind == "dispatch.requested":
-            states[authorization] = State.REQUESTED
-        elif event is not None and authorization in states:
-            states[authorization] = TRANSITIONS.get((states[authorization], event), State.DENIED)
-    stored = dict(connection.execute("SELECT id, state FROM authorizations").fetchall())
+    if lineage.size(connection) <= lineage.WHOLE:
+        stored = dict(connection.execute("SELECT id, state FROM authorizations").fetchall())
+        query = "SELECT authorization, type FROM records WHERE authorization IS NOT NULL ORDER BY seq"
+        _follow(states, connection.execute(query))
+    else:
+        query = f"SELECT id, state FROM authorizations WHERE state NOT IN ({_OVER})"  # noqa: S608 -- constants
+        stored = dict(connection.execute(query).fetchall())
+        query = "SELECT authorization, type FROM records WHERE authorization = ? ORDER BY seq"
+        for authorization in stored:
+            _follow(states, connection.execute(query, (authorization,)))
     for authorization in sorted(states.keys() | stored.keys()):
         said, led_to = stored.get(authorization, "missing"), states.get(authorization, "missing")
         if said != led_to:
@@ -110,25 +117,14 @@ def check(connection: sqlite3.Connection) -> None:
     _check_chains(connection)
 
 
-def check_unfinished(connection: sqlite3.Connection) -> None:
-    """The same for those that something could still be done with: what is over and is not would only be a denial."""
-    rows = connection.execute(
-        "SELECT id, state FROM authorizations WHERE state IN ('requested', 'authorized', 'activated', 'running', 'revoked')"
-    )
-    for authorization, said in rows.fetchall():
-        state: State | None = None
-        query = "SELECT type FROM records WHERE authorization = ? ORDER BY seq"
-        for (kind,) in connection.execute(query, (authorization,)):
-            event = RECORD_EVENTS.get(kind)
-            if kind == "dispatch.requested":
-                state = State.REQUESTED
-            elif event is not None and state is not None:
-                state = TRANSITIONS.get((state, event), State.DENIED)
-        if said != state:
-            raise _altered(
-                f"authorization {authorization!r:.60} is stored as {said!r:.20}, and its records say {state or 'missing'}"
-            )
-    _check_chains(connection)
+def _follow(states: dict[str, State], records: Iterable[tuple[str, str]]) -> None:
+    """Move ``states`` as (authorization, type) of records in their order say."""
+    for authorization, kind in records:
+        event = RECORD_EVENTS.get(kind)
+        if kind == "dispatch.requested":
+            states[authorization] = State.REQUESTED
+        elif event is not None and authorization in states:
+            states[authorization] = TRANSITIONS.get((states[authorization], event), State.DENIED)
 
 
 def _check_chains(connection: sqlite3.Connection) -> None:

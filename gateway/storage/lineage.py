@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ztrooted import merkle
+from ztrooted import merkle, tiles
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.reasons import GateReason
 from ztrooted.records import Link, Record
 
-TILE_HEIGHT = 8
-TILE_WIDTH = 1 << TILE_HEIGHT
+TILE_HEIGHT, TILE_WIDTH = tiles.HEIGHT, tiles.WIDTH
 WHOLE = 20_000  # records that a start looks at in about a second
 PIECE = 64  # records: a millisecond or two, for which everybody else waits
 
@@ -99,8 +98,7 @@ class Reader:
         """``count`` consecutive hashes of the subtrees of level 8·``tile_level``, from number ``start`` on."""
         index, first = divmod(start, TILE_WIDTH)
         if first + count <= TILE_WIDTH and (tile := self._tile(tile_level, index)):
-            size = merkle.HASH_SIZE
-            return [tile[at : at + size] for at in range(first * size, (first + count) * size, size)]
+            return tile[first : first + count]
         if tile_level == 0:
             query = "SELECT leaf FROM records WHERE seq >= ? AND seq < ? ORDER BY seq"
             rows = self._connection.execute(query, (start, start + count)).fetchall()
@@ -116,14 +114,14 @@ class Reader:
 
     def _nodes(self, level: int, index: int) -> list[list[bytes]]:
         """Everything inside of a complete tile, from its hashes up to its root; empty where it is not complete."""
-        tile, size = self._tile(level, index), merkle.HASH_SIZE
-        return merkle.complete_levels([tile[at : at + size] for at in range(0, len(tile), size)]) if tile else []
+        tile = self._tile(level, index)
+        return merkle.complete_levels(tile) if tile else []
 
-    def _complete(self, level: int, index: int) -> bytes:
-        """The hashes of a complete tile, nothing between them; empty where it is not complete."""
+    def _complete(self, level: int, index: int) -> list[bytes]:
+        """The hashes of a complete tile; empty where it is not complete."""
         query = "SELECT hashes FROM tiles WHERE level = ? AND idx = ?"
         row = self._connection.execute(query, (level, index)).fetchone()
-        return b"" if row is None else bytes(row[0])
+        return [] if row is None else tiles.parse_hashes(bytes(row[0]), TILE_WIDTH)
 
 
 def size(connection: sqlite3.Connection) -> int:

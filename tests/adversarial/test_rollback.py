@@ -16,6 +16,7 @@ from gateway.config import load_config
 from gateway.recover import recover
 from gateway.rollback import intent
 from gateway.signer import Signer
+from gateway.storage import lineage
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.support.storage import by_hand
 from tpm.attestation_key import accept_attestation_key
@@ -34,6 +35,7 @@ from gateway.app import Gateway
 from gateway.config import load_config
 from gateway.rollback import Anchors
 from gateway.signer import Signer
+from gateway.storage import lineage
 from gateway.storage.database import Database
 from ztrooted.records import Record
 
@@ -158,6 +160,31 @@ async def test_there_is_nothing_to_recover_where_nothing_is_wrong(gate: GatewayI
         await recover(load_config(gate.data), operator="not a name", reason="just so")
     await gate.start()
     assert gate.records("gateway.recovered") == []
+
+
+async def test_what_a_start_would_finish_is_not_for_recover(gate: GatewayInProcess) -> None:
+    """A process killed between increment and store is no lost history, and the log shall not say that it was."""
+    await gate.stop()
+    command = [sys.executable, "-c", _DIES, str(gate.data), "increment"]
+    await asyncio.to_thread(subprocess.run, command, check=False, capture_output=True)
+    with pytest.raises(UsageProblem, match="nothing to recover"):
+        await recover(load_config(gate.data), operator="olivia", reason="just so")
+    await gate.start()
+    assert gate.records("gateway.recovered") == []
+
+
+async def test_what_was_altered_in_a_long_lineage_ends_the_process_that_serves_it(
+    gate: GatewayInProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start believes the newest checkpoint; the rest is looked at while it serves."""
+    monkeypatch.setattr(lineage, "WHOLE", 2)
+    await gate.stop()
+    by_hand(gate.data / DATABASE, "UPDATE records SET bytes = CAST(bytes || ' ' AS BLOB) WHERE seq = 1")
+    await gate.start()
+    async with asyncio.timeout(5):
+        await gate.gateway.stopping.wait()
+    assert gate.gateway.failed
+    assert gate.gateway.not_ready()
 
 
 async def test_a_counter_that_was_deleted_is_refused_until_somebody_answers_for_it(gate: GatewayInProcess) -> None:

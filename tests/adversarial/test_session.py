@@ -1,8 +1,10 @@
 """One session, one machine: clones are found out and halted, half-open connections are replaced, slow readers dropped."""
 
 import asyncio
+import socket
 import ssl
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -10,6 +12,7 @@ import pytest
 
 from gateway import channel as channels
 from gateway import schedule
+from gateway.app import KEEPALIVE, _listen
 from tests.support.executor import Channel, ScriptedExecutor
 from tests.support.gateway_in_process import HOST, GatewayInProcess
 from ztrooted.client import Refused
@@ -275,3 +278,14 @@ async def test_a_connection_lost_during_a_round_is_no_verdict_and_no_renewal(
         await second.socket.close()
     await gate.pass_time(120)  # its lease, and nobody came back
     assert (await executor.wait_for("authorization.revoked", authorization))["reason"] == "lease.expired"
+
+
+async def test_the_kernel_looks_after_connections_that_are_accepted() -> None:
+    """One that was lost without a word is noticed by no heartbeat of ours."""
+    listening = _listen(SimpleNamespace(listen_host="127.0.0.1", listen_port=0))  # type: ignore[arg-type]
+    with listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert {option: accepted.getsockopt(socket.IPPROTO_TCP, option) for option, _ in KEEPALIVE} == dict(
+                KEEPALIVE
+            )

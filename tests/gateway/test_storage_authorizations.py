@@ -293,3 +293,20 @@ async def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="newer version"):
         async with opened(tmp_path / "gateway.db"):
             pass
+
+
+@pytest.mark.parametrize("state", ["authorized", "running", "revoked", "no state"])
+async def test_in_a_long_lineage_what_could_be_acted_upon_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """Whether it was over before or was never more than asked for: only its records say what may be done with it."""
+    monkeypatch.setattr(lineage, "WHOLE", 0)
+    async with opened(tmp_path / "gateway.db") as database:
+        for name in ("a", "b"):
+            await database.write(lambda tx, name=name: authorizations.create(tx, requested(name), {}))  # type: ignore[misc]
+        authorizations.check(database.reading)
+    by_hand(tmp_path / "gateway.db", f"UPDATE authorizations SET state = '{state}' WHERE id = 'b'")  # noqa: S608
+    async with opened(tmp_path / "gateway.db") as database:
+        with pytest.raises(EnvironmentProblem) as refusal:
+            authorizations.check(database.reading)
+        assert refusal.value.reason is GateReason.LINEAGE_CHAIN_BROKEN

@@ -213,7 +213,8 @@ class Jobs:
         running_one = self._running.get(message.authorization)
         if running_one is None:
             return
-        running_one.interrupted_at = time.monotonic()
+        if running_one.interrupted_at is None:  # it is said at the verdict, and again once that is recorded
+            running_one.interrupted_at = time.monotonic()
         running_one.over = running_one.over or message.reason
         self._fail(running_one, message)
         if running_one.supervisor is not None:
