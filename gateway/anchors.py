@@ -2,6 +2,7 @@
 
 from gateway.config import GatewayConfig, read_file
 from gateway.signer import Identity
+from tpm.pcr import PcrValues
 from ztrooted.anchors import FORMAT
 from ztrooted.note_keys import ecdsa_key
 
@@ -25,7 +26,19 @@ def anchors_file(config: GatewayConfig) -> str:
         f"ek_vendors = [{vendors}]",
         f"ek_roots = '''\n{roots}\n'''",
     ]
-    for bank, values in identity.pcrs.items():
-        lines.append(f"\n# The gateway's own state: a gateway in any other state can't sign.\n[gateway_pcrs.{bank}]")
-        lines += [f'{index} = "{value.hex()}"' for index, value in sorted(values.items())]
+    if identity.approver_key is not None:
+        lines += ["# Who approves another state of the gateway.", f'approver = "{identity.approver_key.hex()}"']
+    lines.append("\n# The gateway's own state: a gateway in any other state can't sign.")
+    lines += _tables("gateway_pcrs", identity.pcrs)
+    for until, pcrs in identity.former.items():
+        lines.append(f"\n# The state before, in which it sealed up to {until} records.")
+        lines += _tables(f"former_gateway_pcrs.{until}", pcrs)
     return "\n".join(lines) + "\n"
+
+
+def _tables(name: str, pcrs: PcrValues) -> list[str]:
+    lines = []
+    for bank, values in pcrs.items():
+        lines.append(f"[{name}.{bank}]")
+        lines += [f'{index} = "{value.hex()}"' for index, value in sorted(values.items())]
+    return lines

@@ -9,9 +9,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from ztrooted import canonical
 from ztrooted.cli.executor import tpm_address
-from ztrooted.cli.files import new_secret
+from ztrooted.cli.files import new_secret, read_at_most
 from ztrooted.cli.output import JsonFlag, Version, show
+from ztrooted.errors import UsageProblem
+from ztrooted.reasons import GateReason
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -51,6 +54,14 @@ def init(
         list[str] | None,
         typer.Option(help="Host name or address for the TLS certificate. Default: host and this machine."),
     ] = None,
+    approver: Annotated[
+        Path | None,
+        typer.Option(
+            help="Private key (PEM, P-256) of who may approve another state of this machine (see 'gateway reseal')."
+            " Used once; keep it elsewhere. Default: the gateway's keys work in the present state only, for ever.",
+            metavar="KEY",
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Create a gateway: keys in the TPM, certificates, starter policies. Complete or not at all."""
@@ -65,6 +76,7 @@ def init(
         host=host,
         port=port,
         names=name or list(dict.fromkeys([host, "localhost", socket.gethostname()])),
+        approver=approver,
     )
     lines = [
         f"Created a gateway in {summary['data']}.",
@@ -145,6 +157,72 @@ def recover(
         f" now. Record {int(str(done['size'])) - 1} says so.",
         json=json,
     )
+
+
+@app.command()
+def reseal(
+    data: DataFolder,
+    request: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Only write what the approver has to see to this new file.")
+    ] = None,
+    approval: Annotated[Path | None, typer.Option(metavar="FILE", help="What 'gateway approve' has written.")] = None,
+    approver: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="The approver's key, where it is at hand: approve at once.")
+    ] = None,
+    operator: Annotated[str, typer.Option(help="Who does this; it is recorded.")] = "",
+    reason: Annotated[str, typer.Option(help="What was changed on the machine; it is recorded.")] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Go on in another state of this machine, such as after a firmware update, once its approver has signed for it.
+
+    Keys and lineage stay. The old state is over: the TPM takes no approval again that is older than the newest one.
+    Exactly one of --request, --approval and --approver. The gateway must be stopped.
+    """
+    from gateway import reseal as resealing  # noqa: PLC0415
+    from gateway.config import load_config  # noqa: PLC0415
+
+    if [request, approval, approver].count(None) != 2:
+        raise UsageProblem(
+            GateReason.RESEAL_DOCUMENT, "one of --request, --approval and --approver is needed", "choose one of them"
+        )
+    config = load_config(data)
+    if approval is not None:
+        document = read_at_most(approval, resealing.MAX_DOCUMENT)
+    else:
+        asked = resealing.request(config)
+        if request is not None:
+            with new_secret(request) as file:
+                file.write(canonical.encode(asked))
+            show(asked, "\n".join([*resealing.changes(asked), f"Wrote the request to {request}."]), json=json)
+            return
+        key = resealing.approver_key(approver or Path())
+        document = canonical.encode(resealing.approve(canonical.encode(asked), key))
+    done = asyncio.run(resealing.reseal(config, document, operator=operator, reason=reason))
+    show(
+        done,
+        f"Resealed as version {done['version']}; record {done['size'] - 1} says so. Auditors and executors need the new"
+        " anchors: ztrooted gateway anchors",
+        json=json,
+    )
+
+
+@app.command()
+def approve(
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="What 'gateway reseal --request' has written.")],
+    approver: Annotated[Path, typer.Option(metavar="KEY", help="The approver's private key (PEM, P-256).")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Write the approval to this new file.")
+    ],
+    json: JsonFlag = False,
+) -> None:
+    """Sign for the state that a gateway's machine is in. Anywhere; 'reseal --request' says what has changed."""
+    from gateway import reseal as resealing  # noqa: PLC0415
+
+    document = read_at_most(request, resealing.MAX_DOCUMENT)
+    approval = resealing.approve(document, resealing.approver_key(approver))
+    with new_secret(output) as file:
+        file.write(canonical.encode(approval))
+    show(approval, f"Approved as version {approval['version']}, in {output}.", json=json)
 
 
 @app.command()

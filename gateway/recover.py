@@ -16,8 +16,8 @@ from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 
 
-class Recovery(Model):
-    """Who recovers, and why."""
+class Accountable(Model):
+    """Who does this, and why."""
 
     operator: Name
     reason: Why
@@ -30,7 +30,7 @@ async def recover(config: GatewayConfig, *, operator: str, reason: str) -> dict[
     checkpoint of the history that is given up here finds out why it does not fit. UsageProblem where nothing is wrong;
     EnvironmentProblem where nothing helps: the records themselves are damaged, or the TPM is an older one than the database.
     """
-    asked = compose(Recovery, operator=operator, reason=reason)
+    asked = compose(Accountable, operator=operator, reason=reason)
     signer = Signer(config)
     try:
         database = Database(
@@ -47,7 +47,7 @@ async def recover(config: GatewayConfig, *, operator: str, reason: str) -> dict[
         signer.close()
 
 
-async def _recover(config: GatewayConfig, signer: Signer, database: Database, asked: Recovery) -> dict[str, object]:
+async def _recover(config: GatewayConfig, signer: Signer, database: Database, asked: Accountable) -> dict[str, object]:
     clock = SystemClock()
     checkpointer = Checkpointer(config, database, clock, signer)
     anchors = checkpointer.anchors

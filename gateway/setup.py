@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.certificates import Authority, private_pem
 from gateway.config import FILE, FORMAT, load_config
+from gateway.reseal import approver_key
 from gateway.signer import IDENTITY_FILE, create_identity, environment_problem, open_device
 from tpm.endorsement import EkRoots
 from tpm.errors import DeviceError, TpmError
@@ -34,10 +35,12 @@ def create_data_folder(
     host: str,
     port: int,
     names: list[str],
+    approver: Path | None = None,
 ) -> dict[str, Any]:
     """Make ``data`` a gateway's data folder. EnvironmentProblem, and nothing left behind, when anything is missing.
     UsageProblem, and likewise, for what no gateway can be configured with.
 
+    ``approver`` is the private key of who may approve another state of this machine one day; it is used once, not kept.
     Everything is made in a folder beside it that is renamed at the end, so a half-made one never has the right name.
     """
     data = data.absolute()
@@ -47,12 +50,12 @@ def create_data_folder(
             f"{data} exists and is not an empty folder",
             "choose another folder; an existing gateway is never overwritten",
         )
-    roots = _read_roots(ek_roots)
+    roots, private = _read_roots(ek_roots), None if approver is None else approver_key(approver)
     fresh = data.with_name(f".{data.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True, mode=0o700)
-        summary = _fill(fresh, tpm, trust_domain, roots, ek_vendors, host, port, names)
+        summary = _fill(fresh, tpm, trust_domain, roots, ek_vendors, host, port, names, private)
         if data.exists():
             data.rmdir()
         fresh.rename(data)
@@ -74,11 +77,12 @@ def _fill(
     host: str,
     port: int,
     names: list[str],
+    private: ec.EllipticCurvePrivateKey | None,
 ) -> dict[str, Any]:
     now = datetime.now(UTC)
     with open_device(tpm) as device:
         try:
-            identity = create_identity(device, lineage(trust_domain))
+            identity = create_identity(device, lineage(trust_domain), private)
         except DeviceError as error:
             raise environment_problem(error) from error
     _write_settings(folder, trust_domain, tpm, ek_vendors, host, port)

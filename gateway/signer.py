@@ -7,9 +7,9 @@ is bound to. A gateway that finds another TPM, or itself in another state, does 
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,18 +18,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gateway.config import GatewayConfig, read_file
 from gateway.storage.lineage import Trusted
 from tpm.attestation_key import accept_attestation_key
-from tpm.counter import NvPublic, parse_nv_public
+from tpm.counter import NvPublic, counter_public, floor_public, parse_nv_public
 from tpm.device import Certified, LogKey, Quoted
 from tpm.device_counter import COUNT, FIRST, CountingDevice
 from tpm.errors import DeviceError, EvidenceError
-from tpm.pcr import PcrSelection
+from tpm.pcr import PcrSelection, PcrValues
 from tpm.public import parse_public
+from tpm.sealing import Approval, Approver, Sealing, decode_pcrs, encode_pcrs
 from ztrooted import jose
 from ztrooted.checkpoint import SealPolicy, verify_checkpoint
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.issuer import certify_qualifying_data, signed_digest, statement
 from ztrooted.jose import IssuerKey, jwk
-from ztrooted.keys import spki
+from ztrooted.keys import load_p256, spki
 from ztrooted.models import Issuer
 from ztrooted.note_keys import ecdsa_key
 from ztrooted.reasons import GateReason
@@ -41,19 +42,22 @@ IDENTITY_FORMAT = "ztrooted-gateway-identity/1"
 # The state the log key is bound to: firmware, boot loader and Secure Boot. Not 10 (changes with each file IMA measures),
 # not 16 and 21 to 23 (anybody can reset or extend them without the policy noticing).
 SEALED_PCRS = {"sha256": [0, 1, 2, 3, 4, 5, 6, 7]}
+SELECTION = PcrSelection.of(SEALED_PCRS)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What was fixed when the gateway was initialised. Public areas are TPM2B_PUBLIC.
 
-    ``counter_public`` is the TPMS_NV_PUBLIC of the lineage's counter, ``counter_start`` its value at that time.
+    ``counter_public`` is the TPMS_NV_PUBLIC of the lineage's counter, ``counter_start`` its value at that time. ``pcrs`` is
+    the state to work in: for ever or, where there is an approver (SubjectPublicKeyInfo), as ``approval`` says, and ``former``
+    are the states before, by the lineage's size when they were replaced.
     """
 
     ak_public: bytes
     log_key_public: bytes
     log_key_policy: bytes
-    pcrs: dict[str, dict[int, bytes]]
+    pcrs: PcrValues
     certify_attest: bytes
     certify_signature: bytes
     counter_public: bytes
@@ -61,17 +65,19 @@ class Identity:
     counter_signature: bytes
     counter_start: int
     virtual: bool
+    approver_key: bytes | None = None
+    floor_public: bytes = b""
+    approval: Approval | None = None
+    former: Mapping[int, PcrValues] = field(default_factory=dict)
 
     def encode(self) -> dict[str, Any]:
         """As JSON values: for the identity file, and for the record a gateway starts with."""
-        return {
+        fixed = {
             "format": IDENTITY_FORMAT,
             "ak_public": self.ak_public.hex(),
             "log_key_public": self.log_key_public.hex(),
             "log_key_policy": self.log_key_policy.hex(),
-            "pcrs": {
-                bank: {str(index): value.hex() for index, value in values.items()} for bank, values in self.pcrs.items()
-            },
+            "pcrs": encode_pcrs(self.pcrs),
             "certify_attest": self.certify_attest.hex(),
             "certify_signature": self.certify_signature.hex(),
             "counter_public": self.counter_public.hex(),
@@ -79,6 +85,14 @@ class Identity:
             "counter_signature": self.counter_signature.hex(),
             "counter_start": str(self.counter_start),  # 64 bits, more than JSON's numbers
             "virtual": self.virtual,
+        }
+        if self.approver_key is None or self.approval is None:
+            return fixed
+        return fixed | {
+            "approver": self.approver_key.hex(),
+            "floor_public": self.floor_public.hex(),
+            "approval": self.approval.encode(),
+            "former": {str(until): encode_pcrs(values) for until, values in self.former.items()},
         }
 
     @classmethod
@@ -94,10 +108,7 @@ class Identity:
                 ak_public=bytes.fromhex(value["ak_public"]),
                 log_key_public=bytes.fromhex(value["log_key_public"]),
                 log_key_policy=bytes.fromhex(value["log_key_policy"]),
-                pcrs={
-                    bank: {int(index): bytes.fromhex(text) for index, text in values.items()}
-                    for bank, values in value["pcrs"].items()
-                },
+                pcrs=decode_pcrs(value["pcrs"]),
                 certify_attest=bytes.fromhex(value["certify_attest"]),
                 certify_signature=bytes.fromhex(value["certify_signature"]),
                 counter_public=bytes.fromhex(value["counter_public"]),
@@ -105,8 +116,9 @@ class Identity:
                 counter_signature=bytes.fromhex(value["counter_signature"]),
                 counter_start=int(value["counter_start"]),
                 virtual=value["virtual"],
+                **(_decode_approval(value) if "approver" in value else {}),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, GateError, EvidenceError) as error:
             raise EnvironmentProblem(
                 GateReason.ENVIRONMENT_DATA_FOLDER,
                 f"{path} is damaged: {error}",
@@ -131,11 +143,25 @@ class Identity:
                 GateReason.ENVIRONMENT_DATA_FOLDER, f"the counter is damaged: {error}", "restore the data folder"
             ) from error
 
+    def approver(self, origin: str) -> Approver | None:
+        """Who may approve another state for this lineage; None where nobody may."""
+        if self.approver_key is None:
+            return None
+        return Approver(load_p256(self.approver_key), origin.encode(), parse_nv_public(self.floor_public))
+
+    def sealing(self, origin: str) -> Sealing:
+        """What opens the log key and the counter."""
+        return Sealing(SELECTION, self.approver(origin), self.approval)
+
+    def resealed(self, approval: Approval, size: int) -> "Identity":
+        """The same gateway in the state of ``approval``, where the lineage has ``size`` records now."""
+        return replace(self, pcrs=approval.pcrs, approval=approval, former={**self.former, size: self.pcrs})
+
     def trusts(self, origin: str) -> Trusted:
         """Verifies checkpoints of a lineage: signed by the log key, sealed by the AK over the PCRs it is bound to."""
         log_key = ecdsa_key(origin, self.log_key())
         ak = accept_attestation_key(parse_public(self.ak_public))
-        seal = SealPolicy(ak, PcrSelection.of(SEALED_PCRS), self.pcrs)
+        seal = SealPolicy(ak, SELECTION, self.pcrs, self.former)
 
         def trusted(note: bytes, size: int, root: bytes) -> bool:
             try:
@@ -151,19 +177,25 @@ class Identity:
         return spki(self.log_key())
 
 
-def create_identity(device: CountingDevice, origin: str) -> Identity:
-    """Make both keys and the counter in the TPM, and have the AK certify the other two. DeviceError when the TPM refuses."""
-    log_key = device.log_key(SEALED_PCRS)
+def create_identity(device: CountingDevice, origin: str, private: ec.EllipticCurvePrivateKey | None = None) -> Identity:
+    """Make both keys and the counter in the TPM, and have the AK certify the other two. DeviceError when the TPM refuses.
+
+    They work in the state the machine is in, for ever; or in the one that ``private`` approved last, which is that one.
+    """
+    pcrs = device.read_pcrs(SELECTION)
+    sealing = Sealing(SELECTION) if private is None else _first_approval(device, origin, private, pcrs)
+    log_key = device.log_key(sealing, pcrs)
     qualifying = certify_qualifying_data(origin)
     certified = device.certify(log_key, qualifying)
-    counter = device.define_counter(counter_index(origin), log_key.policy)
-    device.increment_counter(counter, SEALED_PCRS)  # before its first increment it has no value
+    counter = counter_public(counter_index(origin), log_key.policy, written=True)
+    device.define_counter(counter)
+    device.increment_counter(counter, sealing)  # before its first increment it has no value
     counted = device.certify_counter(counter, qualifying)
     return Identity(
         ak_public=device.attestation_key(),
         log_key_public=log_key.public,
         log_key_policy=log_key.policy,
-        pcrs=device.read_pcrs(SEALED_PCRS),
+        pcrs=pcrs,
         certify_attest=certified.attest,
         certify_signature=certified.signature,
         counter_public=counter.marshal(),
@@ -171,7 +203,32 @@ def create_identity(device: CountingDevice, origin: str) -> Identity:
         counter_signature=counted.signature,
         counter_start=device.counter(counter),
         virtual=device.virtual,
+        approver_key=None if sealing.approver is None else spki(sealing.approver.key),
+        floor_public=b"" if sealing.approver is None else sealing.approver.floor.marshal(),
+        approval=sealing.approval,
     )
+
+
+def _first_approval(
+    device: CountingDevice, origin: str, private: ec.EllipticCurvePrivateKey, pcrs: PcrValues
+) -> Sealing:
+    floor = floor_public(counter_index(f"{origin}/floor"))
+    version = device.make_floor(floor)
+    approver = Approver(private.public_key(), origin.encode(), floor)
+    return Sealing(SELECTION, approver, approver.approve(private, pcrs, version))
+
+
+def _decode_approval(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What an identity that may be resealed has besides."""
+    approver, floor = bytes.fromhex(value["approver"]), bytes.fromhex(value["floor_public"])
+    load_p256(approver)
+    parse_nv_public(floor)
+    return {
+        "approver_key": approver,
+        "floor_public": floor,
+        "approval": Approval.decode(value["approval"]),
+        "former": {int(until): decode_pcrs(pcrs) for until, pcrs in value["former"].items()},
+    }
 
 
 def counter_index(origin: str) -> int:
@@ -198,6 +255,7 @@ class Signer:
         self.identity = Identity.load(config.data)
         self._device = open_device(config.tpm)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tpm")
+        self._sealing = self.identity.sealing(config.origin)
         self._log_key = self._recognise()
         self._counter = self.identity.counter()
         self._epochs: list[Epoch] = []
@@ -206,7 +264,9 @@ class Signer:
         """The log key, if this is still the TPM the gateway was initialised with."""
         try:
             known = self._device.attestation_key() == self.identity.ak_public
-            log_key = self._device.log_key(SEALED_PCRS, self.identity.pcrs)
+            if self._sealing.approver is not None and self._sealing.approval is not None:
+                self._device.raise_floor(self._sealing.approver.floor, self._sealing.approval.version)
+            log_key = self._device.log_key(self._sealing, self.identity.pcrs)
         except DeviceError as error:
             self._device.close()
             raise environment_problem(error) from error
@@ -281,8 +341,8 @@ class Signer:
     def restore_counter(self) -> None:
         """Define the counter again where it was deleted; it starts above every value it had. Before anything else."""
         try:
-            self._device.define_counter(self._counter.index, self._counter.policy)
-            self._device.increment_counter(self._counter, SEALED_PCRS)
+            self._device.define_counter(self._counter)
+            self._device.increment_counter(self._counter, self._sealing)
         except DeviceError as error:
             raise environment_problem(error) from error
 
@@ -295,7 +355,7 @@ class Signer:
         """Increment the counter; what it is then. GateError if the TPM refuses."""
 
         def counted() -> int:
-            self._device.increment_counter(self._counter, SEALED_PCRS)
+            self._device.increment_counter(self._counter, self._sealing)
             return self._device.counter(self._counter)
 
         return await self._in_tpm(counted)

@@ -32,6 +32,7 @@ _TYPE_BITS, _COUNTER = 0xF << 4, 1 << 4
 class NvAttributes(IntFlag):
     """The attributes of ``TPMA_NV`` that we use (Part 2 §13.4); bits 4 to 7 are the type, 1 for a counter."""
 
+    AUTH_WRITE = 1 << 2
     POLICY_WRITE = 1 << 3
     COUNTER = _COUNTER
     OWNER_READ = 1 << 17
@@ -75,9 +76,18 @@ class NvPublic:
         return self.attributes == OURS | NvAttributes.WRITTEN and self.data_size == SIZE and bool(self.policy)
 
 
+# Raised by anybody: see ``tpm.sealing``.
+FLOOR = NvAttributes.AUTH_WRITE | (OURS & ~NvAttributes.POLICY_WRITE)
+
+
 def counter_public(index: int, policy: bytes, *, written: bool) -> NvPublic:
     """The public area of our counter at ``index``, which ``policy`` (SHA-256 authPolicy) alone increments."""
     return NvPublic(index, OURS | (NvAttributes.WRITTEN if written else 0), policy, SIZE)
+
+
+def floor_public(index: int) -> NvPublic:
+    """The public area of a floor at ``index``, once it was raised."""
+    return NvPublic(index, FLOOR | NvAttributes.WRITTEN, b"", SIZE)
 
 
 def parse_nv_public(data: bytes) -> NvPublic:

@@ -4,6 +4,7 @@ Synchronous, and safe to share between threads (see ``tpm.device_connection``). 
 objects and three for sessions, so a session is flushed at once and at most two keys stay loaded.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,10 +22,11 @@ from tpm.endorsement_storage import EndorsementKey, choose_template, read_certif
 from tpm.errors import DeviceError, EvidenceError
 from tpm.pcr import PcrSelection, PcrValues, pcr_digest
 from tpm.public import AK, EK, parse_public, parse_tpmt_public
-from tpm.response_codes import PCR_CHANGED, POLICY_FAIL, SLOTS_FULL, STALE_HANDLES
-from tpm.signature import parse_signature
+from tpm.response_codes import PCR_CHANGED, POLICY, POLICY_FAIL, SLOTS_FULL, STALE_HANDLES, VALUE
+from tpm.sealing import Approval, Approver, Sealing, approver_name, approver_template
+from tpm.signature import Signature, parse_signature
 from tpm.software import SoftwareTpm, flush_all
-from tpm.templates import EndorsementTemplate, attestation_key_template, log_key_template, policy_pcr
+from tpm.templates import EndorsementTemplate, attestation_key_template, log_key_template
 
 T = TypeVar("T")
 
@@ -51,11 +53,11 @@ class Certified:
 
 @dataclass(frozen=True, slots=True)
 class LogKey:
-    """A P-256 signing key (TPM2B_PUBLIC) that only signs while the PCRs of ``selection`` are those of ``policy``."""
+    """A P-256 signing key (TPM2B_PUBLIC) that only signs while ``sealing`` satisfies ``policy``."""
 
     public: bytes
     policy: bytes
-    selection: PcrSelection
+    sealing: Sealing
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class Device(Connection):
 
     def __init__(self, tcti: str, address: str, software: SoftwareTpm | None = None) -> None:
         self._loaded: OrderedDict[bytes, _Loaded] = OrderedDict()
+        self._checked: tuple[bytes, Any] | None = None
         self._endorsement: tuple[EndorsementTemplate, EndorsementKey] | None = None
         # Our keys name their scheme, so that commands need not.
         self._key_scheme = tss.TPMT_SIG_SCHEME(scheme=tss.TPM2_ALG.NULL)
@@ -164,17 +167,17 @@ class Device(Connection):
                 return Quoted(raw, signature.marshal(), values)
         raise DeviceError("PCRs changed at each attempt to quote them", "find what extends PCRs without pause")
 
-    def log_key(self, selection: Selection, values: PcrValues | None = None) -> LogKey:
-        """The log key whose policy is PolicyPCR over ``selection`` at ``values``, or at their values now.
+    def log_key(self, sealing: Sealing, values: PcrValues | None = None) -> LogKey:
+        """The log key that ``sealing`` opens: at ``values``, or at the values that its PCRs have now; or as approved.
 
-        The same values give the same key again. It lives in the owner hierarchy and has no other way in.
+        The same values, or the same approver, give the same key again. It lives in the owner hierarchy and has no other
+        way in.
         """
-        wanted = as_selection(selection)
-        if wanted.is_empty:
+        if sealing.selection.is_empty:
             raise DeviceError("a log key without PCRs would sign in any state", "select at least one PCR")
-        policy = policy_pcr(wanted, self.read_pcrs(wanted) if values is None else values)
+        policy = sealing.policy(self.read_pcrs(sealing.selection) if values is None else values)
         public = self._with_keys("load the log key", lambda: self._log_key(policy).public)
-        return LogKey(public, policy, wanted)
+        return LogKey(public, policy, sealing)
 
     def _log_key(self, policy: bytes) -> _Loaded:
         return self._load(log_key_template(policy), tss.ESYS_TR.OWNER)
@@ -196,7 +199,7 @@ class Device(Connection):
         for _ in range(MAX_RACES):
             try:
                 with self._policy_session() as session:
-                    self._esapi.policy_pcr(session, b"", tss_selection(key.selection))
+                    self._open(session, key.sealing)
                     signed = self._esapi.sign(loaded.handle, digest, self._key_scheme, session1=session)
             except tss.TSS2_Exception as failed:
                 if failed.error == PCR_CHANGED:
@@ -205,11 +208,63 @@ class Device(Connection):
                     raise
                 self._check_handle(loaded)
                 raise DeviceError(
-                    f"the log key refuses to sign: PCRs {key.selection.as_dict()} are not those it was made for",
-                    "bring the machine back to its approved state, or approve this state and introduce a new log key",
+                    f"the log key refuses to sign: PCRs {key.sealing.selection.as_dict()} are not those it was made for",
+                    "bring the machine back to its approved state, or have this one approved: 'ztrooted gateway reseal'",
                 ) from failed
             return _checked_der(signed.marshal(), loaded, digest)
         raise DeviceError("PCRs changed at each attempt to sign", "find what extends PCRs without pause")
+
+    def _open(self, session: Any, sealing: Sealing) -> None:
+        """Have a policy session satisfy ``sealing``. DeviceError where this state is not the approved one."""
+        self._esapi.policy_pcr(session, b"", tss_selection(sealing.selection))
+        if sealing.approver is None or sealing.approval is None:
+            return
+        approver, approval = sealing.approver, sealing.approval
+        floor = self._esapi.tr_from_tpmpublic(approver.floor.index)
+        try:
+            self._esapi.policy_nv(
+                floor,
+                floor,
+                session,
+                tss.TPM2B_OPERAND(approval.version.to_bytes(8, "big")),
+                tss.TPM2_EO.UNSIGNED_LE,
+                session1=tss.ESYS_TR.PASSWORD,
+            )
+        except tss.TSS2_Exception as failed:
+            if failed.error != POLICY:
+                raise
+            raise DeviceError(
+                f"the approval of this state, version {approval.version}, was replaced by a later one",
+                "have this state approved again: 'ztrooted gateway reseal'",
+            ) from failed
+        finally:
+            self._esapi.tr_close(floor)
+        policy = approver.approved_policy(approval.pcrs, approval.version)
+        try:
+            self._esapi.policy_authorize(
+                session, policy, approver_name(approver.key), self._ticket(approver, approval), approver.reference
+            )
+        except tss.TSS2_Exception as failed:
+            if failed.error != VALUE:
+                raise
+            raise DeviceError(
+                f"PCRs {sealing.selection.as_dict()} are not those that were approved",
+                "bring the machine back to its approved state, or have this one approved: 'ztrooted gateway reseal'",
+            ) from failed
+
+    def _ticket(self, approver: Approver, approval: Approval) -> Any:
+        """That the approver signed: the TPM's own word, which it takes again until its owner hierarchy is cleared."""
+        if self._checked is None or self._checked[0] != approval.signature:
+            public = tss.TPM2B_PUBLIC(publicArea=unmarshal(tss.TPMT_PUBLIC, approver_template(approver.key)))
+            handle = self._esapi.load_external(public, hierarchy=tss.ESYS_TR.OWNER)
+            try:
+                message = approver.approved_policy(approval.pcrs, approval.version) + approver.reference
+                signature = unmarshal(tss.TPMT_SIGNATURE, _tpmt_signature(approval.signature))
+                ticket = self._esapi.verify_signature(handle, hashlib.sha256(message).digest(), signature)
+            finally:
+                self._esapi.flush_context(handle)
+            self._checked = approval.signature, ticket
+        return self._checked[1]
 
     def _check_handle(self, key: _Loaded) -> None:
         """Another's key at our handle refuses by its own policy: that is no drift of ours."""
@@ -311,6 +366,12 @@ def _is_of_template(public: bytes, template: bytes) -> bool:
 def _check_signer(attest: Attest, key: _Loaded) -> None:
     if attest.qualified_signer != key.qualified_name:
         raise _StaleKeyError("another key answered to our handle")
+
+
+def _tpmt_signature(der: bytes) -> bytes:
+    """An ECDSA signature over SHA-256 as TPMT_SIGNATURE."""
+    values = (value.to_bytes(32, "big") for value in utils.decode_dss_signature(der))
+    return Signature(Alg.ECDSA, Alg.SHA256, tuple(values)).marshal()
 
 
 def _checked_der(signature: bytes, key: _Loaded, digest: bytes) -> bytes:

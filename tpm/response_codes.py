@@ -2,7 +2,9 @@
 
 # Numbers without the index of the handle, session or parameter they complain about.
 PCR_CHANGED = 0x128
+POLICY = 0x126
 POLICY_FAIL = 0x09D
+VALUE = 0x084
 SLOTS_FULL = frozenset({0x902, 0x903})
 # TPM_RC_REFERENCE_H0 to _S6, and TPM_RC_HANDLE.
 STALE_HANDLES = frozenset(range(0x910, 0x91F)) | {0x08B}

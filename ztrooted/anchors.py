@@ -11,21 +11,33 @@ TOML, strict::
 
     [gateway_pcrs.sha256]                            # the state in which the gateway may sign
     0 = "…"
+
+Of a gateway whose state may be replaced by another one that its approver signs for, also::
+
+    approver = "3059…"                               # the approver's public key (SubjectPublicKeyInfo)
+
+    [former_gateway_pcrs.1234.sha256]                # the state before, good for checkpoints of up to 1,234 records
+    0 = "…"
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from tpm.attestation_key import AttestationKey, accept_attestation_key
 from tpm.endorsement import EkPolicy, EkRoots
 from tpm.errors import TpmError
 from tpm.pcr import PcrSelection
 from tpm.public import parse_public
+from tpm.sealing import decode_pcrs, policy_authorize
+from tpm.templates import policy_pcr
 from ztrooted import names, strict_toml
-from ztrooted.errors import EnvironmentProblem, ProofError
+from ztrooted.checkpoint import SealPolicy
+from ztrooted.errors import EnvironmentProblem, GateError, ProofError
+from ztrooted.keys import load_p256
 from ztrooted.note_keys import NoteKey, parse_vkey
 from ztrooted.reasons import GateReason
 from ztrooted.validation import explain_validation
@@ -33,6 +45,9 @@ from ztrooted.validation import explain_validation
 FORMAT = "ztrooted-anchors/1"
 
 Hex = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})+$")]
+Pcrs = dict[Literal["sha1", "sha256", "sha384", "sha512"], dict[str, Hex]]
+Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,15}$")]
+MAX_FORMER = 256  # states
 
 
 class _Document(BaseModel):
@@ -42,7 +57,9 @@ class _Document(BaseModel):
     trust_domain: str
     log_key: str
     gateway_ak: Hex
-    gateway_pcrs: dict[Literal["sha1", "sha256", "sha384", "sha512"], dict[str, Hex]]
+    gateway_pcrs: Pcrs
+    approver: Hex | None = None
+    former_gateway_pcrs: Annotated[dict[Size, Pcrs], Field(max_length=MAX_FORMER)] = {}
     ek_vendors: list[str]
     ek_roots: str
 
@@ -57,6 +74,8 @@ class Anchors:
     gateway_pcrs: dict[str, dict[int, bytes]]
     ek_roots: EkRoots
     ek_vendors: frozenset[str]
+    approver: ec.EllipticCurvePublicKey | None
+    former_gateway_pcrs: dict[int, dict[str, dict[int, bytes]]]
 
     @property
     def origin(self) -> str:
@@ -78,6 +97,18 @@ class Anchors:
         """The PCRs of the gateway that a seal must cover."""
         return PcrSelection.of(self.gateway_pcrs)
 
+    @cached_property
+    def seal_policy(self) -> SealPolicy:
+        """What a seal of the gateway must be."""
+        return SealPolicy(self.gateway_ak, self.gateway_selection, self.gateway_pcrs, self.former_gateway_pcrs)
+
+    @cached_property
+    def sealing_policy(self) -> bytes:
+        """The authPolicy of the gateway's keys: the anchored state's or, where it may change, the approver's."""
+        if self.approver is not None:
+            return policy_authorize(self.approver, self.origin.encode())
+        return policy_pcr(self.gateway_selection, self.gateway_pcrs)
+
     @property
     def ek_policy(self) -> EkPolicy:
         """Whose TPMs are believed."""
@@ -95,19 +126,21 @@ def parse_anchors(data: bytes, name: str) -> Anchors:
             trust_domain=document.trust_domain,
             log_key=log_key,
             gateway_ak=accept_attestation_key(parse_public(bytes.fromhex(document.gateway_ak))),
-            gateway_pcrs={
-                bank: {int(index): bytes.fromhex(value) for index, value in values.items()}
-                for bank, values in document.gateway_pcrs.items()
-            },
+            gateway_pcrs=decode_pcrs(document.gateway_pcrs),
             ek_roots=EkRoots.from_pem(document.ek_roots.encode()),
             ek_vendors=frozenset(document.ek_vendors),
+            approver=None if document.approver is None else load_p256(bytes.fromhex(document.approver)),
+            former_gateway_pcrs={
+                int(until): decode_pcrs(values) for until, values in document.former_gateway_pcrs.items()
+            },
         )
         # What is derived from them later has to be possible.
-        PcrSelection.of(anchors.gateway_pcrs)
+        if any(PcrSelection.of(values) != anchors.gateway_selection for values in anchors.former_gateway_pcrs.values()):
+            raise ValueError("former_gateway_pcrs are not the PCRs of gateway_pcrs")
         EkPolicy(vendors=anchors.ek_vendors)
     except ValidationError as error:
         raise _unusable(name, explain_validation(error)) from error
-    except (ValueError, TpmError, ProofError) as error:
+    except (ValueError, TpmError, ProofError, GateError) as error:
         raise _unusable(name, str(error)) from error
     if log_key.name != anchors.origin:
         raise _unusable(
@@ -115,6 +148,8 @@ def parse_anchors(data: bytes, name: str) -> Anchors:
         )
     if not any(anchors.gateway_pcrs.values()):
         raise _unusable(name, "gateway_pcrs names no PCR, so a seal would bind nothing")
+    if anchors.former_gateway_pcrs and anchors.approver is None:
+        raise _unusable(name, "there are former_gateway_pcrs, and no approver who could have replaced them")
     return anchors
 
 

@@ -18,7 +18,6 @@ from tpm.counter import NvPublic, parse_nv_public, verify_counter
 from tpm.ek_template import check_ek_template
 from tpm.endorsement import verify_ek_certificate
 from tpm.public import EK, parse_public
-from tpm.templates import policy_pcr
 from ztrooted import artifact, jose
 from ztrooted.anchors import Anchors
 from ztrooted.appraisal import Verdict
@@ -68,7 +67,7 @@ def check_identity(identity: dict[str, Any], anchors: Anchors) -> NvPublic:
     And the counter, which is returned: it goes up in that state only, too.
     """
     log_key = parse_public(bytes.fromhex(identity["log_key_public"]))
-    accept_signing_key(log_key, policy_pcr(anchors.gateway_selection, anchors.gateway_pcrs))
+    accept_signing_key(log_key, anchors.sealing_policy)
     verify_certify(
         bytes.fromhex(identity["certify_attest"]),
         bytes.fromhex(identity["certify_signature"]),

@@ -16,8 +16,8 @@ Verifiers that don't know these types ignore them, as the format demands.
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tpm.algorithms import BANK_BY_NAME, DIGEST_SIZE
 from tpm.attestation_key import AttestationKey
@@ -53,11 +53,15 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class SealPolicy:
-    """What a seal must be: by this key, over exactly these PCRs and, where ``pcr_values`` are given, with them."""
+    """What a seal must be: by this key, over exactly these PCRs and, where ``pcr_values`` are given, with them.
+
+    ``former`` are states that were replaced: each by the size of the lineage when it was, and good up to there.
+    """
 
     ak: AttestationKey
     selection: PcrSelection
     pcr_values: PcrValues | None = None
+    former: Mapping[int, PcrValues] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +217,9 @@ def _verify_seal(note: Note, checkpoint: Checkpoint, policy: SealPolicy) -> Veri
     except EvidenceError as error:
         raise _bad_seal(str(error)) from error
     if policy.pcr_values is not None:
-        _check_values(verified, policy.pcr_values)
+        earlier = (values for until, values in policy.former.items() if checkpoint.size <= until)
+        if verified.pcr_values not in earlier:
+            _check_values(verified, policy.pcr_values)
     return verified
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ztrooted import merkle, tiles
 from ztrooted.anchors import Anchors
-from ztrooted.checkpoint import Checkpoint, SealPolicy, verify_checkpoint
+from ztrooted.checkpoint import Checkpoint, verify_checkpoint
 from ztrooted.errors import ProofError
 from ztrooted.reasons import GateReason
 
@@ -60,8 +60,9 @@ class Mirror:
 
     def _verified(self, note: bytes) -> Checkpoint:
         anchors = self._anchors
-        seal = SealPolicy(anchors.gateway_ak, anchors.gateway_selection, anchors.gateway_pcrs)
-        return verify_checkpoint(note, origin=anchors.origin, log_key=anchors.log_key, seal=seal).checkpoint
+        return verify_checkpoint(
+            note, origin=anchors.origin, log_key=anchors.log_key, seal=anchors.seal_policy
+        ).checkpoint
 
     def _kept(self) -> Checkpoint:
         path = self._path(CHECKPOINT)

@@ -189,6 +189,10 @@ class GateReason(StrEnum):
     REQUEST_TIMEOUT = "request.timeout"
     REQUEST_TOO_LARGE = "request.too_large"
 
+    RESEAL_DOCUMENT = "reseal.document"
+    RESEAL_NO_APPROVER = "reseal.no_approver"
+    RESEAL_REFUSED = "reseal.refused"
+
     SERVICE_BUSY = "service.busy"
     SERVICE_NOT_READY = "service.not_ready"
     SERVICE_STOPPING = "service.stopping"

@@ -41,6 +41,7 @@ TYPES = frozenset(
         "executor.superseded",
         "executor.trust_changed",
         "gateway.recovered",
+        "gateway.resealed",
         "gateway.started",
         "gateway.stopped",
         "key.introduced",

@@ -8,15 +8,17 @@ import pytest
 
 from tests.support.tpm import SoftwareTpm
 from tpm.attestation_key import AttestationKey, accept_attestation_key
-from tpm.counter import NvAttributes, NvPublic, parse_nv_public, verify_counter
+from tpm.counter import NvAttributes, NvPublic, counter_public, parse_nv_public, verify_counter
 from tpm.device import Certified
 from tpm.device_counter import FIRST, CountingDevice
 from tpm.errors import DeviceError, EvidenceError, RejectedError
+from tpm.pcr import PcrSelection
 from tpm.public import parse_public
-from tpm.templates import policy_pcr
+from tpm.sealing import Sealing
 
 INDEX = FIRST + 7
 PCRS = {"sha256": [0, 7]}
+SEALING = Sealing(PcrSelection.of(PCRS))
 NONCE = b"n" * 32
 
 
@@ -27,29 +29,27 @@ def counting(software_tpm: SoftwareTpm) -> Iterator[CountingDevice]:
 
 
 def defined(device: CountingDevice) -> NvPublic:
-    from tpm.device_connection import as_selection  # noqa: PLC0415 -- loads the TSS
-
-    selection = as_selection(PCRS)
-    public = device.define_counter(INDEX, policy_pcr(selection, device.read_pcrs(selection)))
-    device.increment_counter(public, PCRS)
+    public = counter_public(INDEX, SEALING.policy(device.read_pcrs(PCRS)), written=True)
+    device.define_counter(public)
+    device.increment_counter(public, SEALING)
     return public
 
 
 def test_it_goes_up_one_by_one(counting: CountingDevice) -> None:
     public = defined(counting)
     start = counting.counter(public)
-    counting.increment_counter(public, PCRS)
-    counting.increment_counter(public, PCRS)
+    counting.increment_counter(public, SEALING)
+    counting.increment_counter(public, SEALING)
     assert counting.counter(public) == start + 2
     assert parse_nv_public(public.marshal()) == public
-    assert counting.define_counter(INDEX, public.policy) == public
+    counting.define_counter(public)
     assert counting.counter(public) == start + 2  # it was kept
 
 
 def test_deleted_and_defined_again_it_is_never_lower(counting: CountingDevice) -> None:
     public = defined(counting)
     for _ in range(3):
-        counting.increment_counter(public, PCRS)
+        counting.increment_counter(public, SEALING)
     before = counting.counter(public)
     handle = counting._esapi.tr_from_tpmpublic(INDEX)
     counting._esapi.nv_undefine_space(handle)
@@ -65,14 +65,14 @@ def test_a_machine_that_drifted_does_not_increment(counting: CountingDevice) -> 
     before = counting.counter(public)
     counting.extend(7, {"sha256": b"\1" * 32})
     with pytest.raises(DeviceError, match="refuses to go up"):
-        counting.increment_counter(public, PCRS)
+        counting.increment_counter(public, SEALING)
     assert counting.counter(public) == before
 
 
 def test_something_else_at_the_index_is_refused(counting: CountingDevice) -> None:
     public = defined(counting)
     with pytest.raises(DeviceError, match="something else"):
-        counting.define_counter(INDEX, bytes(32))
+        counting.define_counter(replace(public, policy=bytes(32)))
     with pytest.raises(DeviceError, match="another one"):
         counting.counter(replace(public, policy=bytes(32)))
 

@@ -23,12 +23,18 @@ from tpm.errors import DeviceError
 from tpm.pcr import PcrSelection, extend
 from tpm.public import EK, ObjectAttributes, parse_public
 from tpm.quote import parse_quote, verify_quote
+from tpm.sealing import Sealing
 from tpm.signature import Signature
 from tpm.software import SoftwareTpm, flush_all
 from tpm.templates import ENDORSEMENT_TEMPLATES
 
 BOOT_PCRS = {"sha256": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14]}
 EXTENDED = {"sha256": b"\x01" * 32}
+
+
+def sealed(pcrs: dict[str, list[int]]) -> Sealing:
+    """To these PCRs, for ever."""
+    return Sealing(PcrSelection.of(pcrs))
 
 
 def check_quote(device: Device, nonce: bytes, selection: PcrSelection) -> None:
@@ -284,14 +290,14 @@ def test_many_labels_fit_into_three_slots(device: Device) -> None:
 def test_a_closed_device_leaves_nothing_loaded(software_tpm: SoftwareTpm) -> None:
     with Device.open(software_tpm.address) as device:
         device.attestation_key()
-        device.sign_with_log_key(device.log_key(BOOT_PCRS), b"d" * 32)
+        device.sign_with_log_key(device.log_key(sealed(BOOT_PCRS)), b"d" * 32)
         device.activate_credential(*credential(device))
     assert flush_all(software_tpm.path) == 0
 
 
 def test_a_reset_while_open_costs_nothing_but_time(device: Device, software_tpm: SoftwareTpm) -> None:
     before = device.attestation_key()
-    key = device.log_key({"sha256": [0]})
+    key = device.log_key(sealed({"sha256": [0]}))
     software_tpm.power_cycle()
     check_quote(device, b"nonce", PcrSelection.of(BOOT_PCRS))
     software_tpm.power_cycle()
@@ -331,14 +337,14 @@ def test_a_handle_that_became_anothers_never_signs_for_us(software_tpm: Software
 
 def test_a_log_key_handle_that_became_anothers_never_signs_for_us(software_tpm: SoftwareTpm) -> None:
     with Device.open(software_tpm.address) as ours, Device.open(software_tpm.address) as theirs:
-        key = ours.log_key({"sha256": [0]})
+        key = ours.log_key(sealed({"sha256": [0]}))
         software_tpm.power_cycle()
         # Same template but another selection order of values: another key, which signs in the same state.
-        other = theirs.log_key({"sha256": [0, 1]})
+        other = theirs.log_key(sealed({"sha256": [0, 1]}))
         assert other.public != key.public
         assert log_key_verifies(key.public, ours.sign_with_log_key(key, b"d" * 32), b"d" * 32)
         software_tpm.power_cycle()
-        theirs.log_key({"sha256": [0, 1]})
+        theirs.log_key(sealed({"sha256": [0, 1]}))
         certified = ours.certify(key, b"data")
         ak = accept_attestation_key(parse_public(ours.attestation_key()))
         verify_certify(
@@ -349,10 +355,10 @@ def test_a_log_key_handle_that_became_anothers_never_signs_for_us(software_tpm: 
 def test_a_certifying_handle_that_became_anothers_is_noticed(software_tpm: SoftwareTpm) -> None:
     """Their AK at our AK's handle, our log key at its own: only the signer differs."""
     with Device.open(software_tpm.address) as ours, Device.open(software_tpm.address) as theirs:
-        key = ours.log_key(BOOT_PCRS)
+        key = ours.log_key(sealed(BOOT_PCRS))
         ak = accept_attestation_key(parse_public(ours.attestation_key()))
         software_tpm.power_cycle()
-        theirs.log_key(BOOT_PCRS)
+        theirs.log_key(sealed(BOOT_PCRS))
         theirs.attestation_key("theirs")
         certified = ours.certify(key, b"data")
         verify_certify(
@@ -363,7 +369,7 @@ def test_a_certifying_handle_that_became_anothers_is_noticed(software_tpm: Softw
 def test_a_signature_of_another_key_is_noticed(device: Device) -> None:
     """Another log key of the same policy could sign at our handle: only the signature tells."""
     digest = b"d" * 32
-    key, other = device.log_key({"sha256": [0]}), device.log_key({"sha256": [1]})
+    key, other = device.log_key(sealed({"sha256": [0]})), device.log_key(sealed({"sha256": [1]}))
     r, s = utils.decode_dss_signature(device.sign_with_log_key(key, digest))
     tpmt = Signature(Alg.ECDSA, Alg.SHA256, (r.to_bytes(32, "big"), s.to_bytes(32, "big"))).marshal()
     assert _checked_der(tpmt, device._log_key(key.policy), digest)
@@ -378,19 +384,19 @@ def test_a_signature_of_another_key_is_noticed(device: Device) -> None:
 
 def test_the_log_key_signs_in_its_state_and_is_the_same_again(device: Device, software_tpm: SoftwareTpm) -> None:
     device.extend(4, EXTENDED)
-    key = device.log_key(BOOT_PCRS)
+    key = device.log_key(sealed(BOOT_PCRS))
     accept_signing_key(parse_public(key.public), key.policy)
     assert log_key_verifies(key.public, device.sign_with_log_key(key, b"d" * 32), b"d" * 32)
-    assert device.log_key(BOOT_PCRS) == key
+    assert device.log_key(sealed(BOOT_PCRS)) == key
     software_tpm.power_cycle()
     with Device.open(software_tpm.address) as reopened:
         reopened.extend(4, EXTENDED)
-        assert reopened.log_key(BOOT_PCRS) == key
+        assert reopened.log_key(sealed(BOOT_PCRS)) == key
         assert log_key_verifies(key.public, reopened.sign_with_log_key(key, b"e" * 32), b"e" * 32)
 
 
 def test_after_drift_the_log_key_refuses(device: Device) -> None:
-    key = device.log_key(BOOT_PCRS)
+    key = device.log_key(sealed(BOOT_PCRS))
     device.sign_with_log_key(key, b"d" * 32)
     device.extend(4, EXTENDED)
     with pytest.raises(DeviceError, match="refuses to sign") as refused:
@@ -400,7 +406,7 @@ def test_after_drift_the_log_key_refuses(device: Device) -> None:
 
 def test_the_log_key_has_no_other_way_in(device: Device) -> None:
     """With USERWITHAUTH an empty password would sign after drift."""
-    key = device.log_key(BOOT_PCRS)
+    key = device.log_key(sealed(BOOT_PCRS))
     attributes = parse_public(key.public).attributes
     assert not attributes & (ObjectAttributes.USER_WITH_AUTH | ObjectAttributes.RESTRICTED | ObjectAttributes.DECRYPT)
     loaded = device._log_key(key.policy)
@@ -410,7 +416,7 @@ def test_the_log_key_has_no_other_way_in(device: Device) -> None:
 
 def test_a_log_key_for_a_state_to_come_signs_only_there(device: Device) -> None:
     values = {"sha256": {4: extend(Alg.SHA256, bytes(32), EXTENDED["sha256"])}}
-    key = device.log_key({"sha256": [4]}, values)
+    key = device.log_key(sealed({"sha256": [4]}), values)
     with pytest.raises(DeviceError, match="refuses to sign"):
         device.sign_with_log_key(key, b"d" * 32)
     device.extend(4, EXTENDED)
@@ -419,7 +425,7 @@ def test_a_log_key_for_a_state_to_come_signs_only_there(device: Device) -> None:
 
 def test_extends_of_other_pcrs_do_not_stop_the_log_key(device: Device, software_tpm: SoftwareTpm) -> None:
     """Each extend, of whatever PCR, invalidates a live policy session; the next attempt succeeds."""
-    key, stop = device.log_key(BOOT_PCRS), threading.Event()
+    key, stop = device.log_key(sealed(BOOT_PCRS)), threading.Event()
 
     def extend_without_pause() -> None:
         with Device.open(software_tpm.address) as other:
@@ -439,7 +445,7 @@ def test_extends_of_other_pcrs_do_not_stop_the_log_key(device: Device, software_
 
 def test_a_session_overtaken_by_an_extend_is_replaced(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, with the extend exactly between PolicyPCR and Sign."""
-    key, real, extends = device.log_key(BOOT_PCRS), device._esapi.policy_pcr, iter([True, True, False])
+    key, real, extends = device.log_key(sealed(BOOT_PCRS)), device._esapi.policy_pcr, iter([True, True, False])
 
     def overtaken(*arguments: object) -> None:
         real(*arguments)
@@ -454,7 +460,7 @@ def test_a_tpm_that_goes_away_in_mid_signature_is_a_device_error(
     device: Device, software_tpm: SoftwareTpm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cleaning up the session fails too, and must not hide why."""
-    key, real = device.log_key(BOOT_PCRS), device._esapi.policy_pcr
+    key, real = device.log_key(sealed(BOOT_PCRS)), device._esapi.policy_pcr
 
     def gone(*arguments: object) -> None:
         software_tpm.kill()
@@ -476,7 +482,7 @@ def test_a_log_key_without_pcrs_is_refused(device: Device) -> None:
 
 def test_a_log_key_of_another_tpm_is_refused(software_tpms: SoftwareTpms) -> None:
     with Device.open(software_tpms().address) as one, Device.open(software_tpms(fresh=True).address) as other:
-        key = one.log_key(BOOT_PCRS)
+        key = one.log_key(sealed(BOOT_PCRS))
         with pytest.raises(DeviceError, match="does not hold that log key"):
             other.sign_with_log_key(key, b"d" * 32)
         with pytest.raises(DeviceError, match="does not hold that log key"):
@@ -484,7 +490,7 @@ def test_a_log_key_of_another_tpm_is_refused(software_tpms: SoftwareTpms) -> Non
 
 
 def test_the_log_key_is_certified_by_the_attestation_key(device: Device) -> None:
-    key = device.log_key(BOOT_PCRS)
+    key = device.log_key(sealed(BOOT_PCRS))
     ak = accept_attestation_key(parse_public(device.attestation_key()))
     certified = device.certify(key, b"qualifying")
     verify_certify(

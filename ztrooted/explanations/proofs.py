@@ -108,6 +108,21 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
             "The TPM's counter and the database disagree: the database is an older copy, or the counter went on without it.",
             "Bring back the newest database; where there is none, 'ztrooted gateway recover' goes on, and the log says so.",
         ),
+        GateReason.RESEAL_DOCUMENT: Explanation(
+            400,
+            "The request or approval of another state of the gateway is none, is damaged, or is for another gateway.",
+            "Ask and approve again: 'ztrooted gateway reseal --request', 'ztrooted gateway approve'.",
+        ),
+        GateReason.RESEAL_NO_APPROVER: Explanation(
+            500,
+            "The gateway's keys work in the state it was made in and in no other: it has no approver.",
+            "Bring the machine back to that state, or initialise a new gateway, with --approver.",
+        ),
+        GateReason.RESEAL_REFUSED: Explanation(
+            500,
+            "What was approved is not the state this machine is in, is not the next version, or was not signed by the approver.",
+            "Ask again, from this machine: 'ztrooted gateway reseal --request'.",
+        ),
         GateReason.LINEAGE_TRUNCATED: Explanation(
             500,
             "The lineage is shorter than it has been: records at its end are missing.",
