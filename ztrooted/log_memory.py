@@ -55,8 +55,8 @@ class Seen(Model):
 
 class _File(Model):
     format: Literal["ztrooted-seen/1"] = "ztrooted-seen/1"
-    addresses: Annotated[dict[str, str], Field(default_factory=dict, max_length=MAX_NAMES)]
-    logs: Annotated[dict[str, Seen], Field(default_factory=dict, max_length=MAX_NAMES)]
+    addresses: Annotated[dict[str, str], Field(max_length=MAX_NAMES)]
+    logs: Annotated[dict[str, Seen], Field(max_length=MAX_NAMES)]
 
 
 def format_head(checkpoint: Checkpoint) -> str:
@@ -98,7 +98,7 @@ class LogMemory:
         self._address = address
         self._file = file
         self._told: Checkpoint | None = None
-        self._kept = self._read() if file is not None else _File()
+        self._kept = self._read() if file is not None else _File(addresses={}, logs={})
         self.proved_at: float | None = None  # by the monotonic clock, in this process
 
     @property
@@ -193,7 +193,7 @@ class LogMemory:
             with self._file.open("rb") as file:
                 data = file.read(FILE + 1)
         except FileNotFoundError:
-            return _File()
+            return _File(addresses={}, logs={})
         except OSError as error:
             raise _unusable(self._file, str(error.strerror)) from error
         try:

@@ -178,6 +178,7 @@ async def test_honest_growth_a_restart_and_a_recovery_that_loses_nothing_are_no_
     await recover(load_config(gate.data), operator="olivia", reason="an increment by hand")
     await gate.start()
     async with client(gate, token, state) as asking:
+        await asking.prove_log()  # at an address that it does not know yet
         await asking.executors()
         assert asking.memory.seen(gate.gateway.config.origin) == gate.gateway.checkpointer.head()
 
