@@ -269,8 +269,9 @@ async def test_an_executor_ends_when_the_gateway_is_an_older_one(
     assert stopped == [GateReason.EXECUTION_AGENT_LOST]
     monkeypatch.setattr(gate.gateway.checkpointer, "head", real)
     await roll_back(gate, snapshot)
+    monkeypatch.setattr("ztrooted.executor.agent.PROOF_S", 300.0)  # so that the connection itself has to ask
     with pytest.raises(GateError) as refused:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(10):
             await agent(gate, executor, tmp_path).run(asyncio.Event())
     assert refused.value.reason is SPLIT
 
