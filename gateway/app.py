@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from gateway import orders
-from gateway.auth import Authenticator
+from gateway.auth import Authenticator, Role
 from gateway.authorizer import Authorizer
 from gateway.bundles import Bundles
 from gateway.certificates import Authority
@@ -32,6 +32,7 @@ from gateway.policies import PolicyStore
 from gateway.references import References
 from gateway.rounds import Rounds
 from gateway.routes import add_routes, all_routes
+from gateway.routes.route import CALLER
 from gateway.schedule import Schedule
 from gateway.signer import Signer
 from gateway.storage import authorizations, lineage
@@ -44,6 +45,7 @@ from tpm.errors import TpmError
 from ztrooted import limits
 from ztrooted.clock import Clock, SystemClock, WatchedClock
 from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.log_memory import HEADER, format_head
 from ztrooted.models import RefusedMessage
 from ztrooted.operator_models import Subject
 from ztrooted.policies import Policies
@@ -140,7 +142,7 @@ class Gateway:
             self.orders,
             self.enrollments.session_certificate,
         )
-        self.feed = Feed(self.database)
+        self.feed = Feed(self.database, self.checkpointer.head)
         self.webhooks = Webhooks(receivers, self.database, self.feed, self.clock)
         self.decision_files = DecisionFiles(self.database)
         self.bundles = Bundles(config, self.database, self.checkpointer)
@@ -287,9 +289,16 @@ class Gateway:
         await self.database.close()
         self.signer.close()
 
+    async def _tell_checkpoint(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Every answer to somebody we know says what the newest checkpoint is, so that they can remember it."""
+        caller, head = request.get(CALLER), self.checkpointer.head()
+        if head is not None and caller is not None and caller.role is not Role.ANYONE:
+            response.headers[HEADER] = format_head(head)
+
     def application(self) -> web.Application:
         """The HTTP side."""
         app = web.Application(middlewares=[problems], client_max_size=limits.BODY)
+        app.on_response_prepare.append(self._tell_checkpoint)
         add_routes(app, all_routes(self), Authenticator(self.database, self.clock, self.config.trust_domain))
         return app
 

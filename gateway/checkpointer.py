@@ -13,10 +13,10 @@ from gateway.storage.database import Database, Transaction
 from tpm.attestation_key import accept_attestation_key
 from tpm.public import parse_public
 from ztrooted import merkle
-from ztrooted.checkpoint import Checkpoint, counter_line, seal_line
+from ztrooted.checkpoint import Checkpoint, counter_line, parse_checkpoint, seal_line
 from ztrooted.clock import Clock
 from ztrooted.errors import GateError
-from ztrooted.note import format_note, signature_of
+from ztrooted.note import format_note, parse_note, signature_of
 from ztrooted.note_keys import ecdsa_key
 
 log = structlog.get_logger()
@@ -40,6 +40,7 @@ class Checkpointer:
         self._ak_name = accept_attestation_key(parse_public(signer.identity.ak_public)).name
         self.anchors = Anchors(config, database, clock, signer)
         self.sealed_at = 0.0
+        self._head: tuple[tuple[int, bytes], Checkpoint] | None = None
 
     @property
     def stale(self) -> bool:
@@ -122,6 +123,15 @@ class Checkpointer:
         self.sealed_at = self._clock.monotonic()
         log.info("sealed", size=checkpoint.size, root=checkpoint.root.hex())
         return note
+
+    def head(self) -> Checkpoint | None:
+        """What the newest checkpoint says; read again only when there is a newer one, since each answer tells it."""
+        latest = self.latest()
+        if latest is None:
+            return None
+        if self._head is None or self._head[0] != latest:
+            self._head = latest, parse_checkpoint(parse_note(latest[1]).text)
+        return self._head[1]
 
     def latest(self) -> tuple[int, bytes] | None:
         """The newest checkpoint as (size, note)."""

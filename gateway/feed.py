@@ -7,11 +7,13 @@ not read is hung up on and may come again.
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from gateway.storage.database import Database
 from ztrooted import limits
+from ztrooted.checkpoint import Checkpoint
+from ztrooted.log_memory import format_head
 
 PIECE = 64 << 10  # bytes sent at once; a subscriber must take them within its time
 GATHER_S = 0.005  # what is committed within this goes out together: a thousand subscribers are written to once for it
@@ -56,8 +58,11 @@ class Line:
 class Feed:
     """Follows the lineage for every subscriber. Start ``run`` before anybody follows."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, head: Callable[[], Checkpoint | None] = lambda: None) -> None:
+        """``head`` says what the newest checkpoint is: subscribers hear of it."""
         self._database = database
+        self._head = head
+        self._told: Checkpoint | None = None
         self._recent: list[Event] = []
         # ``_recent`` has every event from record ``_first`` on, up to the one before ``_next``.
         self._first = self._next = _end(database)
@@ -111,7 +116,7 @@ class Feed:
                 await asyncio.sleep(0)  # who catches up with a long lineage takes turns with everybody else
                 continue
             if not await self._listening(line):
-                yield b": still here\n\n"
+                yield _comment(self._head()) or b": still here\n\n"
 
     async def _listening(self, line: Line) -> bool:
         """Have what is new written to ``line`` by the feed, until it is behind; false where nothing came for a while."""
@@ -129,11 +134,14 @@ class Feed:
     def _pass_on(self, events: list[Event], before: int) -> None:
         """Send what is new, from record ``before`` on, to everybody who was up to date until then."""
         framed: dict[tuple[str | None, bool], bytes] = {}
-        left = []
+        left, head = [], self._head()
+        news = b"" if head == self._told else _comment(head)
+        self._told = head
         for line in self._lines:
             key = (line.orchestrator, line.chunked)
             if key not in framed:
                 data = b"".join(event.data for event in events if event.concerns(line.orchestrator))
+                data = news + data if data else data
                 framed[key] = b"%x\r\n%s\r\n" % (len(data), data) if data and line.chunked else data
             data = framed[key]
             if line.cursor > self._next:  # it asked for what is yet to come
@@ -205,6 +213,11 @@ def _pieces(events: Iterable[bytes]) -> Iterator[bytes]:
             begun.clear()
     if begun:
         yield bytes(begun)
+
+
+def _comment(head: Checkpoint | None) -> bytes:
+    """What the newest checkpoint is, as a comment: those who only want the records overlook it."""
+    return b"" if head is None else b": checkpoint %s\n\n" % format_head(head).encode()
 
 
 def _end(database: Database) -> int:

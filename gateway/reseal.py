@@ -25,7 +25,7 @@ from tpm.errors import DeviceError, EvidenceError
 from tpm.sealing import Approval, Approver, decode_pcrs, encode_pcrs
 from ztrooted import canonical
 from ztrooted.clock import SystemClock
-from ztrooted.errors import EnvironmentProblem, ProofError, UsageProblem
+from ztrooted.errors import EnvironmentProblem, UsageProblem
 from ztrooted.keys import load_p256, spki
 from ztrooted.models import compose
 from ztrooted.reasons import GateReason
@@ -123,7 +123,7 @@ def store_identity(folder: Path, identity: Identity) -> None:
     """Replace the identity file, whole or not at all."""
     path = folder / IDENTITY_FILE
     fresh = path.with_suffix(".new")
-    with open(fresh, "wb") as file:
+    with fresh.open("wb") as file:
         file.write(canonical.encode(identity.encode()))
         file.flush()
         os.fsync(file.fileno())
@@ -207,10 +207,7 @@ def _approval(document: bytes, origin: str) -> Approval:
 def _read(document: bytes, form: str) -> dict[str, Any]:
     if len(document) > MAX_DOCUMENT:
         raise _unusable(f"over {MAX_DOCUMENT} bytes")
-    try:
-        value = parse_json(document)
-    except ProofError as error:
-        raise _unusable(str(error)) from error
+    value = parse_json(document, _unusable)
     if not isinstance(value, dict) or value.get("format") != form or not isinstance(value.get("origin"), str):
         raise _unusable(f"it is not of format {form}")
     return value

@@ -25,7 +25,7 @@ STARTER = "strict"  # the ready-made policy of a new gateway
 COMMON_NAME = 64  # RFC 5280 appendix A.1, ub-common-name
 
 
-def create_data_folder(
+def create_data_folder(  # noqa: PLR0913 -- an option of the command each
     data: Path,
     *,
     tpm: str,
@@ -68,7 +68,7 @@ def create_data_folder(
     return {"data": str(data), **summary}
 
 
-def _fill(
+def _fill(  # noqa: PLR0913, PLR0917 -- likewise
     folder: Path,
     tpm: str,
     trust_domain: str,

@@ -50,8 +50,8 @@ class Identity:
     """What was fixed when the gateway was initialised. Public areas are TPM2B_PUBLIC.
 
     ``counter_public`` is the TPMS_NV_PUBLIC of the lineage's counter, ``counter_start`` its value at that time. ``pcrs`` is
-    the state to work in: for ever or, where there is an approver (SubjectPublicKeyInfo), as ``approval`` says, and ``former``
-    are the states before, by the lineage's size when they were replaced.
+    the state to work in: for ever or, where there is an approver (SubjectPublicKeyInfo), as ``approval`` says, and
+    ``former`` are the states before, by the lineage's size when they were replaced.
     """
 
     ak_public: bytes

@@ -120,6 +120,6 @@ def encode_pcrs(pcrs: PcrValues) -> dict[str, dict[str, str]]:
     return {bank: {str(index): value.hex() for index, value in values.items()} for bank, values in pcrs.items()}
 
 
-def decode_pcrs(value: Mapping[str, Mapping[str, str]]) -> dict[str, dict[int, bytes]]:
+def decode_pcrs(value: Mapping[Any, Mapping[str, str]]) -> dict[str, dict[int, bytes]]:
     """PCR values from JSON: bank name -> index -> hexadecimal digits. ValueError or AttributeError where they are none."""
     return {bank: {int(at): bytes.fromhex(one) for at, one in values.items()} for bank, values in value.items()}

@@ -6,6 +6,7 @@ Every way in which an answer can fail to arrive or to be understood ends as an e
 import asyncio
 import io
 import ssl
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ import aiohttp
 
 from ztrooted import limits
 from ztrooted.baseline_models import ApprovalRequest, BaselineList, BaselineView, CaptureRequest
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.checkpoint import Checkpoint, parse_checkpoint
+from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.gateway_attestation import GatewayAttestation
+from ztrooted.log_memory import HEADER, ConsistencyView, LogMemory, memory_file, parse_head
 from ztrooted.models import (
     ActivationRequest,
     AuthorizationList,
@@ -36,6 +39,7 @@ from ztrooted.models import (
     compose,
     parse_json,
 )
+from ztrooted.note import parse_note
 from ztrooted.operator_models import OrderRequest, OrderView, Quarantined, QuarantineList, WebhookList, WebhookView
 from ztrooted.policy_models import ActivationOfPolicies, PoliciesView, TrialOfPolicies, TrialView
 from ztrooted.reasons import GateReason, Reason, parse_reason
@@ -50,6 +54,10 @@ RECORD = 4 << 20  # a dispatch's request is the largest, with its job described 
 LOG_FILE = 256 * (2 + 0xFFFF)  # a bundle of 256 entries, each as long as its length can say
 POLICIES = 8 << 20  # three documents, or a thousand changes
 FEED = "text/event-stream"
+CHECKPOINT = b": checkpoint "  # a comment of the feed
+PROOF = "/v1/log/consistency"
+PROOF_S = 60.0  # between two proofs that a client asks for by itself; smaller and forked logs are noticed at once
+OPEN = frozenset({"/v1/enrollments", "/v1/gateway/attestation"})  # what anybody may ask names no checkpoint
 
 
 class Refused(GateError):  # noqa: N818 -- it is an answer
@@ -73,9 +81,20 @@ class GatewayClient:
     """A connection to one gateway. Use it as an async context manager."""
 
     def __init__(
-        self, url: str, *, ca: Path, token: str | None = None, certificate: tuple[str, str] | None = None
+        self,
+        url: str,
+        *,
+        ca: Path,
+        token: str | None = None,
+        certificate: tuple[str, str] | None = None,
+        state: Path | None = None,
     ) -> None:
+        """With ``state``, a folder, what is seen of the gateway's log is remembered there (``ztrooted.log_memory``)."""
         self.url = address(url)
+        self._known = token is not None or certificate is not None  # to others a gateway says nothing of its log
+        self._remembered = state is not None
+        self.memory = LogMemory(self.url, None if state is None else memory_file(state, ca))
+        self._proving = asyncio.Lock()
         self.tls = tls_context(ca, certificate)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http: aiohttp.ClientSession | None = None
@@ -118,11 +137,14 @@ class GatewayClient:
     async def events(self, start: int = 0) -> AsyncIterator[FeedEvent]:
         """The feed from record ``start`` on, for ever; ends when the gateway hangs up."""
         timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
+        before = self.memory.highest()
         async with self._request("GET", f"/v1/events?from={start}", timeout=timeout) as response:
+            before = self._hear(response, before) or before
             if response.status != 200:
                 raise await _refusal(response, self.url)
             if response.content_type != FEED:
                 raise stranger(self.url, f"it answers with {response.content_type}, which is no event feed")
+            await self._settle(before)
             seq, kind = -1, ""
             async for line in _lines(response.content):
                 if line.startswith(b"id: "):
@@ -133,6 +155,11 @@ class GatewayClient:
                     kind = line[7:].decode("ascii", "replace")
                 elif line.startswith(b"data: "):
                     yield FeedEvent(seq, kind, parse_record(line[6:]))
+                elif line.startswith(CHECKPOINT):
+                    told = self._parse(line.removeprefix(CHECKPOINT).decode("ascii", "replace"))
+                    self.memory.hear(told, before)
+                    before = told  # what comes on one stream is in order
+                    await self._settle(told)
 
     async def result(self, executor: str, *, profile: str | None = None, nonce: str | None = None) -> str:
         """An executor's last verdict as a signed EAR token."""
@@ -263,7 +290,9 @@ class GatewayClient:
         headers: dict[str, str] | None = None,
         media: str = "application/json",
     ) -> bytes:
+        before = self.memory.highest()
         async with self._request(method, path, body, headers=headers) as response:
+            told = self._hear(response, before)
             if response.status not in {200, 201}:
                 raise await _refusal(response, self.url)
             if response.content_type != media:
@@ -273,7 +302,72 @@ class GatewayClient:
                 data += chunk
                 if len(data) > maximum:
                     raise GateError(GateReason.REQUEST_TOO_LARGE, f"the gateway's answer is over {maximum} bytes")
-            return bytes(data)
+        if not path.startswith(PROOF):
+            await self._settle(told)
+        return bytes(data)
+
+    def _hear(self, response: aiohttp.ClientResponse, before: Checkpoint | None) -> Checkpoint | None:
+        """The checkpoint that an answer names, if it does not contradict what was known ``before`` the question.
+
+        ProofError ``checkpoint.*`` where it does. Where we remember, an answer without one is no answer.
+        """
+        text = response.headers.get(HEADER)
+        if text is None:
+            if self._remembered and self._known and response.status < 300 and response.url.path not in OPEN:
+                raise stranger(self.url, "its answer does not say what the newest checkpoint of its log is")
+            return None
+        told = self._parse(text)
+        self.memory.hear(told, before)
+        return told
+
+    def _parse(self, text: str) -> Checkpoint:
+        try:
+            return parse_head(text)
+        except ProofError as error:
+            raise stranger(self.url, f"it names a checkpoint that is none: {error.detail}") from error
+
+    async def _settle(self, told: Checkpoint | None) -> None:
+        """Have the gateway prove that a larger log begins with the one remembered; now and then, not each time."""
+        if told is None:
+            return
+        async with self._proving:
+            seen, proved_at = self.memory.seen(told.origin), self.memory.proved_at
+            if seen is not None and (
+                told.size <= seen.size or (proved_at is not None and time.monotonic() - proved_at < PROOF_S)
+            ):
+                return
+            if seen is None:
+                self.memory.prove(told, [])
+            else:
+                await self._prove(seen, told)
+
+    async def prove_log(self) -> Checkpoint:
+        """Have the gateway prove now that its newest checkpoint begins with the one remembered, and remember it.
+
+        ProofError ``checkpoint.*`` where it is not that log any more.
+        """
+        before = self.memory.highest()
+        async with self._proving:
+            seen = None if before is None else self.memory.seen(before.origin)
+            return await self._prove(seen, None)
+
+    async def _prove(self, seen: Checkpoint | None, told: Checkpoint | None) -> Checkpoint:
+        """Ask for the proof from ``seen`` to ``told``, or to the newest."""
+        start = seen.size if seen is not None and seen.size else 1
+        path = f"{PROOF}?from={start}" + ("" if told is None else f"&to={told.size}")
+        answer = await self.consistency(path)
+        new = told or parse_checkpoint(parse_note(answer.checkpoint.encode()).text)
+        if (answer.from_size, answer.to_size) != (start, new.size):
+            raise stranger(self.url, "it proves something else than was asked for")
+        seen = self.memory.seen(new.origin)
+        if seen is not None and seen.size not in {0, start}:  # we know this log, and did not know that it is here
+            return await self._prove(seen, new)
+        self.memory.prove(new, [bytes.fromhex(one) for one in answer.hashes])
+        return new
+
+    async def consistency(self, path: str) -> ConsistencyView:
+        """A proof of consistency, by its path and query; not verified here."""
+        return await self._call("GET", path, ConsistencyView)
 
     def _request(
         self,

@@ -8,7 +8,8 @@ Each update verifies before it keeps:
 4. The records that came since, behind those kept here, give the new root: ``checkpoint.split_view``. A log that changed
    anything that was ever mirrored can't produce them.
 
-Files are written beside their place and renamed, the checkpoint last: who is interrupted goes on where he was.
+Files are written beside their place and renamed, the checkpoint last, each on the disk before the next: who is
+interrupted goes on where he was. One process at a time works in a folder.
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,10 +21,11 @@ from ztrooted import merkle, tiles
 from ztrooted.anchors import Anchors
 from ztrooted.checkpoint import Checkpoint, verify_checkpoint
 from ztrooted.errors import ProofError
+from ztrooted.kept_files import locked, publish, replace, stage
 from ztrooted.reasons import GateReason
 
 CHECKPOINT = "checkpoint"
-NEW = ".new"
+LOCK = ".lock"
 Fetch = Callable[[str], Awaitable[bytes]]
 
 
@@ -49,20 +51,20 @@ class Mirror:
 
     async def update(self, fetch: Fetch) -> Updated:
         """Bring it up to date; ``fetch`` gets a file of the log by its path. ProofError with the first check that fails."""
+        with locked(self._folder / LOCK, wait=False):
+            return await self._update(fetch)
+
+    async def _update(self, fetch: Fetch) -> Updated:
         note = await fetch(CHECKPOINT)
         new, kept = self._verified(note), self._kept()  # 1.
-        _compare(kept, new)  # 2.
+        compare(kept, new)  # 2.
         if new.size > kept.size or not self._path(CHECKPOINT).exists():
             await self._extend(kept, new, fetch)
-        fresh = self._stage(CHECKPOINT, note)
-        fresh.replace(fresh.with_suffix(""))
+        replace(self._path(CHECKPOINT), note)
         return Updated(kept.size, new.size, new.root)
 
     def _verified(self, note: bytes) -> Checkpoint:
-        anchors = self._anchors
-        return verify_checkpoint(
-            note, origin=anchors.origin, log_key=anchors.log_key, seal=anchors.seal_policy
-        ).checkpoint
+        return verified(note, self._anchors)
 
     def _kept(self) -> Checkpoint:
         path = self._path(CHECKPOINT)
@@ -84,7 +86,7 @@ class Mirror:
             entries = tiles.parse_entries(data, width)
             known = max(tree.size - number * tiles.WIDTH, 0)  # of these, the last tile kept here has the hashes
             if [merkle.leaf_hash(entry) for entry in entries[:known]] != made.get(0, [])[:known]:
-                raise _split(f"among the first {kept.size} records are others than before")
+                raise split(f"among the first {kept.size} records are others than before")
             staged.append(self._stage(tiles.path("entries", number, width), data))
             for entry in entries[known:]:
                 for node in tree.append(merkle.leaf_hash(entry)):
@@ -95,12 +97,12 @@ class Mirror:
                             path = tiles.path(level, node.index // tiles.WIDTH)
                             staged.append(self._stage(path, b"".join(made.pop(level))))
         if tree.root() != new.root:
-            raise _split(f"the records behind the first {kept.size} do not give the root of its checkpoint")
+            raise split(f"the records behind the first {kept.size} do not give the root of its checkpoint")
         for level, hashes in made.items():
             number = (new.size >> tiles.HEIGHT * level) // tiles.WIDTH
             staged.append(self._stage(tiles.path(level, number, len(hashes)), b"".join(hashes)))
         for fresh in staged:
-            fresh.replace(fresh.with_suffix(""))
+            publish(fresh)
 
     def _edges(self, size: int) -> dict[int, list[bytes]]:
         """The incomplete tile of each level that is kept here."""
@@ -130,19 +132,23 @@ class Mirror:
 
     def _stage(self, name: str, data: bytes) -> Path:
         """Write a file beside its place, to be renamed once everything is verified."""
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(path.name + NEW)
-        fresh.write_bytes(data)
-        return fresh
+        return stage(self._path(name), data)
 
 
-def _compare(kept: Checkpoint, new: Checkpoint) -> None:
+def verified(note: bytes, anchors: Anchors) -> Checkpoint:
+    """A checkpoint that the anchored log signed, and its TPM sealed. ProofError ``note.*`` or ``checkpoint.*``."""
+    seal = SealPolicy(anchors.gateway_ak, anchors.gateway_selection, anchors.gateway_pcrs)
+    return verify_checkpoint(note, origin=anchors.origin, log_key=anchors.log_key, seal=seal).checkpoint
+
+
+def compare(kept: Checkpoint, new: Checkpoint) -> None:
+    """A log neither shrinks nor has two roots of one size. ProofError ``checkpoint.split_view``."""
     if new.size < kept.size:
-        raise _split(f"it has {new.size} records now, and had {kept.size}")
+        raise split(f"it has {new.size} records now, and had {kept.size}")
     if new.size == kept.size and new.root != kept.root:
-        raise _split(f"it shows another tree of {new.size} records than before")
+        raise split(f"it shows another tree of {new.size} records than before")
 
 
-def _split(detail: str) -> ProofError:
-    return ProofError(GateReason.CHECKPOINT_SPLIT_VIEW, f"the log is not the one that is mirrored here: {detail}")
+def split(detail: str) -> ProofError:
+    """Two histories."""
+    return ProofError(GateReason.CHECKPOINT_SPLIT_VIEW, f"the log is not the one that is kept here: {detail}")

@@ -152,6 +152,7 @@ class GateReason(StrEnum):
     LINEAGE_PROOF_INVALID = "lineage.proof_invalid"
     LINEAGE_RECORD_MALFORMED = "lineage.record_malformed"
     LINEAGE_NO_TILE = "lineage.no_tile"
+    LINEAGE_RANGE = "lineage.range"
     LINEAGE_ROLLED_BACK = "lineage.rolled_back"
     LINEAGE_TRUNCATED = "lineage.truncated"
 

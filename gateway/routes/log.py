@@ -1,6 +1,7 @@
 """The lineage as a log that other tools can follow: C2SP tlog-tiles below ``/log``, for auditors and operators.
 
-Records say who runs what, so they are for those who may see everything.
+Records say who runs what, so they are for those who may see everything. Proofs of consistency are hashes, so they are
+for everybody whom we know: who remembers a checkpoint can ask whether this is still that log.
 """
 
 from typing import TYPE_CHECKING
@@ -8,15 +9,17 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
-from gateway.routes.route import Route
+from gateway.routes.route import Route, json_answer
 from gateway.storage.lineage import Reader
-from ztrooted import tiles
+from ztrooted import merkle, tiles
 from ztrooted.errors import GateError
+from ztrooted.log_memory import ConsistencyView
 from ztrooted.reasons import GateReason
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
+KNOWN = frozenset({Role.EXECUTOR, Role.ORCHESTRATOR, Role.AUDITOR, Role.OPERATOR})
 AUDITORS = frozenset({Role.AUDITOR, Role.OPERATOR})
 FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a tile never changes
 LEVELS = {str(level): level for level in range(tiles.MAX_LEVEL + 1)}
@@ -30,6 +33,7 @@ class LogRoutes:
         self._gateway = gateway
         self._reader = Reader(gateway.database.reading)
         self.routes = (
+            Route("GET", "/v1/log/consistency", KNOWN, self.consistency),
             Route("GET", "/log/checkpoint", AUDITORS, self.checkpoint),
             Route("GET", "/log/tile/entries/{number:.+}", AUDITORS, self.entries),
             Route("GET", "/log/tile/{level}/{number:.+}", AUDITORS, self.hashes),
@@ -38,6 +42,20 @@ class LogRoutes:
     async def checkpoint(self, _request: web.Request, _caller: Caller) -> web.Response:
         """The newest sealed checkpoint."""
         return web.Response(body=self._latest()[1], content_type="text/plain", charset="utf-8", headers=FRESH)
+
+    async def consistency(self, request: web.Request, _caller: Caller) -> web.Response:
+        """Proof that the log of ``to`` records (the newest checkpoint's, unless told) begins with that of ``from``."""
+        newest, note = self._latest()
+        old, new = _size(request, "from"), _size(request, "to", newest)
+        if set(request.query) - {"from", "to"} or not 0 < old <= new:
+            raise GateError(GateReason.REQUEST_MALFORMED, "ask with ?from=N&to=M, where 0 < N <= M")
+        if new > newest:
+            raise GateError(GateReason.LINEAGE_RANGE, f"the newest checkpoint is over {newest} records, not {new}")
+        hashes = merkle.consistency_proof(old, new, self._reader.read)
+        answer = ConsistencyView(
+            from_size=old, to_size=new, hashes=[one.hex() for one in hashes], checkpoint=note.decode()
+        )
+        return json_answer(answer.model_dump())
 
     async def hashes(self, request: web.Request, _caller: Caller) -> web.Response:
         """A hash tile."""
@@ -69,6 +87,16 @@ class LogRoutes:
         if found is None or found[0] * tiles.WIDTH + found[1] > size >> shift:
             raise _no_tile()
         return found
+
+
+def _size(request: web.Request, name: str, default: int | None = None) -> int:
+    """A number of records in the query. GateError ``request.malformed`` for anything else."""
+    text = request.query.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise GateError(GateReason.REQUEST_MALFORMED, f"'{name}' is a number of records")
+    return int(text)
 
 
 def _no_tile() -> GateError:

@@ -18,6 +18,7 @@ from ztrooted.reasons import GateReason
 M = TypeVar("M", bound=Model)
 Handle = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 
+CALLER = web.RequestKey("ztrooted.caller", Caller)  # under which a request knows who it is from
 PEOPLE = frozenset({Role.ORCHESTRATOR, Role.AUDITOR, Role.OPERATOR})
 
 
@@ -41,7 +42,9 @@ def add_routes(app: web.Application, routes: tuple[Route, ...], authenticator: A
 
 def _guarded(route: Route, authenticator: Authenticator) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def guarded(request: web.Request) -> web.StreamResponse:
-        return await route.handle(request, authenticator.identify(request, route.roles))
+        caller = authenticator.identify(request, route.roles)
+        request[CALLER] = caller
+        return await route.handle(request, caller)
 
     return guarded
 

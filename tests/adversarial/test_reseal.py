@@ -33,7 +33,7 @@ KEY = ec.generate_private_key(ec.SECP256R1())
 @pytest.fixture
 async def gate(tmp_path: Path, software_tpms: SoftwareTpms, ek_ca: bytes) -> AsyncIterator[GatewayInProcess]:
     """A gateway with an approver, which sealed something in its first state and was stopped."""
-    made = GatewayInProcess(tmp_path, software_tpms.start(), ek_ca, {})
+    made = GatewayInProcess(tmp_path, software_tpms(fresh=True), ek_ca, {})
     shutil.rmtree(made.data)
     key = tmp_path / "approver.pem"
     key.write_bytes(
@@ -185,7 +185,7 @@ async def test_a_gateway_without_an_approver_has_one_state(
     tmp_path: Path, software_tpms: SoftwareTpms, ek_ca: bytes
 ) -> None:
     (tmp_path / "plain").mkdir()
-    plain = GatewayInProcess(tmp_path / "plain", software_tpms.start(), ek_ca, {})
+    plain = GatewayInProcess(tmp_path / "plain", software_tpms(fresh=True), ek_ca, {})
     with pytest.raises(EnvironmentProblem) as refused:
         asked(plain)
     assert refused.value.reason is GateReason.RESEAL_NO_APPROVER

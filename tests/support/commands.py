@@ -21,6 +21,7 @@ def run(arguments, output, errors):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     signal.alarm(30)
+    os.environ["ZTROOTED_STATE"] = os.path.dirname(output)  # environments are copies of each other, and no one log
     sys.argv[:] = ["ztrooted", *arguments]
     code = 1
     try:

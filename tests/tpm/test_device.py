@@ -477,7 +477,7 @@ def test_a_tpm_that_goes_away_in_mid_signature_is_a_device_error(
 def test_a_log_key_without_pcrs_is_refused(device: Device) -> None:
     for selection in ({}, {"sha256": []}):
         with pytest.raises(DeviceError, match="without PCRs"):
-            device.log_key(selection)
+            device.log_key(sealed(selection))
 
 
 def test_a_log_key_of_another_tpm_is_refused(software_tpms: SoftwareTpms) -> None:

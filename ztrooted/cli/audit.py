@@ -20,6 +20,7 @@ from ztrooted.audit_statement import attest as sign_report
 from ztrooted.bundle import pack, unpack
 from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.files import about, read, read_at_most, write
+from ztrooted.cli.monitor import monitor
 from ztrooted.cli.output import NO, JsonFlag, counted, show, terminal
 from ztrooted.clock import SystemClock, instant
 from ztrooted.dsse import MAX_KEY, load_signing_key
@@ -28,6 +29,8 @@ from ztrooted.reasons import GateReason
 from ztrooted.verify import Report, verify_bundle
 
 app = typer.Typer(no_args_is_help=True, help="Export proof bundles, and verify them offline with nothing but anchors.")
+
+app.command("monitor")(monitor)
 
 _COLOUR = {Status.PASS: "green", Status.FAIL: "bold red", Status.NOT_CHECKED: "yellow"}
 

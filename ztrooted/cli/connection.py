@@ -27,7 +27,7 @@ TokenFile = Annotated[
 
 
 def connect(gateway: str, ca: Path, token_file: Path) -> "GatewayClient":
-    """A client with a token. EnvironmentProblem for a missing file, or one that others can read."""
+    """A client with a token, which remembers the gateway's log. EnvironmentProblem for a file that is missing or shared."""
     try:
         mode = token_file.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -50,5 +50,6 @@ def connect(gateway: str, ca: Path, token_file: Path) -> "GatewayClient":
             "the gateway's operator makes tokens with 'ztrooted gateway token --output FILE'",
         ) from error
     from ztrooted.client import GatewayClient  # noqa: PLC0415 -- an auditor's machine has no aiohttp
+    from ztrooted.log_memory import state_folder  # noqa: PLC0415 -- the same
 
-    return GatewayClient(gateway, ca=ca, token=token)
+    return GatewayClient(gateway, ca=ca, token=token, state=state_folder())

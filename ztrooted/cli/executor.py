@@ -100,10 +100,13 @@ def run(
     """Enroll, then answer challenges and run jobs until SIGTERM or Ctrl-C. Logs are JSON lines on standard error."""
     from tpm.device import Device  # noqa: PLC0415
     from ztrooted.executor.agent import Agent, AgentConfig  # noqa: PLC0415
+    from ztrooted.log_memory import state_folder  # noqa: PLC0415
     from ztrooted.logs import configure  # noqa: PLC0415
 
     configure(verbose=verbose)
-    config = AgentConfig(gateway, ca, tpm, socket, event_log, ima, allow_weak_enforcement, _anchors(anchors))
+    config = AgentConfig(
+        gateway, ca, tpm, socket, event_log, ima, allow_weak_enforcement, _anchors(anchors), state_folder()
+    )
 
     async def serve() -> None:
         stop = asyncio.Event()

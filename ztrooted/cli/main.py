@@ -8,6 +8,7 @@ import typer
 from tpm.errors import TpmError
 from ztrooted.cli import audit, baseline, executor, explain, inspect, operate, orchestrate, orders, policy
 from ztrooted.cli.demo import demo
+from ztrooted.cli.forget_log import forget_log
 from ztrooted.cli.output import Version, fail
 from ztrooted.cli.webhooks import webhooks
 from ztrooted.errors import GateError
@@ -37,6 +38,7 @@ app.command("quarantined")(orders.quarantined)
 app.command("explain")(explain.explain)
 app.command("result")(operate.result)
 app.command("webhooks")(webhooks)
+app.command("forget-log")(forget_log)
 app.add_typer(executor.app, name="executor")
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(policy.app, name="policy")

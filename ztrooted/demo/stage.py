@@ -1,6 +1,7 @@
 """What the demo's story is played on: a folder, real processes, and nothing that survives them."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from queue import Empty, Queue
 from typing import Any
 
 from ztrooted.errors import EnvironmentProblem
+from ztrooted.log_memory import STATE
 from ztrooted.reasons import GateReason
 
 # Every process dies with the one that started it, however that ends.
@@ -30,7 +32,8 @@ class Stage:
     def __init__(self, data: Path) -> None:
         self.data = data
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
-        self._environment: dict[str, str] = {}
+        # What its clients remember of the demo's log ends with the demo.
+        self._environment = {**os.environ, STATE: str(data / "state")}
 
     def folder(self, name: str) -> Path:
         """A folder below the demo's."""
@@ -41,7 +44,7 @@ class Stage:
     def run(self, *arguments: str, expect: int = 0, prefix: tuple[str, ...] = CLI) -> str:
         """Run one command to its end; its standard output. UnexpectedError for any other exit code than ``expect``."""
         done = subprocess.run(  # noqa: S603 -- our own commands
-            [*prefix, *arguments], capture_output=True, text=True, timeout=60, check=False
+            [*prefix, *arguments], capture_output=True, text=True, timeout=60, check=False, env=self._environment
         )
         if done.returncode != expect:
             said = (done.stdout + done.stderr).strip()[-2000:]
@@ -65,6 +68,7 @@ class Stage:
                 stdout=log if output is None else output,
                 stderr=log,
                 start_new_session=True,
+                env=self._environment,
             )
         self._processes.append((name, process))
         return process

@@ -20,7 +20,7 @@ from tpm.device import Device
 from tpm.errors import DeviceError
 from ztrooted import limits
 from ztrooted.anchors import Anchors
-from ztrooted.client import GatewayClient, unreachable
+from ztrooted.client import GatewayClient, Refused, unreachable
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.evidence import qualifying_data
 from ztrooted.executor.collect import EVENT_LOG, IMA_LIST, Collector
@@ -29,6 +29,7 @@ from ztrooted.executor.enroll import ExecutorSession, enroll
 from ztrooted.executor.jobs import Jobs
 from ztrooted.executor.supervisor import enforcement_available
 from ztrooted.gateway_attestation import verify_gateway
+from ztrooted.log_memory import LogMemory
 from ztrooted.models import (
     GATEWAY_MESSAGE,
     CertificateMessage,
@@ -61,14 +62,21 @@ UNTRUSTED = frozenset(
         GateReason.ATTESTATION_GATEWAY_KEY,
         GateReason.ATTESTATION_GATEWAY_QUOTE,
         GateReason.ATTESTATION_GATEWAY_STATE,
+        # Its log is not the one that it was: an older state was restored, or there are two histories.
+        GateReason.CHECKPOINT_ORIGIN,
+        GateReason.CHECKPOINT_SPLIT_VIEW,
     }
 )
+PROOF_S = 300.0  # between two proofs that the gateway's log is still the one that it was; and one at each connection
 BACKOFF_S = (0.2, 10.0)  # first and longest pause before connecting again; each is drawn at random below its bound
 
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """How to reach gateway, TPM and kernel. With ``anchors``, only a gateway in the anchored state will do."""
+    """How to reach gateway, TPM and kernel. With ``anchors``, only a gateway in the anchored state will do.
+
+    ``state`` is the folder in which it is remembered what the gateway's log was; without one, until the process ends.
+    """
 
     gateway: str
     ca: Path
@@ -78,6 +86,7 @@ class AgentConfig:
     ima: Path = IMA_LIST
     allow_weak: bool = False
     anchors: Anchors | None = None
+    state: Path | None = None
 
 
 class SessionLostError(Exception):
@@ -93,6 +102,7 @@ class Agent:
         self._event_log_digest = hashlib.sha256(self._collector.event_log).hexdigest()
         self._channel: aiohttp.ClientWebSocketResponse | None = None
         self._session: ExecutorSession | None = None
+        self._memory: LogMemory | None = None
         self._jobs = Jobs(self._send, allow_weak=config.allow_weak)
         self._control = ControlSocket(config.socket, self._run_job)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -168,10 +178,9 @@ class Agent:
     async def _hold_channel(self, session: ExecutorSession) -> None:
         if session.expired:
             raise SessionLostError
-        with session.client_certificate() as certificate:
-            connection = GatewayClient(self._config.gateway, ca=self._config.ca, certificate=certificate)
-        async with connection as client:
+        async with self._known_client(session) as client:
             await self._demand_attestation(client)
+            await self._demand_log(client)
             url = client.url + "/v1/executor/channel"
             try:
                 async with client.http.ws_connect(
@@ -179,7 +188,7 @@ class Agent:
                 ) as channel:
                     self._channel = channel
                     log.info("channel open")
-                    await self._listen(session, channel)
+                    await self._listen_while(session, channel)
             except aiohttp.WSServerHandshakeError as error:
                 if error.status in {401, 403}:
                     raise SessionLostError from error
@@ -188,6 +197,54 @@ class Agent:
                 raise unreachable(self._config.gateway, error) from error
             finally:
                 self._channel = None
+
+    def _known_client(self, session: ExecutorSession) -> GatewayClient:
+        """A client with the session's certificate; what it is told of the log is compared with what was told before."""
+        with session.client_certificate() as certificate:
+            client = GatewayClient(
+                self._config.gateway, ca=self._config.ca, certificate=certificate, state=self._config.state
+            )
+        if self._memory is not None and self._config.state is None:
+            client.memory = self._memory
+        self._memory = client.memory
+        return client
+
+    async def _demand_log(self, client: GatewayClient) -> None:
+        """Have the gateway prove that its log goes on from the one we know. GateError ``checkpoint.*`` where it does not."""
+        try:
+            seen = await client.prove_log()
+        except Refused as error:
+            if error.reason in {GateReason.AUTH_CREDENTIAL_INVALID, GateReason.AUTH_CREDENTIAL_MISSING}:
+                raise SessionLostError from error
+            raise
+        log.info("log proved", origin=seen.origin, size=seen.size, root=seen.root.hex())
+
+    async def _demand_log_again(self, session: ExecutorSession) -> None:
+        """The same, every so often. Returns never; no answer is none, and the lease's business."""
+        while True:
+            await asyncio.sleep(PROOF_S)
+            try:
+                async with self._known_client(session) as client:
+                    await self._demand_log(client)
+            except GateError as error:
+                if error.reason in UNTRUSTED:
+                    raise
+                log.warning("log not proved", code=error.reason, detail=error.detail)
+
+    async def _listen_while(self, session: ExecutorSession, channel: aiohttp.ClientWebSocketResponse) -> None:
+        """Listen for as long as the gateway's log is the one that it was."""
+        both = {
+            asyncio.create_task(self._listen(session, channel)),
+            asyncio.create_task(self._demand_log_again(session)),
+        }
+        try:
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
 
     async def _listen(self, session: ExecutorSession, channel: aiohttp.ClientWebSocketResponse) -> None:
         async for raw in channel:

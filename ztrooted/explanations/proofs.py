@@ -103,6 +103,11 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
             "The log has no such tile: its number is written otherwise, or it lies beyond the newest checkpoint.",
             "Ask for the tiles that the newest checkpoint covers, by their one path.",
         ),
+        GateReason.LINEAGE_RANGE: Explanation(
+            404,
+            "The log has not so many records: a proof was asked for that lies beyond its newest checkpoint.",
+            "If the log had as many before, it is not that log any more: keep what you have of it, and tell its auditor.",
+        ),
         GateReason.LINEAGE_ROLLED_BACK: Explanation(
             500,
             "The TPM's counter and the database disagree: the database is an older copy, or the counter went on without it.",
@@ -120,7 +125,7 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
         ),
         GateReason.RESEAL_REFUSED: Explanation(
             500,
-            "What was approved is not the state this machine is in, is not the next version, or was not signed by the approver.",
+            "What was approved is not this machine's state, is not the next version, or was not signed by the approver.",
             "Ask again, from this machine: 'ztrooted gateway reseal --request'.",
         ),
         GateReason.LINEAGE_TRUNCATED: Explanation(
