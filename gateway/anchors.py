@@ -25,6 +25,13 @@ def anchors_file(config: GatewayConfig) -> str:
         f"ek_vendors = [{vendors}]",
         f"ek_roots = '''\n{roots}\n'''",
     ]
+    if config.witnesses:
+        listed = ", ".join(f'"{one.vkey}"' for one in config.witnesses)
+        lines += [
+            "# Whose cosignatures count, and how many a checkpoint must have. Whoever verifies may demand more.",
+            f"witnesses = [{listed}]",
+            f"witness_quorum = {config.witness_quorum}",
+        ]
     for bank, values in identity.pcrs.items():
         lines.append(f"\n# The gateway's own state: a gateway in any other state can't sign.\n[gateway_pcrs.{bank}]")
         lines += [f'{index} = "{value.hex()}"' for index, value in sorted(values.items())]

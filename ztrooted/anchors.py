@@ -8,6 +8,8 @@ TOML, strict::
     gateway_ak = "0056…"                             # TPM2B_PUBLIC of the gateway's attestation key
     ek_vendors = ["id:00001014"]                     # as in the gateway's configuration; empty: any hardware maker
     ek_roots = '''-----BEGIN CERTIFICATE-----…'''
+    witnesses = ["witness.example.net/w1+…"]         # whose cosignatures count, one key of each; may be left out
+    witness_quorum = 1                               # how many of them must have cosigned; left out, none
 
     [gateway_pcrs.sha256]                            # the state in which the gateway may sign
     0 = "…"
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from tpm.attestation_key import AttestationKey, accept_attestation_key
 from tpm.endorsement import EkPolicy, EkRoots
@@ -25,6 +27,7 @@ from tpm.errors import TpmError
 from tpm.pcr import PcrSelection
 from tpm.public import parse_public
 from ztrooted import names, strict_toml
+from ztrooted.checkpoint import SealPolicy, VerifiedCheckpoint, accept_witnesses, verify_checkpoint
 from ztrooted.errors import EnvironmentProblem, ProofError
 from ztrooted.note_keys import NoteKey, parse_vkey
 from ztrooted.reasons import GateReason
@@ -45,6 +48,8 @@ class _Document(BaseModel):
     gateway_pcrs: dict[Literal["sha1", "sha256", "sha384", "sha512"], dict[str, Hex]]
     ek_vendors: list[str]
     ek_roots: str
+    witnesses: list[str] = []
+    witness_quorum: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Anchors:
     gateway_pcrs: dict[str, dict[int, bytes]]
     ek_roots: EkRoots
     ek_vendors: frozenset[str]
+    witnesses: tuple[NoteKey, ...] = ()
+    witness_quorum: int = 0
 
     @property
     def origin(self) -> str:
@@ -83,6 +90,21 @@ class Anchors:
         """Whose TPMs are believed."""
         return EkPolicy(vendors=self.ek_vendors or None)
 
+    def verify_checkpoint(self, note: bytes, *, sealed: bool = True) -> VerifiedCheckpoint:
+        """A checkpoint of this lineage, by its log key and the witnesses demanded; ``sealed`` by the gateway's TPM as well.
+
+        Raises ProofError.
+        """
+        seal = SealPolicy(self.gateway_ak, self.gateway_selection, self.gateway_pcrs) if sealed else None
+        return verify_checkpoint(
+            note,
+            origin=self.origin,
+            log_key=self.log_key,
+            witnesses=self.witnesses,
+            quorum=self.witness_quorum,
+            seal=seal,
+        )
+
 
 def parse_anchors(data: bytes, name: str) -> Anchors:
     """Read an anchors file. EnvironmentProblem ``config.*`` naming file and key when it can't be used."""
@@ -101,6 +123,8 @@ def parse_anchors(data: bytes, name: str) -> Anchors:
             },
             ek_roots=EkRoots.from_pem(document.ek_roots.encode()),
             ek_vendors=frozenset(document.ek_vendors),
+            witnesses=accept_witnesses([parse_vkey(one) for one in document.witnesses], quorum=document.witness_quorum),
+            witness_quorum=document.witness_quorum,
         )
         # What is derived from them later has to be possible.
         PcrSelection.of(anchors.gateway_pcrs)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ztrooted import merkle, tiles
 from ztrooted.anchors import Anchors
-from ztrooted.checkpoint import Checkpoint, SealPolicy, verify_checkpoint
+from ztrooted.checkpoint import Checkpoint
 from ztrooted.errors import ProofError
 from ztrooted.reasons import GateReason
 
@@ -59,9 +59,7 @@ class Mirror:
         return Updated(kept.size, new.size, new.root)
 
     def _verified(self, note: bytes) -> Checkpoint:
-        anchors = self._anchors
-        seal = SealPolicy(anchors.gateway_ak, anchors.gateway_selection, anchors.gateway_pcrs)
-        return verify_checkpoint(note, origin=anchors.origin, log_key=anchors.log_key, seal=seal).checkpoint
+        return self._anchors.verify_checkpoint(note).checkpoint
 
     def _kept(self) -> Checkpoint:
         path = self._path(CHECKPOINT)
