@@ -118,12 +118,14 @@ class Checkpointer:
             return self._require_latest()
 
     async def _cosign(self, size: int, note: bytes) -> int:
-        """Ask the witnesses about a sealed checkpoint, and store what they signed; how many did."""
+        """Ask the witnesses about a sealed checkpoint, and store what they signed, if it is enough; how many did."""
         sealed = parse_note(note)
         ours = next(line for line in sealed.signatures if line.key_id == self._log_key.key_id)
         lines = await self._witnesses.cosign(parse_checkpoint(sealed.text), ours)
         known = self._cosigned
-        if not lines or (known is not None and known.size == size and known.cosigners >= len(lines)):
+        if len(lines) < max(1, self._config.witness_quorum):
+            return len(lines)
+        if known is not None and known.size == size and known.cosigners >= len(lines):
             return len(lines)
         old = {(key.name, key.key_id) for key in self._witnesses.keys}
         own = [line for line in sealed.signatures if (line.name, line.key_id) not in old]
