@@ -79,9 +79,9 @@ class Checkpointer:
         """
         while True:
             try:
-                size, note = await self.publish()
-                if not self._config.witness_quorum:  # whoever answers
-                    await self._cosign(size, note)
+                await self.publish()
+                if not self._config.witness_quorum and (newest := self._newest()) is not None:
+                    await self._cosign(*newest)  # whoever answers
             except GateError as error:
                 log.error("not published", code=error.reason, detail=error.detail, remedy=error.remedy)
             await sleep(self._config.checkpoint_interval_s)
@@ -127,9 +127,7 @@ class Checkpointer:
             return len(lines)
         if known is not None and known.size == size and known.cosigners >= len(lines):
             return len(lines)
-        old = {(key.name, key.key_id) for key in self._witnesses.keys}
-        own = [line for line in sealed.signatures if (line.name, line.key_id) not in old]
-        cosigned = Cosigned(size, format_note(sealed.text, [*own, *lines]), len(lines))
+        cosigned = Cosigned(size, format_note(sealed.text, [*sealed.signatures, *lines]), len(lines))
         row = (size, self._clock.now_ms(), cosigned.note)
         await self._database.write(
             lambda tx: tx.execute("INSERT INTO cosigned(size, at, note) VALUES (?, ?, ?)", row) and None

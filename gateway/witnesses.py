@@ -92,16 +92,17 @@ class Witnesses:
         for _ in range(MAX_ASKED):
             old = witness.size
             if old > checkpoint.size:
+                witness.size = 0  # it is asked anew the next time: it may have erred
                 raise _split(f"it cosigned {old} records, and this database has {checkpoint.size}")
             body = format_request(old, self._proof(old, checkpoint.size), note)
             async with http.post(f"{witness.url}/add-checkpoint", data=body, allow_redirects=False) as answer:
                 data = await _read(answer)
                 if answer.status == 409:
                     witness.size = _remembered(answer, data)
-                    if witness.size == old:
+                    if witness.size == old == checkpoint.size:
                         raise _split(f"it cosigned other records than this database's {old}")
                     continue
-                if answer.status == 422:
+                if answer.status == 422 and old:
                     raise _split(f"the {old} records that it cosigned are not the first ones of this database")
                 if answer.status != 200:
                     raise _answer(f"it answered {answer.status}: {data[:200].decode('ascii', 'replace')!r}")

@@ -90,8 +90,8 @@ class Anchors:
         """Whose TPMs are believed."""
         return EkPolicy(vendors=self.ek_vendors or None)
 
-    def verify_checkpoint(self, note: bytes, *, sealed: bool = True) -> VerifiedCheckpoint:
-        """A checkpoint of this lineage, by its log key and the witnesses demanded; ``sealed`` by the gateway's TPM as well.
+    def verify_checkpoint(self, note: bytes, *, sealed: bool = True, witnessed: bool = True) -> VerifiedCheckpoint:
+        """A checkpoint of this lineage, by its log key, ``witnessed`` as is demanded and ``sealed`` by the gateway's TPM.
 
         Raises ProofError.
         """
@@ -101,7 +101,7 @@ class Anchors:
             origin=self.origin,
             log_key=self.log_key,
             witnesses=self.witnesses,
-            quorum=self.witness_quorum,
+            quorum=self.witness_quorum if witnessed else 0,
             seal=seal,
         )
 

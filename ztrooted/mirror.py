@@ -58,14 +58,15 @@ class Mirror:
         fresh.replace(fresh.with_suffix(""))
         return Updated(kept.size, new.size, new.root)
 
-    def _verified(self, note: bytes) -> Checkpoint:
-        return self._anchors.verify_checkpoint(note).checkpoint
+    def _verified(self, note: bytes, *, witnessed: bool = True) -> Checkpoint:
+        return self._anchors.verify_checkpoint(note, witnessed=witnessed).checkpoint
 
     def _kept(self) -> Checkpoint:
         path = self._path(CHECKPOINT)
         if not path.exists():
             return Checkpoint(self._anchors.origin, 0, merkle.EMPTY_ROOT)
-        return self._verified(path.read_bytes())
+        # It was verified when it was kept, by anchors that may have demanded fewer witnesses.
+        return self._verified(path.read_bytes(), witnessed=False)
 
     async def _extend(self, kept: Checkpoint, new: Checkpoint, fetch: Fetch) -> None:
         # 3.

@@ -28,6 +28,7 @@ from tests.support.witness import WitnessProcess
 from ztrooted.anchors import parse_anchors
 from ztrooted.checkpoint import verify_checkpoint
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
+from ztrooted.mirror import Mirror
 from ztrooted.note import parse_note
 from ztrooted.note_keys import SignatureType, parse_vkey
 from ztrooted.verify import verify_bundle
@@ -309,6 +310,10 @@ LIES: dict[str, Callable[[GatewayInProcess, bytes], web.Response]] = {
     "another status": lambda gate, body: web.Response(status=201, body=_cosign(gate, body)),
     "elsewhere": lambda gate, body: web.Response(status=307, headers={"Location": "/"}),
     "without end": lambda gate, body: web.Response(body=_cosign(gate, body) * 4000),
+    "no proof from nothing": lambda gate, body: web.Response(status=422),
+    "the size it was asked with": lambda gate, body: web.Response(
+        status=409, body=b"0\n", headers={"Content-Type": "text/x.tlog.size"}
+    ),
     "no size": lambda gate, body: web.Response(status=409, body=b"0\n"),
     "a size with a zero": lambda gate, body: web.Response(
         status=409, body=b"01\n", headers={"Content-Type": "text/x.tlog.size"}
@@ -383,9 +388,13 @@ async def test_fsck_verifies_what_witnesses_signed(watched: GatewayInProcess, tm
     database = watched.data / DATABASE
     assert list(fsck(load_config(watched.data))[1]) == []
     shutil.copy(database, tmp_path / "sound.db")
+    with closing(sqlite3.connect(database)) as connection:
+        (note,) = connection.execute("SELECT note FROM cosigned ORDER BY n DESC LIMIT 1").fetchone()
+    start = bytes(note).index("— witness.test/1 ".encode()) + 80  # inside of the signature
+    forged = note[:start] + (b"A" if note[start : start + 1] != b"A" else b"B") + note[start + 1 :]
     for statement, reason in (
         ("UPDATE cosigned SET size = size - 1", "note.signature"),
-        ("UPDATE cosigned SET note = CAST(substr(note, 1, length(note) - 40) || 'AAAA' AS BLOB)", "note.signature"),
+        (f"UPDATE cosigned SET note = x'{forged.hex()}' WHERE n = (SELECT MAX(n) FROM cosigned)", "note.signature"),  # noqa: S608 -- our own bytes
     ):
         by_hand(database, statement)
         assert reason in {str(one.reason) for one in fsck(load_config(watched.data))[1]}, statement
@@ -398,7 +407,10 @@ async def test_what_was_published_is_verified_again_at_a_start(
     await watched.stop()
     for one in witnesses:
         one.kill()
-    by_hand(watched.data / DATABASE, "UPDATE cosigned SET note = (SELECT note FROM checkpoints LIMIT 1)")
+    by_hand(
+        watched.data / DATABASE,
+        "UPDATE cosigned SET note = (SELECT note FROM checkpoints c WHERE c.size = cosigned.size)",
+    )
     await watched.start()
     assert watched.gateway.checkpointer.latest() is None
     shown = await watched.call("GET", "/log/checkpoint", token=await watched.token("auditor"))
@@ -406,7 +418,11 @@ async def test_what_was_published_is_verified_again_at_a_start(
 
 
 async def test_a_bundle_is_verified_only_with_the_cosignatures_that_the_anchors_demand(
-    gate: GatewayInProcess, witnesses: list[WitnessProcess], executor: ScriptedExecutor, channel: Channel
+    gate: GatewayInProcess,
+    witnesses: list[WitnessProcess],
+    executor: ScriptedExecutor,
+    channel: Channel,
+    tmp_path: Path,
 ) -> None:
     from gateway.anchors import anchors_file  # noqa: PLC0415
 
@@ -425,10 +441,23 @@ async def test_a_bundle_is_verified_only_with_the_cosignatures_that_the_anchors_
 
     assert verify_bundle(plain, gate.anchors()).verified
     assert verify_bundle(plain, demanding(0)).verified
+    # A mirror from before goes on as soon as there is a checkpoint with what is demanded now.
+    async with await gate.client("auditor") as auditor:
+        folder = tmp_path / "mirror"
+        await Mirror(folder, gate.anchors()).update(auditor.log_file)
+        await more(gate)
+        await gate.gateway.checkpointer.seal()
+        with pytest.raises(ProofError, match="witnesses cosigned"):
+            await Mirror(folder, demanding(2)).update(auditor.log_file)
     for quorum in (1, 2):
         report = verify_bundle(plain, demanding(quorum))
         assert not report.verified
         assert [str(one.reason) for one in report.checks if one.reason is not None] == ["checkpoint.quorum"]
+    await gate.stop()
+    configure(gate, 2, "".join(one.toml for one in witnesses))
+    await gate.start()
+    async with await gate.client("auditor") as auditor:
+        assert (await Mirror(folder, demanding(2)).update(auditor.log_file)).size == cosigned_size(gate)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,9 +19,10 @@ import pytest
 from tests.support.notes import NoteSigner
 from tests.support.witness import SmallLog, WitnessProcess
 from ztrooted.clock import SystemClock
+from ztrooted.cosigner import Cosigner
 from ztrooted.errors import EnvironmentProblem, UsageProblem
-from ztrooted.note import format_note, parse_note, tree_head
-from ztrooted.note_keys import NoteKey, SignatureType, check_signature, parse_vkey
+from ztrooted.note import Signature, format_note, parse_note, tree_head
+from ztrooted.note_keys import NoteKey, SignatureType, TreeHead, check_signature, parse_vkey
 from ztrooted.witness import MAX_BODY, Refused, Witness, format_request
 from ztrooted.witness_folder import create_witness, load_witness
 from ztrooted.witness_store import FILE as DATABASE
@@ -34,6 +36,14 @@ class SetClock(SystemClock):
 
     def now_ms(self) -> int:
         return self.at_ms
+
+
+class SlowCosigner(Cosigner):
+    """Leaves time for others between what is compared and what is remembered."""
+
+    def cosign(self, text: bytes, head: TreeHead, time_s: int) -> Signature:
+        time.sleep(0.05)
+        return super().cosign(text, head, time_s)
 
 
 @pytest.fixture
@@ -208,7 +218,8 @@ def test_of_many_at_once_each_sees_what_the_one_before_left(tmp_path: Path, log:
     """Two stores on one file are two processes; all ask to go on from the same size, by two histories."""
     made = create_witness(tmp_path / "w", "w", {ORIGIN: [log.signer.key]}, post_quantum=False)
     stores = [WitnessStore(made.database) for _ in range(2)]
-    witnesses = [Witness(made.logs, made.cosigners, store, SystemClock()) for store in stores]
+    slow = [SlowCosigner(one.key, one.private) for one in made.cosigners]
+    witnesses = [Witness(made.logs, slow, store, SystemClock()) for store in stores]
     witnesses[0].add_checkpoint(log.request(0, 3))
     other = SmallLog(ORIGIN, leaf="leaf")
     bodies = [format_request(3, other.proof(3, size), other.note(size, log.signer)) for size in range(4, 20)]

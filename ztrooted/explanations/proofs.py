@@ -75,8 +75,8 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
         ),
         GateReason.CHECKPOINT_STALE: Explanation(
             503,
-            "The newest sealed checkpoint is too old, so nothing more may be issued on it.",
-            "Look in the gateway's log for why it can't seal, usually its TPM.",
+            "The newest published checkpoint is too old, so nothing more may be issued on it.",
+            "Look in the gateway's log for why it can't seal or publish: its TPM, or its witnesses.",
         ),
         GateReason.CHECKPOINT_UNWITNESSED: Explanation(
             503,
