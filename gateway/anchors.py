@@ -26,6 +26,13 @@ def anchors_file(config: GatewayConfig) -> str:
         f"ek_vendors = [{vendors}]",
         f"ek_roots = '''\n{roots}\n'''",
     ]
+    if config.witnesses:
+        listed = ", ".join(f'"{one.vkey}"' for one in config.witnesses)
+        lines += [
+            "# Whose cosignatures count, and how many a checkpoint must have. Whoever verifies may demand more.",
+            f"witnesses = [{listed}]",
+            f"witness_quorum = {config.witness_quorum}",
+        ]
     if identity.approver_key is not None:
         lines += ["# Who approves another state of the gateway.", f'approver = "{identity.approver_key.hex()}"']
     lines.append("\n# The gateway's own state: a gateway in any other state can't sign.")

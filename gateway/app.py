@@ -118,7 +118,7 @@ class Gateway:
             self.orders,
         )
         self.endings = Endings(self.database, self.clock, self.channels, self.deadlines)
-        self.checkpointer = Checkpointer(config, self.database, self.clock, self.signer)
+        self.checkpointer = Checkpointer(config, self.database, self.clock, self.signer, self.metrics)
         try:
             self.checkpointer.anchors.check()
         except EnvironmentProblem:
@@ -161,7 +161,7 @@ class Gateway:
         await self.database.write(commit)
         self.signer.adopt(epoch)
         revoked = await self.policies.start(now_ms, self.rounds)
-        await self.checkpointer.seal()
+        await self.checkpointer.begin()
         await self.authorizer.resume()
         await self.endings.resume()
         await self.endings.announce(revoked)
@@ -283,9 +283,9 @@ class Gateway:
             now_ms = self.clock.now_ms()
             await self.database.write(lambda tx: tx.append(Record("gateway.stopped", now_ms, {})))
             try:
-                await self.checkpointer.seal(anchor=True)
+                await self.checkpointer.publish(anchor=True)
             except GateError as error:
-                log.error("the last records are not sealed", code=error.reason, detail=error.detail)
+                log.error("the last records are not published", code=error.reason, detail=error.detail)
         await self.database.close()
         self.signer.close()
 

@@ -31,12 +31,26 @@ class Bundles:
         self._checkpointer = checkpointer
 
     async def export(self, authorization: str) -> bytes:
-        """The bundle of one authorization. GateError ``artifact.unknown`` when there is none."""
+        """The bundle of one authorization.
+
+        GateError ``artifact.unknown`` when there is none, ``checkpoint.unwitnessed`` when its last records are not published
+        because witnesses are missing.
+        """
         connection = self._database.reading
         authorizations.get(connection, authorization)
-        size, note = await self._checkpointer.seal()
+        size, note = await self._published(authorization)
         # On a thread: a job of a day has thousands of records, and other executors wait for their answers meanwhile.
         return await asyncio.to_thread(self._collect, connection, authorization, size, note)
+
+    async def _published(self, authorization: str) -> tuple[int, bytes]:
+        """A published checkpoint over the whole story; where witnesses are needed, they are asked only if there is none."""
+        if self._config.witness_quorum:
+            query = "SELECT MAX(seq) FROM records WHERE authorization = ?"
+            (last,) = self._database.reading.execute(query, (authorization,)).fetchone()
+            latest = self._checkpointer.latest()
+            if latest is not None and last < latest[0]:
+                return latest
+        return await self._checkpointer.publish()
 
     def _collect(self, connection: sqlite3.Connection, authorization: str, size: int, note: bytes) -> bytes:
         story = _story(connection, authorization, size)

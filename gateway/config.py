@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from gateway.webhook_config import WebhookConfig, unique_names
+from gateway.witness_config import WitnessConfig, distinct
 from tpm.endorsement_san import normalise_vendor_id
 from ztrooted import names
 from ztrooted.errors import EnvironmentProblem
@@ -78,6 +79,21 @@ class GatewayConfig(BaseSettings):
     webhooks: Annotated[list[WebhookConfig], AfterValidator(unique_names)] = Field(
         [], description="Receivers of events that can't hold a stream, each a table [[webhooks]]."
     )
+    witnesses: Annotated[list[WitnessConfig], AfterValidator(distinct)] = Field(
+        [], description="Who is asked to cosign each checkpoint (C2SP tlog-witness), each a table [[witnesses]]."
+    )
+    witness_quorum: int = Field(
+        0,
+        ge=0,
+        description="How many of them must have cosigned a checkpoint before it is published; without them nothing more"
+        " is issued after a while. 0 publishes without.",
+    )
+
+    @model_validator(mode="after")
+    def _quorum_can_be_had(self) -> "GatewayConfig":
+        if self.witness_quorum > len(self.witnesses):
+            raise ValueError(f"witness_quorum is {self.witness_quorum}, of {len(self.witnesses)} witnesses")
+        return self
 
     @property
     def origin(self) -> str:

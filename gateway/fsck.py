@@ -4,7 +4,7 @@
 2. ``records``: numbered without a gap, each with its leaf hash; the columns beside the bytes say what the bytes say.
 3. ``chains``: each record of an authorization names the one before it, and moves it as the lifecycle table says.
 4. ``tiles``: each complete tile follows from the records, and there are no others.
-5. ``checkpoints``: each is ours, signed and sealed, over the records before it.
+5. ``checkpoints``: each is ours, signed and sealed, over the records before it; what known witnesses signed verifies.
 6. ``anchors``: each is certified by the TPM, counted one by one, over the records before it.
 7. ``evidence``: what a record names by digest is there, and every blob has the digest it is filed under.
 8. ``states``: what is stored of authorizations, artifacts and quarantines is what the records lead to.
@@ -30,11 +30,12 @@ from tpm.counter import verify_counter
 from tpm.errors import EvidenceError
 from tpm.public import parse_public
 from ztrooted import merkle
-from ztrooted.checkpoint import Checkpoint, seal_nonce
+from ztrooted.checkpoint import Checkpoint, seal_nonce, verify_checkpoint
 from ztrooted.errors import EnvironmentProblem, ProofError
 from ztrooted.evidence import sha256
 from ztrooted.lifecycle import RECORD_EVENTS, TRANSITIONS, State
 from ztrooted.models import Job
+from ztrooted.note_keys import ecdsa_key
 from ztrooted.reasons import GateReason, Reason
 from ztrooted.records import Record, parse_record
 
@@ -93,6 +94,7 @@ class _Fsck:
         self, config: GatewayConfig, identity: Identity, connection: sqlite3.Connection, count: int, progress: Progress
     ) -> None:
         self._origin = config.origin
+        self._witnesses = [one.key for one in config.witnesses]
         self._identity = identity
         self._connection = connection
         self._count = count
@@ -231,6 +233,17 @@ class _Fsck:
             self._roots.setdefault(int(size), []).append((where, bytes(root)))
             if not trusted(bytes(note), int(size), bytes(root)):
                 yield Finding(where, GateReason.NOTE_SIGNATURE, "it is not one that our TPM signed and sealed")
+        log_key = ecdsa_key(self._origin, self._identity.log_key())
+        query = "SELECT n, size, root, cosigned.note FROM cosigned LEFT JOIN checkpoints USING (size) ORDER BY n"
+        for number, size, root, note in self._connection.execute(query):
+            where = f"cosigned checkpoint {number}"
+            if root is None or not trusted(bytes(note), int(size), bytes(root)):
+                yield Finding(where, GateReason.NOTE_SIGNATURE, "it is not a checkpoint that our TPM signed and sealed")
+                continue
+            try:  # Witnesses change: who is not in the configuration any more is not looked at.
+                verify_checkpoint(bytes(note), origin=self._origin, log_key=log_key, witnesses=self._witnesses)
+            except ProofError as error:
+                yield Finding(where, error.reason, error.detail)
 
     # 6.
     def _anchors(self) -> Iterator[Finding]:

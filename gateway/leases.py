@@ -62,7 +62,9 @@ class Leases:
         if self._clock.jumped():
             raise GateError(GateReason.CLOCK_UNTRUSTED, "the gateway's clock was set while it ran; nothing is issued")
         if self._checkpointer.stale:
-            raise GateError(GateReason.CHECKPOINT_STALE, "the lineage is not sealed any more; nothing is issued")
+            raise GateError(
+                GateReason.CHECKPOINT_STALE, "the lineage is not sealed and published any more; nothing is issued"
+            )
         epoch = self._signer.epoch
         current = authorizations.get(tx.connection, authorization.id)
         above = authorizations.above(tx.connection, current)

@@ -46,6 +46,19 @@ class Metrics:
             registry=self._registry,
         )
 
+        self.cosigners = Gauge(
+            "ztrooted_checkpoint_cosigners",
+            "Witnesses that cosigned when they were asked last.",
+            registry=self._registry,
+        )
+        # Names of witnesses are in the configuration, of which there are few.
+        self.witness_failures = Counter(
+            "ztrooted_witness_failures_total",
+            "How often a witness was asked and did not cosign.",
+            ["witness"],
+            registry=self._registry,
+        )
+
     def late(self, seconds: float, *, live: bool) -> None:
         """A challenge left ``seconds`` after its time."""
         self._late[live].observe(seconds)

@@ -8,6 +8,8 @@ TOML, strict::
     gateway_ak = "0056…"                             # TPM2B_PUBLIC of the gateway's attestation key
     ek_vendors = ["id:00001014"]                     # as in the gateway's configuration; empty: any hardware maker
     ek_roots = '''-----BEGIN CERTIFICATE-----…'''
+    witnesses = ["witness.example.net/w1+…"]         # whose cosignatures count, one key of each; may be left out
+    witness_quorum = 1                               # how many of them must have cosigned; left out, none
 
     [gateway_pcrs.sha256]                            # the state in which the gateway may sign
     0 = "…"
@@ -20,7 +22,8 @@ Of a gateway whose state may be replaced by another one that its approver signs 
     0 = "…"
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -35,7 +38,7 @@ from tpm.public import parse_public
 from tpm.sealing import decode_pcrs, policy_authorize
 from tpm.templates import policy_pcr
 from ztrooted import names, strict_toml
-from ztrooted.checkpoint import SealPolicy
+from ztrooted.checkpoint import SealPolicy, VerifiedCheckpoint, accept_witnesses, verify_checkpoint
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.keys import load_p256
 from ztrooted.note_keys import NoteKey, parse_vkey
@@ -62,6 +65,8 @@ class _Document(BaseModel):
     former_gateway_pcrs: Annotated[dict[Size, Pcrs], Field(max_length=MAX_FORMER)] = {}
     ek_vendors: list[str]
     ek_roots: str
+    witnesses: list[str] = []
+    witness_quorum: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,10 @@ class Anchors:
     gateway_pcrs: dict[str, dict[int, bytes]]
     ek_roots: EkRoots
     ek_vendors: frozenset[str]
-    approver: ec.EllipticCurvePublicKey | None
-    former_gateway_pcrs: dict[int, dict[str, dict[int, bytes]]]
+    approver: ec.EllipticCurvePublicKey | None = None
+    former_gateway_pcrs: Mapping[int, dict[str, dict[int, bytes]]] = field(default_factory=dict)
+    witnesses: tuple[NoteKey, ...] = ()
+    witness_quorum: int = 0
 
     @property
     def origin(self) -> str:
@@ -114,6 +121,21 @@ class Anchors:
         """Whose TPMs are believed."""
         return EkPolicy(vendors=self.ek_vendors or None)
 
+    def verify_checkpoint(self, note: bytes, *, sealed: bool = True, witnessed: bool = True) -> VerifiedCheckpoint:
+        """A checkpoint of this lineage, by its log key, ``witnessed`` as is demanded and ``sealed`` by the gateway's TPM.
+
+        Raises ProofError.
+        """
+        seal = self.seal_policy if sealed else None
+        return verify_checkpoint(
+            note,
+            origin=self.origin,
+            log_key=self.log_key,
+            witnesses=self.witnesses,
+            quorum=self.witness_quorum if witnessed else 0,
+            seal=seal,
+        )
+
 
 def parse_anchors(data: bytes, name: str) -> Anchors:
     """Read an anchors file. EnvironmentProblem ``config.*`` naming file and key when it can't be used."""
@@ -133,6 +155,8 @@ def parse_anchors(data: bytes, name: str) -> Anchors:
             former_gateway_pcrs={
                 int(until): decode_pcrs(values) for until, values in document.former_gateway_pcrs.items()
             },
+            witnesses=accept_witnesses([parse_vkey(one) for one in document.witnesses], quorum=document.witness_quorum),
+            witness_quorum=document.witness_quorum,
         )
         # What is derived from them later has to be possible.
         if any(PcrSelection.of(values) != anchors.gateway_selection for values in anchors.former_gateway_pcrs.values()):

@@ -34,7 +34,7 @@ from ztrooted.reasons import GateReason
 SEAL_TYPE = b"ztrooted.tpm-quote/v1"
 COUNTER_TYPE = b"ztrooted.tpm-counter/v1"
 MAX_WITNESSES = 64  # keys a verifier is configured with
-_COSIGNATURES = (SignatureType.ED25519_COSIGNATURE, SignatureType.ML_DSA_44_COSIGNATURE)
+COSIGNATURES = (SignatureType.ED25519_COSIGNATURE, SignatureType.ML_DSA_44_COSIGNATURE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +195,25 @@ def verify_checkpoint(
     return VerifiedCheckpoint(checkpoint, cosigners, sealed)
 
 
+def accept_witnesses(witnesses: Sequence[NoteKey], quorum: int = 0) -> tuple[NoteKey, ...]:
+    """The witnesses that somebody names, where each is one and there are enough. ProofError ``note.key`` otherwise.
+
+    One name or one key pair twice is one witness, who must not be counted twice.
+    """
+    _cosigners(witnesses)
+    for values in ([one.name for one in witnesses], [one.identity for one in witnesses]):
+        if len(set(values)) < len(witnesses):
+            raise ProofError(GateReason.NOTE_KEY, "two witnesses have the same name or the same key")
+    if not 0 <= quorum <= len(witnesses):
+        raise ProofError(GateReason.NOTE_KEY, f"a quorum of {quorum} can't be had of {len(witnesses)} witnesses")
+    return tuple(witnesses)
+
+
 def _cosigners(witnesses: Sequence[NoteKey]) -> Sequence[NoteKey]:
     if len(witnesses) > MAX_WITNESSES:
         raise ProofError(GateReason.NOTE_KEY, f"{len(witnesses)} witnesses are over the maximum of {MAX_WITNESSES}")
     for witness in witnesses:
-        if witness.type not in _COSIGNATURES:
+        if witness.type not in COSIGNATURES:
             raise ProofError(GateReason.NOTE_KEY, f"the key of {witness.name} makes no cosignatures")
     return witnesses
 

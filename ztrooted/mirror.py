@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ztrooted import merkle, tiles
 from ztrooted.anchors import Anchors
-from ztrooted.checkpoint import Checkpoint, verify_checkpoint
+from ztrooted.checkpoint import Checkpoint
 from ztrooted.errors import ProofError
 from ztrooted.kept_files import locked, publish, replace, stage
 from ztrooted.reasons import GateReason
@@ -63,14 +63,15 @@ class Mirror:
         replace(self._path(CHECKPOINT), note)
         return Updated(kept.size, new.size, new.root)
 
-    def _verified(self, note: bytes) -> Checkpoint:
-        return verified(note, self._anchors)
+    def _verified(self, note: bytes, *, witnessed: bool = True) -> Checkpoint:
+        return verified(note, self._anchors, witnessed=witnessed)
 
     def _kept(self) -> Checkpoint:
         path = self._path(CHECKPOINT)
         if not path.exists():
             return Checkpoint(self._anchors.origin, 0, merkle.EMPTY_ROOT)
-        return self._verified(path.read_bytes())
+        # It was verified when it was kept, by anchors that may have demanded fewer witnesses.
+        return self._verified(path.read_bytes(), witnessed=False)
 
     async def _extend(self, kept: Checkpoint, new: Checkpoint, fetch: Fetch) -> None:
         # 3.
@@ -135,10 +136,12 @@ class Mirror:
         return stage(self._path(name), data)
 
 
-def verified(note: bytes, anchors: Anchors) -> Checkpoint:
-    """A checkpoint that the anchored log signed, and its TPM sealed. ProofError ``note.*`` or ``checkpoint.*``."""
-    seal = SealPolicy(anchors.gateway_ak, anchors.gateway_selection, anchors.gateway_pcrs)
-    return verify_checkpoint(note, origin=anchors.origin, log_key=anchors.log_key, seal=seal).checkpoint
+def verified(note: bytes, anchors: Anchors, *, witnessed: bool = True) -> Checkpoint:
+    """A checkpoint that the anchored log signed, its TPM sealed, and witnesses cosigned as is demanded.
+
+    ProofError ``note.*`` or ``checkpoint.*``.
+    """
+    return anchors.verify_checkpoint(note, witnessed=witnessed).checkpoint
 
 
 def compare(kept: Checkpoint, new: Checkpoint) -> None:

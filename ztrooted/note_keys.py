@@ -145,11 +145,11 @@ def check_signature(key: NoteKey, text: bytes, head: TreeHead | None, signature:
         if isinstance(key.public_key, Ed25519PublicKey):
             if key.type is SignatureType.ED25519_COSIGNATURE:
                 timestamp, signature = _timestamp(signature)
-                text = b"cosignature/v1\ntime %d\n" % timestamp + text
+                text = cosigned_text(key, text, head, timestamp)
             key.public_key.verify(signature, text)
         elif isinstance(key.public_key, mldsa.MLDSA44PublicKey):
             timestamp, signature = _timestamp(signature)
-            key.public_key.verify(signature, _cosigned_message(key.name, timestamp, head))
+            key.public_key.verify(signature, cosigned_text(key, text, head, timestamp))
         elif key.type is SignatureType.RFC6962:
             timestamp, signature = _timestamp(signature)
             _check_tree_head_signature(key.public_key, timestamp, head, signature)
@@ -160,6 +160,13 @@ def check_signature(key: NoteKey, text: bytes, head: TreeHead | None, signature:
     except InvalidSignature:
         raise _bad_signature(f"the signature by {key.name} ({key.key_id:08x}) does not verify") from None
     return timestamp
+
+
+def cosigned_text(key: NoteKey, text: bytes, head: TreeHead | None, time_s: int) -> bytes:
+    """What a cosignature by ``key`` at ``time_s`` signs: for type 0x04 the text, for 0x06 the tree head and the name."""
+    if key.type is SignatureType.ED25519_COSIGNATURE:
+        return b"cosignature/v1\ntime %d\n" % time_s + text
+    return _cosigned_message(key.name, time_s, head)
 
 
 def _load(kind: SignatureType, material: bytes) -> PublicKey:

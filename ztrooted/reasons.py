@@ -70,6 +70,7 @@ class GateReason(StrEnum):
     CHECKPOINT_SEAL = "checkpoint.seal"
     CHECKPOINT_SPLIT_VIEW = "checkpoint.split_view"
     CHECKPOINT_STALE = "checkpoint.stale"
+    CHECKPOINT_UNWITNESSED = "checkpoint.unwitnessed"
 
     CLOCK_UNTRUSTED = "clock.untrusted"
 
@@ -203,6 +204,10 @@ class GateReason(StrEnum):
 
     WEBHOOK_SECRET = "webhook.secret"  # noqa: S105 -- a code
     WEBHOOK_SIGNATURE = "webhook.signature"
+
+    WITNESS_ANSWER = "witness.answer"
+    WITNESS_REQUEST = "witness.request"
+    WITNESS_UNREACHABLE = "witness.unreachable"
 
 
 Reason: TypeAlias = EvidenceReason | GateReason

@@ -34,7 +34,7 @@ from ztrooted.anchors import Anchors
 from ztrooted.appraisal import Status
 from ztrooted.appraisal_policy import AppraisalPolicy
 from ztrooted.bundle import Bundle, ProvenRecord, parse_bundle
-from ztrooted.checkpoint import VerifiedCheckpoint, verify_checkpoint
+from ztrooted.checkpoint import VerifiedCheckpoint
 from ztrooted.collector import collector_paused
 from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
@@ -234,17 +234,12 @@ def _checkpoint(proof: Proof) -> None:
         raise ProofError(
             GateReason.CHECKPOINT_ORIGIN, f"the bundle is of {proof.bundle.origin!r}, not {proof.anchors.origin!r}"
         )
-    proof._checkpoint = verify_checkpoint(  # noqa: SLF001
-        proof.bundle.checkpoint, origin=proof.anchors.origin, log_key=proof.anchors.log_key
-    )
+    proof._checkpoint = proof.anchors.verify_checkpoint(proof.bundle.checkpoint, sealed=False)  # noqa: SLF001
 
 
 # 3. The gateway's TPM quoted the anchored state over that checkpoint.
 def _seal(proof: Proof) -> None:
-    anchors = proof.anchors
-    sealed = verify_checkpoint(
-        proof.bundle.checkpoint, origin=anchors.origin, log_key=anchors.log_key, seal=anchors.seal_policy
-    )
+    sealed = proof.anchors.verify_checkpoint(proof.bundle.checkpoint)
     if not sealed.sealed:
         raise ProofError(GateReason.CHECKPOINT_SEAL, "the checkpoint carries no seal")
     proof._checkpoint = sealed  # noqa: SLF001

@@ -7,7 +7,7 @@ MIGRATIONS = Migrations("ztrooted")
 
 # The lineage and everything it refers to by digest can be added to and read, nothing else. These triggers stop mistakes;
 # an attacker with write access to the file is stopped by the tree and its sealed checkpoints.
-APPEND_ONLY = ("records", "tiles", "blobs", "checkpoints", "intents", "anchors", "artifacts", "approvals")
+APPEND_ONLY = ("records", "tiles", "blobs", "checkpoints", "cosigned", "intents", "anchors", "artifacts", "approvals")
 
 
 @MIGRATIONS()
@@ -31,6 +31,10 @@ def m0001_initial(db: SqliteUtils) -> None:
     db.table("blobs").create({"digest": str, "bytes": bytes}, pk="digest", not_null={"bytes"}, strict=True)
     db.table("checkpoints").create(
         {"size": int, "root": bytes, "at": int, "note": bytes}, pk="size", not_null={"root", "at", "note"}, strict=True
+    )
+    # Checkpoints again, with what witnesses signed below them: those that are published where a quorum is required.
+    db.table("cosigned").create(
+        {"n": int, "size": int, "at": int, "note": bytes}, pk="n", not_null={"size", "at", "note"}, strict=True
     )
     # What the TPM's counter is about to stand for, and what it stands for: see gateway/rollback.py. ``counter`` has 64 bits,
     # of which no TPM lives to use the last.

@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 import typer
 
 from tpm.errors import TpmError
-from ztrooted.cli import audit, baseline, executor, explain, inspect, operate, orchestrate, orders, policy
+from ztrooted.cli import audit, baseline, executor, explain, inspect, operate, orchestrate, orders, policy, witness
 from ztrooted.cli.demo import demo
 from ztrooted.cli.forget_log import forget_log
 from ztrooted.cli.output import Version, fail
@@ -44,6 +44,7 @@ app.add_typer(baseline.app, name="baseline")
 app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(inspect.app, name="inspect")
+app.add_typer(witness.app, name="witness")
 
 
 def main() -> None:

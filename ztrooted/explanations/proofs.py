@@ -75,8 +75,13 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
         ),
         GateReason.CHECKPOINT_STALE: Explanation(
             503,
-            "The newest sealed checkpoint is too old, so nothing more may be issued on it.",
-            "Look in the gateway's log for why it can't seal, usually its TPM.",
+            "The newest published checkpoint is too old, so nothing more may be issued on it.",
+            "Look in the gateway's log for why it can't seal or publish: its TPM, or its witnesses.",
+        ),
+        GateReason.CHECKPOINT_UNWITNESSED: Explanation(
+            503,
+            "Too few witnesses cosigned the newest checkpoint, so it is not published and nothing rests on it.",
+            "See in the gateway's log which witness is silent and which refuses; a refusal is to be examined.",
         ),
         GateReason.LINEAGE_CHAIN_BROKEN: Explanation(
             500,
@@ -132,6 +137,21 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
             500,
             "The lineage is shorter than it has been: records at its end are missing.",
             "Stop the gateway, keep the database as evidence, and restore the missing records.",
+        ),
+        GateReason.WITNESS_ANSWER: Explanation(
+            503,
+            "A witness answered otherwise than its protocol says, or cosigned with another key than its own.",
+            "Compare url and vkey of the witness with what its operator says.",
+        ),
+        GateReason.WITNESS_REQUEST: Explanation(
+            400,
+            "A request to a witness is not an old size, a proof, an empty line and a checkpoint.",
+            "Send what C2SP tlog-witness says.",
+        ),
+        GateReason.WITNESS_UNREACHABLE: Explanation(
+            503,
+            "A witness can't be reached, or does not answer in time.",
+            "Check that the witness runs and the way to it; it is asked again by itself.",
         ),
         GateReason.EAR_EXPIRED: Explanation(
             410,

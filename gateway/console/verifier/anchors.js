@@ -1,9 +1,10 @@
 // Trust anchors: what a verifier is told to believe. Always a separate file; nothing of what is verified gets in here.
 //
 // The file is TOML. What is read is the part of it that `ztrooted gateway anchors` writes, and every other document is
-// refused: `name = "text"`, `name = '''text of several lines'''`, `name = ["text", …]`, `[table.table]`, and comments.
+// refused: `name = "text"`, `name = '''text of several lines'''`, `name = ["text", …]`, `name = 12`, `[table.table]`, and
+// comments.
 import { Refusal, demand, fromHex, fromUtf8, refuse } from "./bytes.js";
-import { parseVerifierKey, ECDSA } from "./note.js";
+import { ECDSA, parseVerifierKey, parseWitnesses } from "./note.js";
 import { DIGEST_SIZES, acceptAttestationKey, parsePublic } from "./tpm_public.js";
 
 const INVALID = "config.invalid";
@@ -11,6 +12,7 @@ const MAX_ANCHORS = 1 << 20; // bytes; the root certificates of all TPM makers h
 const NAME = "[A-Za-z0-9_-]+", TEXT = '"([^"\\\\\\u0000-\\u001f]*)"';
 const TABLE = new RegExp(`^\\[(${NAME}(?:\\.${NAME})*)\\]$`), MEMBER = new RegExp(`^(${NAME})[ \\t]*=[ \\t]*(.+)$`);
 const ITEM = `[ \\t]*${TEXT.replace("(", "(?:")}[ \\t]*`;
+const NUMBER = /^(?:0|[1-9][0-9]{0,8})$/;
 const LIST = new RegExp(`^\\[(?:${ITEM}(?:,${ITEM})*,?)?[ \\t]*\\]$`), ONE_TEXT = new RegExp(`^${TEXT}$`);
 
 function withoutComment(line) {
@@ -57,6 +59,8 @@ export function parseAnchorsToml(text) {
       }
     } else if (member !== null && ONE_TEXT.test(member[2])) {
       put(member[1], ONE_TEXT.exec(member[2])[1]);
+    } else if (member !== null && NUMBER.test(member[2])) {
+      put(member[1], Number(member[2]));
     } else if (member !== null && LIST.test(member[2])) {
       put(member[1], [...member[2].matchAll(new RegExp(TEXT, "g"))].map((found) => found[1]));
     } else {
@@ -67,6 +71,7 @@ export function parseAnchorsToml(text) {
 }
 
 const REQUIRED = ["format", "trust_domain", "log_key", "gateway_ak", "gateway_pcrs", "ek_vendors", "ek_roots"];
+const OPTIONAL = { witnesses: [], witness_quorum: 0 };
 
 function pcrsOf(value) {
   demand(typeof value === "object" && !Array.isArray(value), INVALID, "gateway_pcrs is no table");
@@ -86,20 +91,23 @@ function pcrsOf(value) {
 /** Read an anchors file. Refusal `config.invalid` where it can't be used; nothing is verified then. */
 export async function parseAnchors(bytes) {
   demand(bytes.length <= MAX_ANCHORS, INVALID, `over ${MAX_ANCHORS} bytes`);
-  const value = parseAnchorsToml(fromUtf8(bytes, INVALID));
-  const names = Object.keys(value);
+  const written = parseAnchorsToml(fromUtf8(bytes, INVALID)), value = { ...OPTIONAL, ...written };
+  const names = Object.keys(written);
   demand(REQUIRED.every((name) => names.includes(name)), INVALID, `anchors have ${REQUIRED.join(", ")}`);
-  const unknown = names.find((name) => !REQUIRED.includes(name));
+  const unknown = names.find((name) => !REQUIRED.includes(name) && !Object.hasOwn(OPTIONAL, name));
   demand(unknown === undefined, INVALID, `'${unknown}' is not known`);
   demand(value.format === "ztrooted-anchors/1", INVALID, "this is not of format ztrooted-anchors/1");
   const texts = ["trust_domain", "log_key", "gateway_ak", "ek_roots"].every((name) => typeof value[name] === "string");
-  demand(texts && Array.isArray(value.ek_vendors), INVALID, "a member is not of its type");
+  const lists = Array.isArray(value.ek_vendors) && Array.isArray(value.witnesses);
+  demand(texts && lists && Number.isInteger(value.witness_quorum), INVALID, "a member is not of its type");
   try {
     const origin = `${value.trust_domain}/lineage`, logKey = await parseVerifierKey(value.log_key);
     demand(logKey.name === origin && logKey.type === ECDSA, INVALID, `log_key is no key of type 0x02 named ${origin}`);
     const gatewayAk = await acceptAttestationKey(parsePublic(fromHex(value.gateway_ak, INVALID), "ak"));
     return {
       origin, logKey, gatewayAk,
+      witnesses: await parseWitnesses(value.witnesses, value.witness_quorum),
+      quorum: value.witness_quorum,
       gatewayPcrs: pcrsOf(value.gateway_pcrs),
       issuer: `spiffe://${value.trust_domain}/gateway`,
       audience: `spiffe://${value.trust_domain}/executors`,

@@ -5,6 +5,7 @@ import {
 import { importP256Spki, sha256, verifyDer, verifyEd25519 } from "./signatures.js";
 
 const MAX_NOTE = 512 * 1024; // bytes
+const MAX_WITNESSES = 64;
 const MAX_SIGNATURES = 100; // as in Go's sumdb/note
 export const ECDSA = 0x02; // signature types
 const ED25519 = 0x01, COSIGNATURE = 0x04, RFC6962 = 0x05, ML_DSA_44 = 0x06;
@@ -109,13 +110,26 @@ export async function verifyNote(note, keys) {
   return [...signed.values()];
 }
 
-/** A checkpoint of the log `origin`, signed by its key: {note, checkpoint}. */
-export async function verifyCheckpoint(text, origin, logKey) {
+/** Witnesses of whom `quorum` can be had, none of them twice: their keys. Refusal `note.key`. */
+export async function parseWitnesses(texts, quorum) {
+  const keys = await Promise.all(texts.map(parseVerifierKey));
+  demand(keys.length <= MAX_WITNESSES && quorum <= keys.length, "note.key", `a quorum of ${quorum} of ${keys.length} witnesses`);
+  demand(keys.every((key) => key.type === COSIGNATURE || key.type === ML_DSA_44), "note.key", "the key of a witness makes no cosignatures");
+  for (const values of [keys.map((key) => key.name), keys.map((key) => hex(key.material))]) {
+    demand(new Set(values).size === keys.length, "note.key", "two witnesses have the same name or the same key");
+  }
+  return keys;
+}
+
+/** A checkpoint of the log `origin`, signed by its key and by as many witnesses as `quorum` says: {note, checkpoint}. */
+export async function verifyCheckpoint(text, origin, logKey, witnesses = [], quorum = 0) {
   const note = parseNote(text), checkpoint = await parseCheckpoint(note.text);
   demand(checkpoint.origin === origin, "checkpoint.origin", `a checkpoint of ${checkpoint.origin}, not of ${origin}`);
   const signed = note.lines.some((line) => line.name === logKey.name && line.id === logKey.id);
   demand(signed, "checkpoint.key", `no signature by ${logKey.name} (${logKey.id})`);
-  await verifyNote(note, [logKey]);
+  const signers = await verifyNote(note, [logKey, ...witnesses]);
+  const cosigners = signers.filter(({ key }) => key !== logKey).length;
+  demand(cosigners >= quorum, "checkpoint.quorum", `${cosigners} known witnesses cosigned, ${quorum} are needed`);
   return { note, checkpoint };
 }
 

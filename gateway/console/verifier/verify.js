@@ -75,7 +75,9 @@ async function checkBundle(proof) {
 async function checkCheckpoint(proof) {
   const { bundle, anchors } = proof;
   demand(bundle.origin === anchors.origin, "checkpoint.origin", `the bundle is of ${bundle.origin}, not of ${anchors.origin}`);
-  const { note, checkpoint } = await verifyCheckpoint(bundle.checkpoint, anchors.origin, anchors.logKey);
+  const { note, checkpoint } = await verifyCheckpoint(
+    bundle.checkpoint, anchors.origin, anchors.logKey, anchors.witnesses, anchors.quorum,
+  );
   Object.assign(proof, { note, checkpoint });
 }
 
