@@ -60,7 +60,14 @@ class GatewayInProcess:
     """One gateway, served."""
 
     def __init__(
-        self, folder: Path, tpm: SoftwareTpm, ek_ca: bytes, pace: dict[str, float], *, vendors: Sequence[str] = ()
+        self,
+        folder: Path,
+        tpm: SoftwareTpm,
+        ek_ca: bytes,
+        pace: dict[str, float],
+        *,
+        vendors: Sequence[str] = (),
+        approver: Path | None = None,
     ) -> None:
         self.data = folder / "gateway"
         self.tpm = tpm
@@ -77,6 +84,7 @@ class GatewayInProcess:
             host=HOST,
             port=0,
             names=[HOST],
+            approver=approver,
         )
         self.set_pace(**{**PACE, **pace})
         self._runner: web.AppRunner | None = None
