@@ -17,6 +17,7 @@ WRITTEN = {
     r"^[0-9]{1,20}$": "a decimal number of at most 20 digits",
     r"^[0-9a-f]{64}$": "64 lower-case hexadecimal digits",
     r"^([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$": "64, 96 or 128 lower-case hexadecimal digits",
+    r"^[1-9][0-9]{0,15}$": "a whole number of at least 1, in digits",
     r"^([0-9a-f]{2})*$": "bytes in lower-case hexadecimal",
     r"^([0-9a-f]{2})+$": "bytes in lower-case hexadecimal",
     r"^[A-Za-z0-9_-]{43}$": "a SHA-256 in base64url",

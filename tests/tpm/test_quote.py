@@ -23,6 +23,7 @@ from tpm.errors import EvidenceError, RejectedError
 from tpm.pcr import PcrSelection, PcrValues, pcr_digest
 from tpm.public import parse_public, parse_tpmt_public
 from tpm.quote import Clock, check_clock, parse_quote, verify_quote
+from tpm.sealing import Sealing
 from tpm.signature import Signature
 
 
@@ -105,7 +106,7 @@ def test_a_tpms_own_quote_verifies_and_its_next_one_follows(device: Any) -> None
 @pytest.mark.swtpm
 def test_a_tpms_own_certification_of_its_log_key_verifies(device: Any) -> None:
     key = accept_attestation_key(parse_public(device.attestation_key()))
-    log_key = device.log_key({"sha256": [0, 7]})
+    log_key = device.log_key(Sealing(PcrSelection.of({"sha256": [0, 7]})))
     made = device.certify(log_key, NONCE)
     public = parse_public(log_key.public)
     assert verify_certify(made.attest, made.signature, key, qualifying_data=NONCE, certified=public).certified == public
