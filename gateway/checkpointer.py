@@ -60,6 +60,7 @@ class Checkpointer:
         self._log_key = ecdsa_key(config.origin, signer.identity.log_key())
         self._ak_name = accept_attestation_key(parse_public(signer.identity.ak_public)).name
         self.anchors = Anchors(config, database, clock, signer)
+        self._newest_sealed: tuple[int, bytes] | None = None
         self._head: tuple[tuple[int, bytes], Checkpoint] | None = None
         self._asking = asyncio.Lock()
         self._witnesses = Witnesses(config.witnesses, database, clock, metrics or Metrics())
@@ -195,6 +196,7 @@ class Checkpointer:
                 self.anchors.store(tx, anchor, now_ms)
 
         await self._database.write(store)
+        self._newest_sealed = None
         if anchor is not None:
             self.anchors.stored(anchor)
         self._sealed()
@@ -228,9 +230,12 @@ class Checkpointer:
         return latest
 
     def _newest(self) -> tuple[int, bytes] | None:
-        """The newest sealed checkpoint as (size, note)."""
-        row = self._database.reading.execute("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1").fetchone()
-        return None if row is None else (int(row[0]), bytes(row[1]))
+        """The newest sealed checkpoint as (size, note). Each answer names it, so it is read once."""
+        if self._newest_sealed is None:
+            query = "SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1"
+            row = self._database.reading.execute(query).fetchone()
+            self._newest_sealed = None if row is None else (int(row[0]), bytes(row[1]))
+        return self._newest_sealed
 
     def _newest_cosigned(self) -> Cosigned | None:
         """What an earlier run published, if as many of today's witnesses cosigned it as are demanded today."""

@@ -6,7 +6,6 @@ stopped, takes that as its state and says so in the lineage (``reseal``).
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tpm.sealing import Approval, Approver, decode_pcrs, encode_pcrs
 from ztrooted import canonical
 from ztrooted.clock import SystemClock
 from ztrooted.errors import EnvironmentProblem, UsageProblem
+from ztrooted.kept_files import replace
 from ztrooted.keys import load_p256, spki
 from ztrooted.models import compose
 from ztrooted.reasons import GateReason
@@ -113,26 +113,10 @@ async def reseal(config: GatewayConfig, document: bytes, *, operator: str, reaso
         authorizations.check(database.reading)
         if identity.approval != approval:
             identity = identity.resealed(approval, lineage.size(database.reading))
-            store_identity(config.data, identity)
+            replace(config.data / IDENTITY_FILE, canonical.encode(identity.encode()))
         return await _record(config, database, approval, asked)
     finally:
         await database.close()
-
-
-def store_identity(folder: Path, identity: Identity) -> None:
-    """Replace the identity file, whole or not at all."""
-    path = folder / IDENTITY_FILE
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(canonical.encode(identity.encode()))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _compare(config: GatewayConfig, identity: Identity, approver: Approver, approval: Approval) -> None:
@@ -154,9 +138,7 @@ def _compare(config: GatewayConfig, identity: Identity, approver: Approver, appr
         )
 
 
-async def _record(
-    config: GatewayConfig, database: Database, approval: Approval, asked: "Accountable"
-) -> dict[str, Any]:
+async def _record(config: GatewayConfig, database: Database, approval: Approval, asked: Accountable) -> dict[str, Any]:
     """Raise the floor, say so in the lineage, and seal that."""
     signer = Signer(config)  # raises the floor
     try:

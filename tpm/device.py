@@ -258,7 +258,7 @@ class Device(Connection):
             public = tss.TPM2B_PUBLIC(publicArea=unmarshal(tss.TPMT_PUBLIC, approver_template(approver.key)))
             handle = self._esapi.load_external(public, hierarchy=tss.ESYS_TR.OWNER)
             try:
-                message = approver.approved_policy(approval.pcrs, approval.version) + approver.reference
+                message = approver.message(approval.pcrs, approval.version)
                 signature = unmarshal(tss.TPMT_SIGNATURE, _tpmt_signature(approval.signature))
                 ticket = self._esapi.verify_signature(handle, hashlib.sha256(message).digest(), signature)
             finally:

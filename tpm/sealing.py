@@ -69,16 +69,20 @@ class Approver:
         command = struct.pack(">I", _CC_POLICY_NV) + operand + self.floor.name
         return hashlib.sha256(policy_pcr(PcrSelection.of(pcrs), pcrs) + command).digest()
 
+    def message(self, pcrs: PcrValues, version: int) -> bytes:
+        """What is signed: the approved policy and the reference (§23.16, aHash)."""
+        return self.approved_policy(pcrs, version) + self.reference
+
     def approve(self, private: ec.EllipticCurvePrivateKey, pcrs: PcrValues, version: int) -> Approval:
-        """Sign for a state (§23.16: aHash is over the approved policy and the reference)."""
-        message = self.approved_policy(pcrs, version) + self.reference
-        return Approval(version, pcrs, private.sign(message, ec.ECDSA(hashes.SHA256())))
+        """Sign for a state."""
+        return Approval(version, pcrs, private.sign(self.message(pcrs, version), ec.ECDSA(hashes.SHA256())))
 
     def approved(self, approval: Approval) -> bool:
         """Whether the approver signed it."""
-        message = self.approved_policy(approval.pcrs, approval.version) + self.reference
         try:
-            self.key.verify(approval.signature, message, ec.ECDSA(hashes.SHA256()))
+            self.key.verify(
+                approval.signature, self.message(approval.pcrs, approval.version), ec.ECDSA(hashes.SHA256())
+            )
         except InvalidSignature:
             return False
         return True

@@ -90,10 +90,9 @@ class WitnessStore:
             try:
                 yield Entry(self._connection, origin)
                 self._connection.execute("COMMIT")
-            except BaseException:
+            finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-                raise
 
     def close(self) -> None:
         """Let go of the file."""

@@ -239,7 +239,10 @@ async def test_an_older_database_of_the_same_anchor_finds_no_witness(watched: Ga
         await unwitnessed(watched)
     refused = [line for line in logged if line["event"] == "not cosigned"]
     assert {line["code"] for line in refused} == {"checkpoint.split_view"}
-    assert all("records that it cosigned" in line["detail"] for line in refused)
+    # The gateway's own loop may have asked about fewer of them meanwhile.
+    larger = [line["detail"] for line in refused if line["size"] > published]
+    assert len(larger) >= 2
+    assert all(f"the {published} records that it cosigned" in detail for detail in larger)
 
 
 async def test_recovering_does_not_help_where_witnesses_know_better(watched: GatewayInProcess, tmp_path: Path) -> None:

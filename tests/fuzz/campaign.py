@@ -24,7 +24,7 @@ from tests.fuzz.mutation import Mutator, mutate_length
 from tests.fuzz.target import DECLARED, Target
 
 MAX_INPUT = 1 << 20
-MAX_SECONDS = 3.0
+MAX_SECONDS = 1.0
 MAX_BYTES = 64 << 20
 # Of this process's own time; far beyond what is allowed, so that a loop without end becomes a finding as well.
 HANG_S = 20.0

@@ -429,7 +429,7 @@ def test_extends_of_other_pcrs_do_not_stop_the_log_key(device: Device, software_
 
     def extend_without_pause() -> None:
         with Device.open(software_tpm.address) as other:
-            while not stop.wait(0.006):
+            while not stop.wait(0.003):
                 other.extend(10, EXTENDED)
 
     thread = threading.Thread(target=extend_without_pause)
