@@ -20,10 +20,13 @@ from gateway.signer import IDENTITY_FILE
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.support.tpm import SoftwareTpms
 from tpm.device import Device
+from tpm.errors import RejectedError
 from ztrooted import canonical
 from ztrooted.anchors import parse_anchors
+from ztrooted.audit import check_identity
 from ztrooted.checkpoint import verify_checkpoint
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError, UsageProblem
+from ztrooted.keys import spki
 from ztrooted.reasons import GateReason
 
 pytestmark = pytest.mark.asyncio
@@ -193,3 +196,31 @@ async def test_a_gateway_without_an_approver_has_one_state(
 async def test_a_damaged_approval_is_refused_whole(gate: GatewayInProcess, document: bytes) -> None:
     with pytest.raises(UsageProblem):
         await resealing.reseal(load_config(gate.data), document, operator="olivia", reason="firmware")
+
+
+async def test_an_approval_for_another_lineage_is_refused(gate: GatewayInProcess) -> None:
+    with pytest.raises(UsageProblem, match="example"):
+        await reseal(gate, approved(gate) | {"origin": "other.example/lineage"})
+
+
+async def test_anchors_with_a_former_state_and_no_approver_are_refused(gate: GatewayInProcess) -> None:
+    """Nobody could have replaced it."""
+    drift(gate)
+    await reseal(gate, approved(gate))
+    lines = [line for line in anchors_file(load_config(gate.data)).splitlines() if not line.startswith("approver")]
+    with pytest.raises(EnvironmentProblem, match="no approver"):
+        parse_anchors("\n".join(lines).encode(), "anchors.toml")
+
+
+async def test_the_log_key_must_be_the_approvers(gate: GatewayInProcess) -> None:
+    """Anchors that name another approver, or none, do not accept its certification."""
+    identity = json.loads((gate.data / IDENTITY_FILE).read_bytes())
+    text = anchors_file(load_config(gate.data))
+    assert check_identity(identity, parse_anchors(text.encode(), "anchors.toml"))
+    other = spki(ec.generate_private_key(ec.SECP256R1()).public_key()).hex()
+    for changed in (
+        text.replace(identity["approver"], other),
+        text.replace(f'approver = "{identity["approver"]}"', ""),
+    ):
+        with pytest.raises(RejectedError):
+            check_identity(identity, parse_anchors(changed.encode(), "anchors.toml"))
