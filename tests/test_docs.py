@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import typer
 
-import gateway.cli
 import ztrooted.cli.main
 from ztrooted.audit_plan import PLAN
 from ztrooted.reasons import all_reasons
@@ -77,11 +76,7 @@ def functions_of(path: Path) -> frozenset[str]:
 @cache
 def command_line() -> Any:
     """``ztrooted`` with the commands that the gateway adds; a group has ``commands``, every command ``params``."""
-    app = typer.Typer()
-    app.registered_commands = list(ztrooted.cli.main.app.registered_commands)
-    app.registered_groups = list(ztrooted.cli.main.app.registered_groups)
-    app.add_typer(gateway.cli.app, name="gateway")
-    return typer.main.get_command(app)
+    return typer.main.get_command(ztrooted.cli.main.command_line())
 
 
 def commands_of(page: Path) -> Iterator[list[str]]:

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tpm.algorithms import Alg
+from tpm.algorithms import BANK_BY_NAME, DIGEST_SIZE, Alg
 from tpm.counter import NvPublic
 from tpm.pcr import PcrSelection, PcrValues
 from tpm.public import ObjectAttributes
@@ -126,4 +126,9 @@ def encode_pcrs(pcrs: PcrValues) -> dict[str, dict[str, str]]:
 
 def decode_pcrs(value: Mapping[Any, Mapping[str, str]]) -> dict[str, dict[int, bytes]]:
     """PCR values from JSON: bank name -> index -> hexadecimal digits. ValueError or AttributeError where they are none."""
-    return {bank: {int(at): bytes.fromhex(one) for at, one in values.items()} for bank, values in value.items()}
+    pcrs = {bank: {int(at): bytes.fromhex(one) for at, one in values.items()} for bank, values in value.items()}
+    PcrSelection.of(pcrs)  # they are PCRs, of banks that there are
+    for bank, values in pcrs.items():
+        if any(len(one) != DIGEST_SIZE[BANK_BY_NAME[bank]] for one in values.values()):
+            raise ValueError(f"a value of a PCR of {bank} has {DIGEST_SIZE[BANK_BY_NAME[bank]]} bytes")
+    return pcrs

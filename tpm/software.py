@@ -342,12 +342,16 @@ def _roots_command(arguments: argparse.Namespace) -> None:
 
 
 def _run_command(arguments: argparse.Namespace) -> None:
-    with SoftwareTpm(arguments.state) as tpm:
-        ends = {signal.SIGTERM, signal.SIGINT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # they are waited for; one that came before just ends us
+    ended, ends = socket.socketpair()
+    ends.setblocking(False)
+    with ended, ends, SoftwareTpm(arguments.state) as tpm:
+        # Not sigwait: until it waits, a thread that does not block the signal would get it, and end us.
+        signal.set_wakeup_fd(ends.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         sys.stdout.write(f"{tpm.address}\n")
         sys.stdout.flush()
-        signal.sigwait(ends)
+        ended.recv(1)
 
 
 def _parser() -> argparse.ArgumentParser:

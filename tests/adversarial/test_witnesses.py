@@ -61,7 +61,9 @@ def witnesses(gate: GatewayInProcess, tmp_path: Path) -> Iterator[list[WitnessPr
     ]
     made[1].vkeys.reverse()  # the second one is known by its post-quantum key
     for one in made:
-        one.start()
+        one.spawn()
+    for one in made:
+        one.wait()
     yield made
     for one in made:
         one.kill()

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fuzz.campaign import MAX_BYTES, MAX_SECONDS, Campaign, Finding, Result, cpu_seconds, peak_memory
+from tests.fuzz.campaign import MAX_BYTES, Campaign, Finding, Result, cpu_seconds, max_seconds, peak_memory
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS
 
@@ -40,7 +40,7 @@ def explode(target: Target) -> Iterator[Finding]:
         except (MemoryError, Exception) as error:  # noqa: BLE001 -- whatever comes out is the finding
             yield Finding("exception", f"bomb {name}: {type(error).__name__}: {str(error)[:200]}", data)
             continue
-        if took > MAX_SECONDS and (took := cpu_seconds(target, data)) > MAX_SECONDS:
+        if took > max_seconds() and (took := cpu_seconds(target, data)) > max_seconds():
             yield Finding("slow", f"bomb {name}: {took:.2f} s for {len(data)} bytes", data)
         if used > MAX_BYTES:
             yield Finding("memory", f"bomb {name}: {used >> 20} MiB for {len(data)} bytes", data)

@@ -79,6 +79,21 @@ def test_anchors_whose_vendors_are_no_vendors_are_refused_when_read(vendors: str
         parse_anchors(text.encode(), "the anchors")
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (f'24 = "{"00" * 32}"', "run from 0 to 23"),
+        (f'9223372036854775808 = "{"00" * 32}"', "run from 0 to 23"),
+        (f'2 = "{"00" * 31}"', "has 32 bytes"),
+    ],
+)
+def test_anchors_of_pcrs_that_no_tpm_has_are_refused_when_read(line: str, why: str) -> None:
+    """The same."""
+    text = anchors_text().decode().replace("[gateway_pcrs.sha256]\n", f"[gateway_pcrs.sha256]\n{line}\n")
+    with pytest.raises(EnvironmentProblem, match=why):
+        parse_anchors(text.encode(), "the anchors")
+
+
 @pytest.mark.parametrize("member", ["artifacts", "ima"])
 def test_a_list_of_a_bundle_written_as_text_is_refused(member: str) -> None:
     """It was read as a list of its characters."""
@@ -121,7 +136,7 @@ def test_a_package_that_unpacks_to_much_is_refused_or_read_in_its_time(name: str
     path = tmp_path / "x.deb"
     path.write_bytes(package_bombs()[name])
     if name == "members":
-        assert list(package_files(path, "sha256")) == []  # 40,000 folders, of which none is a file
+        assert list(package_files(path, "sha256")) == []  # 20,000 folders, of which none is a file
         return
     with pytest.raises(PolicyError) as refused:
         list(package_files(path, "sha256"))

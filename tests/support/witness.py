@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.support.commands import run
 from tests.support.notes import NoteSigner
 from ztrooted import merkle
 from ztrooted.checkpoint import Checkpoint
@@ -27,8 +28,8 @@ class WitnessProcess:
         self.folder = folder
         self.log = folder.with_suffix(".log")
         listed = [part for log in logs for part in ("--log", log)]
-        command = [sys.executable, "-m", "ztrooted", "witness", "init", str(folder), "--name", name, "--json"]
-        made = subprocess.run([*command, *listed, *options], check=True, capture_output=True)
+        made = run("witness", "init", str(folder), "--name", name, "--json", *listed, *options)
+        assert made.returncode == 0, made.stderr
         self.vkeys: list[str] = json.loads(made.stdout)["vkeys"]
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
@@ -44,11 +45,20 @@ class WitnessProcess:
 
     def start(self) -> None:
         """Start it, the second time on the port of the first."""
-        address = self.folder / "address"
-        address.unlink(missing_ok=True)
+        self.spawn()
+        self.wait()
+
+    def spawn(self) -> None:
+        """Begin to start it."""
+        (self.folder / "address").unlink(missing_ok=True)
         command = [sys.executable, "-m", "ztrooted", "witness", "serve", str(self.folder)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen([*command, "--listen", f"127.0.0.1:{self.port}"], stdout=log, stderr=log)
+
+    def wait(self) -> None:
+        """Until it listens."""
+        assert self._process is not None
+        address = self.folder / "address"
         until = time.monotonic() + START_S
         while not address.exists():
             assert self._process.poll() is None, self.log.read_text()[-2000:]

@@ -444,8 +444,8 @@ def test_inspection_needs_no_tss_no_server_and_no_database(tmp_path: Path) -> No
     program = (
         "import sys\n"
         "for name in ('tpm2_pytss', 'aiohttp', 'structlog', 'sqlite_utils'): sys.modules[name] = None\n"
-        "from ztrooted.cli.main import app\n"
-        f"app(['inspect', 'eventlog', {str(path)!r}, '--json'])\n"
+        "from ztrooted.cli.main import command_line\n"
+        f"command_line(['inspect'])(['inspect', 'eventlog', {str(path)!r}, '--json'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr.decode()

@@ -4,17 +4,19 @@ import asyncio
 import re
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ztrooted import limits
-from ztrooted.anchors import Anchors, parse_anchors
 from ztrooted.cli.connection import CaFile, GatewayUrl
 from ztrooted.cli.files import read
 from ztrooted.cli.output import JsonFlag, show
 from ztrooted.errors import UsageProblem
 from ztrooted.reasons import GateReason
+
+if TYPE_CHECKING:
+    from ztrooted.anchors import Anchors
 
 app = typer.Typer(no_args_is_help=True, help="Make this machine an executor: prove it to a gateway, and run its jobs.")
 
@@ -53,7 +55,9 @@ DEFAULT_EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 DEFAULT_IMA = Path("/sys/kernel/security/ima/ascii_runtime_measurements")
 
 
-def _anchors(file: Path | None) -> Anchors | None:
+def _anchors(file: Path | None) -> "Anchors | None":
+    from ztrooted.anchors import parse_anchors  # noqa: PLC0415 -- loads what few commands have a use for
+
     return None if file is None else parse_anchors(read(file, limits.BODY, GateReason.CONFIG_INVALID), str(file))
 
 
