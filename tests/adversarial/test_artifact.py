@@ -8,7 +8,6 @@ import base64
 import hashlib
 import hmac
 import json
-import time
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from tests.support import corpus
 from tests.support.judged import check_attack
+from tests.support.pace import at_most
 from tests.support.tokens import (
     AUDIENCE,
     EXECUTOR,
@@ -325,9 +325,8 @@ def test_L14_the_holder_of_another_key_is_refused() -> None:
     "presented", ["." * 1_000_000, "A" * 1_000_000, "e30." * 250_000, GOOD + "A" * 16384, "é" * 500_000]
 )
 def test_L17_oversized_tokens_cost_nothing(presented: str) -> None:
-    started = time.process_time()
-    refused(GateReason.JWS_TOO_LARGE, presented)
-    assert time.process_time() - started < 0.01
+    with at_most(0.01):
+        refused(GateReason.JWS_TOO_LARGE, presented)
 
 
 @pytest.mark.parametrize("value", [bytes(64), b"\xff" * 64, bytes(32) + b"\x01" * 32, b"\x01" * 32 + bytes(32),

@@ -18,17 +18,15 @@ import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from random import Random
 
 from tests.fuzz.mutation import Mutator, mutate_length
 from tests.fuzz.target import DECLARED, Target
+from tests.support.pace import slowness
 
 MAX_INPUT = 1 << 20
 MAX_SECONDS = 1.0
 MAX_BYTES = 64 << 20
-# What a usual machine takes for the work of ``max_seconds``.
-USUAL_S = 0.06
 # Of this process's own time; far beyond what is allowed, so that a loop without end becomes a finding as well.
 HANG_S = 20.0
 # Some of this is the machine's doing: what looks slow is measured again, in time of this process.
@@ -111,16 +109,9 @@ def cpu_seconds(target: Target, data: bytes, rounds: int = 3) -> float:
     return best
 
 
-@cache
 def max_seconds() -> float:
-    """``MAX_SECONDS`` for this machine: more where it takes longer than usual for a fixed piece of work."""
-
-    def work() -> float:
-        began = time.process_time()
-        sum(number * number for number in range(1_000_000))
-        return time.process_time() - began
-
-    return MAX_SECONDS * max(1.0, min(work() for _ in range(3)) / USUAL_S)
+    """``MAX_SECONDS`` on this machine."""
+    return MAX_SECONDS * slowness()
 
 
 class Campaign:

@@ -1,11 +1,11 @@
 """Allow-lists, path patterns and rules for IMA."""
 
-import time
 from typing import Any
 
 import pytest
 
 from tests.support.ima_machine import Machine
+from tests.support.pace import at_most
 from tpm import ima_paths, ima_rules
 from tpm.errors import RejectedError
 from tpm.ima import parse_ima_list
@@ -177,15 +177,13 @@ def test_matching_cannot_run_away() -> None:
     wild = "/var/log" + "/*a" * 100
     patterns = PathPatterns.of([f"{wild}{number}" for number in range(ima_paths.MAX_PATTERNS)])
     path = b"/var/log" + b"/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" * 100
-    started = time.process_time()
-    assert not patterns.matches(path)
-    assert time.process_time() - started < 0.5
+    with at_most(0.5):
+        assert not patterns.matches(path)
 
 
 def test_a_large_allow_list_is_parsed_once_and_looked_up_fast() -> None:
     rules = ImaRules.of({f"/usr/lib/p{number}": [f"{number:064x}"] for number in range(100_000)})
     entries = parse_ima_list(ima_entry("/usr/lib/p77", (77).to_bytes(32, "big")).ascii).entries
-    started = time.process_time()
-    for _ in range(1000):
-        assert entries.rows[0][2] in rules.allow.files[entries.rows[0][3]]
-    assert time.process_time() - started < 0.5
+    with at_most(0.5):
+        for _ in range(1000):
+            assert entries.rows[0][2] in rules.allow.files[entries.rows[0][3]]
