@@ -12,26 +12,15 @@ is defined.
 import hashlib
 import json
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
+
+from pydantic_core import from_json, to_json
 
 from ztrooted import limits, strict_json
 from ztrooted.errors import ProofError
 from ztrooted.reasons import GateReason
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
-
-
-def _integer(text: str) -> int:
-    if len(text) > 17 or abs(value := int(text)) > strict_json.MAX_INTEGER:
-        raise ValueError
-    return value
-
-
-def _never(_text: str) -> NoReturn:
-    raise ValueError
-
-
-_QUICK = json.JSONDecoder(parse_int=_integer, parse_float=_never, parse_constant=_never)
 
 
 def encode(value: Any) -> bytes:
@@ -64,12 +53,12 @@ def decode(data: bytes, *, maximum: int = limits.BODY) -> Any:
     """
     if len(data) <= maximum and data.isascii():
         # Most are as they should be, which is quick to see: what a lenient reader lets pass is not written again as it
-        # stands. The strict one is asked what is wrong with all others.
+        # stands, or is not in its order. The strict one is asked what is wrong with all others.
         try:
-            value = _QUICK.raw_decode(data.decode("ascii"))[0]
-            if not _too_deep(value) and _ENCODER.encode(value).encode("utf-8") == data:
+            value = from_json(data)
+            if _in_order(value, limits.JSON_DEPTH) and to_json(value) == data:
                 return value
-        except (ValueError, RecursionError):
+        except ValueError:
             pass
     value = strict_json.parse(data, refuse, maximum=maximum)
     if encode(value) != data:
@@ -82,18 +71,33 @@ def digest(value: Any) -> str:
     return hashlib.sha256(encode(value)).hexdigest()
 
 
-def _too_deep(value: Any) -> bool:
-    level = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(limits.JSON_DEPTH):
-        if not level:
+def _in_order(value: Any, depth: int) -> bool:
+    """Whether members are sorted, numbers are integers within bounds, and nothing is nested deeper than ``depth``."""
+    kind = type(value)
+    if kind is dict:
+        names = list(value)
+        if depth == 0 or names != sorted(names):
             return False
-        level = [
-            item
-            for outer in level
-            for item in (outer.values() if type(outer) is dict else outer)
-            if type(item) is dict or type(item) is list
-        ]
-    return bool(level)
+        items = value.values()
+    elif kind is list:
+        if depth == 0:
+            return False
+        items = value
+    else:
+        return _is_leaf(value, kind)
+    for item in items:
+        kind = type(item)
+        if kind is str:  # most are
+            continue
+        if not (_in_order(item, depth - 1) if kind is dict or kind is list else _is_leaf(item, kind)):
+            return False
+    return True
+
+
+def _is_leaf(value: Any, kind: type) -> bool:
+    if kind is int:
+        return bool(-strict_json.MAX_INTEGER <= value <= strict_json.MAX_INTEGER)
+    return value is None or kind is str or kind is bool
 
 
 def _check(value: Any, depth: int) -> None:
