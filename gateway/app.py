@@ -10,9 +10,11 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from gateway import orders
-from gateway.auth import Authenticator, Role
+from gateway import local, orders
+from gateway.auth import Authenticator, ClientAuthorities, Role
 from gateway.authorizer import Authorizer
 from gateway.bundles import Bundles
 from gateway.certificates import Authority
@@ -29,6 +31,7 @@ from gateway.metrics import Metrics
 from gateway.middleware import problems
 from gateway.orders import GATEWAY, Order, Orders
 from gateway.policies import PolicyStore
+from gateway.providers import Providers
 from gateway.references import References
 from gateway.rounds import Rounds
 from gateway.routes import add_routes, all_routes
@@ -81,7 +84,9 @@ class Gateway:
         read_policies(config)  # refused before anything is opened or written
         self.roots = _load_roots(config)
         self.authority = _load_authority(config)
-        self.tls = _server_tls(config)
+        self.client_authorities = ClientAuthorities(self.authority.certificate, _load_client_authorities(config))
+        self.providers = Providers(config, self.clock)
+        self.tls = _server_tls(config, self.client_authorities)
         receivers = load_receivers(config)
         self.signer = Signer(config)
         try:
@@ -160,6 +165,7 @@ class Gateway:
 
         await self.database.write(commit)
         self.signer.adopt(epoch)
+        await self.providers.start()
         revoked = await self.policies.start(now_ms, self.rounds)
         await self.checkpointer.begin()
         await self.authorizer.resume()
@@ -167,6 +173,7 @@ class Gateway:
         await self.endings.announce(revoked)
         self.tasks.start(self.deadlines.run())
         self.tasks.start(self.checkpointer.run(partial(self.deadlines.sleep, "checkpoint")))
+        self.tasks.start(self.providers.run(partial(self.deadlines.sleep, "identity providers")))
         self.tasks.start(self.feed.run())
         for name in self.webhooks.names:
             self.tasks.start(self.webhooks.run(name))
@@ -299,7 +306,9 @@ class Gateway:
         """The HTTP side."""
         app = web.Application(middlewares=[problems], client_max_size=limits.BODY)
         app.on_response_prepare.append(self._tell_checkpoint)
-        add_routes(app, all_routes(self), Authenticator(self.database, self.clock, self.config.trust_domain))
+        domain = self.config.trust_domain
+        who = Authenticator(self.database, self.clock, domain, self.client_authorities, self.providers)
+        add_routes(app, all_routes(self), who)
         return app
 
 
@@ -312,6 +321,7 @@ async def serve(config: GatewayConfig, *, ready: asyncio.Event | None = None) ->
         runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=2.0)
         await runner.setup()
         await web.SockSite(runner, listening, ssl_context=gateway.tls).start()
+        await web.SockSite(runner, local.listen(config.data)).start()
         host, port = listening.getsockname()[:2]
         log.info("serving", url=f"https://{host}:{port}", virtual_tpm=gateway.signer.identity.virtual)
         _write_address(config, f"https://{host}:{port}")
@@ -325,7 +335,8 @@ async def serve(config: GatewayConfig, *, ready: asyncio.Event | None = None) ->
         gateway.feed.close()
         await runner.cleanup()
     finally:
-        (config.data / ADDRESS_FILE).unlink(missing_ok=True)  # nobody is there any more
+        for left in (ADDRESS_FILE, local.FILE):
+            (config.data / left).unlink(missing_ok=True)  # nobody is there any more
         await gateway.close()
     return 1 if gateway.failed else 0
 
@@ -359,7 +370,19 @@ def _load_authority(config: GatewayConfig) -> Authority:
         ) from error
 
 
-def _server_tls(config: GatewayConfig) -> ssl.SSLContext:
+def _load_client_authorities(config: GatewayConfig) -> list[x509.Certificate]:
+    if config.client_ca is None:
+        return []
+    path = config.path(config.client_ca)
+    try:
+        return x509.load_pem_x509_certificates(read_file(path, "CA of client certificates"))
+    except ValueError as error:
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_TLS, f"{path} holds no CA certificates: {error}", "correct 'client_ca'"
+        ) from error
+
+
+def _server_tls(config: GatewayConfig, clients: ClientAuthorities) -> ssl.SSLContext:
     certificate, key = config.data / "tls" / "cert.pem", config.data / "tls" / "key.pem"
     read_file(certificate, "TLS certificate")
     read_file(key, "TLS key", secret=True)
@@ -369,11 +392,12 @@ def _server_tls(config: GatewayConfig) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # no resumption: each connection proves the session key anew
-    # Executors present the session certificate of our own CA; orchestrators, auditors and operators present a token.
+    # Executors present the session certificate of our own CA, others a token or a certificate of another CA.
     context.verify_mode = ssl.CERT_OPTIONAL
     try:
         context.load_cert_chain(certificate, key)
-        context.load_verify_locations(config.data / "executor-ca" / "cert.pem")
+        for one in (clients.executors, *clients.others):
+            context.load_verify_locations(cadata=one.public_bytes(Encoding.DER))
     except (ssl.SSLError, OSError) as error:
         raise EnvironmentProblem(
             GateReason.ENVIRONMENT_TLS, f"{certificate} and {key} can't be used: {error}", "restore or replace both"

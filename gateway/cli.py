@@ -13,6 +13,7 @@ from ztrooted import canonical
 from ztrooted.cli.executor import tpm_address
 from ztrooted.cli.files import new_secret, read_at_most
 from ztrooted.cli.output import JsonFlag, Version, show
+from ztrooted.clock import instant
 from ztrooted.errors import UsageProblem
 from ztrooted.reasons import GateReason
 
@@ -230,25 +231,52 @@ def token(
     data: DataFolder,
     role: Annotated[Literal["orchestrator", "auditor", "operator"], typer.Option(help="What its holder may do.")],
     name: Annotated[str, typer.Option(help="Whose token this is; it appears in every record of what they do.")],
+    days: Annotated[int, typer.Option(min=1, max=366, help="How long it is valid.")] = 90,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write it to this new file, for its owner's eyes only."),
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Create a bearer token and print it, once. The gateway must be stopped: it is its database's only writer."""
+    """Create a bearer token and print it, once. To rotate one, create the next, hand it out, then revoke the first."""
     from gateway.config import load_config  # noqa: PLC0415
     from gateway.tokens import create  # noqa: PLC0415
 
     config = load_config(data)
-    said = {"role": role, "name": name}
     if output is None:
-        made = asyncio.run(create(config, role, name))
-        show({"token": made, **said}, made, json=json)
+        made = asyncio.run(create(config, role, name, days * 86400))
+        show(made.model_dump(), made.token, json=json)
         return
     with new_secret(output) as file:
-        file.write(f"{asyncio.run(create(config, role, name))}\n".encode())
-    show({"output": str(output), **said}, f"Wrote a token for {role} {name} to {output}.", json=json)
+        made = asyncio.run(create(config, role, name, days * 86400))
+        file.write(f"{made.token}\n".encode())
+    said = {**made.model_dump(exclude={"token"}), "output": str(output)}
+    show(said, f"Wrote token {made.id} for {role} {name} to {output}.", json=json)
+
+
+@app.command()
+def tokens(data: DataFolder, json: JsonFlag = False) -> None:
+    """List the bearer tokens: whose they are, and until when."""
+    from gateway.config import load_config  # noqa: PLC0415
+    from gateway.tokens import listing  # noqa: PLC0415
+
+    found = asyncio.run(listing(load_config(data)))
+    lines = [f"{one.id}  {one.role:<12}  until {instant(one.expires)}  {one.name}" for one in found.tokens]
+    show(found.model_dump(), "\n".join(lines) or "There are no tokens.", json=json)
+
+
+@app.command()
+def revoke_token(
+    data: DataFolder,
+    token: Annotated[str, typer.Argument(metavar="ID", help="As 'ztrooted gateway tokens' lists it.")],
+    json: JsonFlag = False,
+) -> None:
+    """End a bearer token at once. What runs because of it goes on; see 'ztrooted revoke' for that."""
+    from gateway.config import load_config  # noqa: PLC0415
+    from gateway.tokens import revoke  # noqa: PLC0415
+
+    ended = asyncio.run(revoke(load_config(data), token))
+    show(ended.model_dump(), f"Token {ended.id} of {ended.role} {ended.name} is no more.", json=json)
 
 
 @app.command()

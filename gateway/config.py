@@ -16,6 +16,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from gateway import provider_config
+from gateway.provider_config import ProviderConfig
 from gateway.webhook_config import WebhookConfig, unique_names
 from gateway.witness_config import WitnessConfig, distinct
 from tpm.endorsement_san import normalise_vendor_id
@@ -76,6 +78,14 @@ class GatewayConfig(BaseSettings):
         description="How often a checkpoint is bound to the TPM's counter, which wears the TPM's memory a little.",
     )
 
+    client_ca: Path | None = Field(
+        None,
+        description="PEM file of the CAs that issue client certificates to orchestrators, auditors and operators, named"
+        " spiffe://DOMAIN/ROLE/NAME. Left out, they show tokens.",
+    )
+    identity_providers: Annotated[list[ProviderConfig], AfterValidator(provider_config.distinct)] = Field(
+        [], description="Whose tokens (OpenID Connect) are believed, each a table [[identity_providers]]."
+    )
     webhooks: Annotated[list[WebhookConfig], AfterValidator(unique_names)] = Field(
         [], description="Receivers of events that can't hold a stream, each a table [[webhooks]]."
     )

@@ -6,6 +6,8 @@ Gateway, executors and auditors each derive these by themselves, so the rules st
 import re
 
 EXECUTOR_ID = re.compile(r"ex-[0-9a-f]{32}")
+# What people, orchestrators and their jobs may be called.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}")
 _GATEWAY = "/gateway"
 _SPIFFE = "spiffe://"
 
@@ -28,6 +30,17 @@ def trust_domain_of(gateway_id: str) -> str:
 def executors(trust_domain: str) -> str:
     """All executors together: ``aud`` of every artifact."""
     return f"{_SPIFFE}{trust_domain}/executors"
+
+
+def person(trust_domain: str, role: str, name: str) -> str:
+    """The SPIFFE id of somebody with a role: the only URI in their client certificate."""
+    return f"{_SPIFFE}{trust_domain}/{role}/{name}"
+
+
+def parse_person(trust_domain: str, uri: str) -> tuple[str, str] | None:
+    """(role, name) of somebody's SPIFFE id, whatever the role; None where it is not one of this trust domain."""
+    role, _, name = uri.removeprefix(f"{_SPIFFE}{trust_domain}/").partition("/")
+    return (role, name) if NAME.fullmatch(name) and uri == person(trust_domain, role, name) else None
 
 
 def executor(trust_domain: str, executor_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from ztrooted.models import Id, Model, Name, Text
 
@@ -74,3 +74,37 @@ class WebhookList(Model):
     """All of them."""
 
     webhooks: list[WebhookView]
+
+
+class TokenRequest(Model):
+    """A new bearer token for somebody; ``life_s`` in seconds, a year at most."""
+
+    role: Literal["orchestrator", "auditor", "operator"]
+    name: Name
+    life_s: Annotated[int, Field(ge=60, le=366 * 86400)] = 90 * 86400
+
+
+class TokenCreated(Model):
+    """The token itself, which nobody can read again, and what it is called."""
+
+    token: Text
+    id: Text
+    role: Text
+    name: Name
+    expires: int
+
+
+class TokenView(Model):
+    """One token as lists show it; times in milliseconds since the epoch."""
+
+    id: Text
+    role: Text
+    name: Text
+    created_at: int
+    expires: int
+
+
+class TokenList(Model):
+    """All of them."""
+
+    tokens: list[TokenView]

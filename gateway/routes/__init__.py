@@ -12,6 +12,7 @@ from gateway.routes.orders import OrderRoutes
 from gateway.routes.policies import PolicyRoutes
 from gateway.routes.results import ResultRoutes
 from gateway.routes.route import Route, add_routes
+from gateway.routes.tokens import TokenRoutes
 from gateway.routes.webhooks import WebhookRoutes
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def all_routes(gateway: "Gateway") -> tuple[Route, ...]:
         BaselineRoutes(gateway),
         PolicyRoutes(gateway),
         OrderRoutes(gateway),
+        TokenRoutes(gateway),
         ResultRoutes(gateway),
         WebhookRoutes(gateway),
         AttestationRoutes(gateway),

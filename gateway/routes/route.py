@@ -42,7 +42,7 @@ def add_routes(app: web.Application, routes: tuple[Route, ...], authenticator: A
 
 def _guarded(route: Route, authenticator: Authenticator) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def guarded(request: web.Request) -> web.StreamResponse:
-        caller = authenticator.identify(request, route.roles)
+        caller = await authenticator.identify(request, route.roles)
         request[CALLER] = caller
         return await route.handle(request, caller)
 

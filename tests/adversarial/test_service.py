@@ -79,7 +79,9 @@ async def watched(gate: GatewayInProcess, entered: list[str]) -> AsyncIterator[G
     add_routes(
         app,
         tuple(spy(route) for route in all_routes(inner)),
-        Authenticator(inner.database, inner.clock, inner.config.trust_domain),
+        Authenticator(
+            inner.database, inner.clock, inner.config.trust_domain, inner.client_authorities, inner.providers
+        ),
     )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

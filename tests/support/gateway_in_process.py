@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from gateway import local
 from gateway.anchors import anchors_file
 from gateway.app import Gateway
 from gateway.auth import TOKEN_LIFE_MS, Role, create_token
@@ -121,6 +122,7 @@ class GatewayInProcess:
         await self._runner.setup()
         site = web.TCPSite(self._runner, HOST, 0, ssl_context=self.gateway.tls)
         await site.start()
+        await web.SockSite(self._runner, local.listen(self.data)).start()
         self.port = self._runner.addresses[0][1]
 
     def connections(self) -> int:

@@ -58,6 +58,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "The request carries no credential, and this address needs one.",
             "Send a bearer token, or an executor's session certificate.",
         ),
+        GateReason.AUTH_PROVIDER_UNAVAILABLE: Explanation(
+            503,
+            "The keys of the identity provider that made this token could not be had, so nobody is known by it.",
+            "Check that the gateway reaches the provider's 'jwks_url'; the gateway's log says what went wrong.",
+        ),
         GateReason.AUTH_ROLE: Explanation(
             403,
             "The credential is genuine, and its role may not do this.",

@@ -12,8 +12,9 @@ const RECORD_TYPES = new Set(`attestation.failed attestation.overdue attestation
   authorization.delegated authorization.denied authorization.issued authorization.renewed authorization.revoked
   baseline.approved dispatch.requested execution.closed execution.interrupted execution.started executor.enrolled
   executor.labelled executor.refused executor.superseded executor.trust_changed gateway.recovered gateway.started
-  gateway.stopped key.introduced operator.quarantined operator.released operator.revoked operator.token_created
-  policy.activated policy.evaluated webhook.failing webhook.recovered`.split(/\s+/));
+  gateway.stopped key.introduced operator.local_access operator.quarantined operator.released operator.revoked
+  operator.token_created operator.token_revoked policy.activated policy.evaluated webhook.failing
+  webhook.recovered`.split(/\s+/));
 
 /** The JSON of a bundle, packed or not; never more than the maximum is made of it. */
 export function unpack(bytes) {

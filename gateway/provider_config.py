@@ -1,0 +1,58 @@
+"""What the configuration says of an identity provider: whose tokens are believed, and what they make of their bearer."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MAX_TEXT = 2048
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
+# Asymmetric ones only: with a shared secret whoever can verify can also sign.
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+
+
+class Grant(BaseModel):
+    """One ``[[identity_providers.grants]]``: who has all of these claims has this role."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    role: Literal["orchestrator", "auditor", "operator"]
+    claims: Annotated[dict[Text, Text], Field(min_length=1)]
+
+
+class ProviderConfig(BaseModel):
+    """One ``[[identity_providers]]`` of the gateway's configuration."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    issuer: Text
+    audience: Text
+    jwks_file: Annotated[Path, Field(strict=False)] | None = None
+    jwks_url: Text | None = None
+    jwks_ca: Annotated[Path, Field(strict=False)] | None = None
+    algorithms: Annotated[list[Algorithm], Field(min_length=1)] = ["RS256", "ES256"]
+    max_life_s: Annotated[int, Field(ge=60, le=7 * 86400)] = 86400
+    grants: Annotated[list[Grant], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.jwks_file is None) == (self.jwks_url is None):
+            raise ValueError("an identity provider's keys come from 'jwks_file' or from 'jwks_url'")
+        if self.jwks_url is not None:
+            parts = urlsplit(self.jwks_url)
+            if parts.scheme != "https" or not parts.hostname or parts.username or parts.password:
+                raise ValueError("'jwks_url' begins with https:// and holds no password: these keys decide who is who")
+        elif self.jwks_ca is not None:
+            raise ValueError("'jwks_ca' is for a 'jwks_url'")
+        return self
+
+
+def distinct(providers: list[ProviderConfig]) -> list[ProviderConfig]:
+    """ValueError where two have one name or one issuer: which of them a token is of would be anybody's guess."""
+    for what in ("name", "issuer"):
+        values = [getattr(one, what) for one in providers]
+        if len(set(values)) != len(values):
+            raise ValueError(f"two identity providers have the same {what}")
+    return providers
