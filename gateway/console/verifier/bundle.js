@@ -11,8 +11,8 @@ const MEMBERS = ["artifacts", "authorization", "blobs", "checkpoint", "format", 
 const RECORD_TYPES = new Set(`attestation.failed attestation.overdue attestation.passed authorization.activated
   authorization.delegated authorization.denied authorization.issued authorization.renewed authorization.revoked
   baseline.approved dispatch.requested execution.closed execution.interrupted execution.started executor.enrolled
-  executor.labelled executor.refused executor.superseded executor.trust_changed gateway.recovered gateway.started
-  gateway.stopped key.introduced operator.quarantined operator.released operator.revoked operator.token_created
+  executor.labelled executor.refused executor.superseded executor.trust_changed gateway.recovered gateway.resealed
+  gateway.started gateway.stopped key.introduced operator.quarantined operator.released operator.revoked operator.token_created
   policy.activated policy.evaluated webhook.failing webhook.recovered`.split(/\s+/));
 
 /** The JSON of a bundle, packed or not; never more than the maximum is made of it. */
