@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from tests.support.attestation import SoftwareAk
 from tests.support.executor import ScriptedExecutor, channel, executor, executors, job
 from tests.support.forger import Forger
 from tests.support.gateway_in_process import GatewayInProcess, gate
-from tests.vectors import lies
+from tests.support.tpm import SoftwareTpms
+from tests.vectors import lies, resealed
 from tests.vectors.operations import apply, rehashed_difference
 from tests.vectors.tears import packed_tears, tears
 from ztrooted import artifact, canonical
@@ -117,18 +119,20 @@ def other_anchors(text: str) -> Iterator[tuple[str, str]]:
     yield "domain", key.replace('"gate.test"', '"other.test"')
 
 
-async def forged(index: Index, name: str, forger: Callable[[], Forger], tales: dict[str, Any]) -> None:
+async def forged(
+    index: Index, name: str, forger: Callable[[], Forger], tales: dict[str, Any], *, anchors: str = "anchors.toml"
+) -> None:
     """Cases signed with every key, as what is to be changed in the same bundle signed anew without any lie."""
     base = f"{name}-signed-anew.json"
     index.files[base] = await forger().forge()
-    index.case(f"{name}, signed anew", base, [])
+    index.case(f"{name}, signed anew", base, [], anchors=anchors)
     for title, tell in tales.items():
         liar = forger()
         tell(liar)
         lie = await liar.forge()
         operations = rehashed_difference(json.loads(index.files[base]), json.loads(lie))
         assert apply(index.files[base], operations) == lie
-        index.case(f"{name}: {title.replace('_', ' ')}", base, operations)
+        index.case(f"{name}: {title.replace('_', ' ')}", base, operations, anchors=anchors)
 
 
 def sign_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,8 +150,15 @@ def sign_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.timeout(600)
-async def write_vectors(gate: GatewayInProcess, executor: ScriptedExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One gateway, one machine, five authorizations."""
+async def write_vectors(
+    gate: GatewayInProcess,
+    executor: ScriptedExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    software_tpms: SoftwareTpms,
+    ek_ca: bytes,
+) -> None:
+    """One gateway, one machine, five authorizations; and another gateway, whose state was replaced."""
     sign_once(monkeypatch)
     gate.set_dispatch_policy(POLICY)
     await gate.restart()
@@ -196,4 +207,19 @@ async def write_vectors(gate: GatewayInProcess, executor: ScriptedExecutor, monk
     about_chains = {name: test_chain_bundles.LIES[name][0] for name in OF_A_CHAIN}
     await forged(index, "chain", lambda: ChainForger(bundles["chain"], gate, names), about_chains)
     await forged(index, "denial", lambda: Forger(bundles["denial"], gate), lies.LIES_ABOUT_DENIAL)
+    await resealed_cases(index, tmp_path / "resealed", software_tpms, ek_ca)
     index.write()
+
+
+async def resealed_cases(index: Index, folder: Path, software_tpms: SoftwareTpms, ek_ca: bytes) -> None:
+    """A gateway with an approver, before and after its state was replaced."""
+    async with resealed.run(folder, software_tpms, ek_ca) as done:
+        for name, bundle in done.bundles.items():
+            index.files[f"{name}.json"] = bundle
+        for name, text in resealed.anchors(done).items():
+            index.files[f"anchors-{name}.toml"] = text.encode()
+        for title, bundle_name, anchors_name in resealed.CASES:
+            index.case(title, f"{bundle_name}.json", [], anchors=f"anchors-{anchors_name}.toml")
+        tales = resealed.LIES
+        forger = partial(Forger, done.bundles["resealed"], done.gate)
+        await forged(index, "resealed", forger, tales, anchors="anchors-resealed.toml")

@@ -94,13 +94,27 @@ def test_partial_is_said_where_something_was_left_and_nowhere_else(second: dict[
 
 
 def test_both_state_the_same_facts(second: dict[str, dict[str, Any]]) -> None:
-    for name in ("grant", "chain", "drift", "denial", "unasked"):
+    before, after = "resealed, in the state before", "resealed, in the state after"
+    for name in ("grant", "chain", "drift", "denial", "unasked", before, after):
         report = first(name)
         shared = report.facts.keys() & second[name]["facts"].keys()
         assert {"largest_gap_ms", "allowed_gap_ms", "outcome", "argv", "lineage_size"} <= shared
         assert {one: report.facts[one] for one in shared} == {one: second[name]["facts"][one] for one in shared}
     assert second["drift"]["facts"]["exposure_at_most_ms"] >= 0
     assert second["drift"]["facts"]["reason"] == second["denial"]["facts"]["reason"] == "ima.not_allowed"
+
+
+def test_a_replaced_state_is_believed_up_to_its_size_and_by_its_approver_alone(
+    second: dict[str, dict[str, Any]],
+) -> None:
+    found = {name: failure(report) for name, report in second.items() if name.startswith("resealed, ")}
+    good = {name for name, failed in found.items() if failed[0] is None}
+    assert good == {name for name in found if CASES[name]["verified"]}
+    assert all(second[name]["word"] == "verified" for name in good)
+    assert {failed for failed in found.values() if failed[0]} == {
+        ("seal", "checkpoint.seal"),
+        ("log_key", "ak.attributes"),
+    }
 
 
 def test_each_check_of_the_second_verifier_can_fail(second: dict[str, dict[str, Any]]) -> None:

@@ -3,8 +3,10 @@
 // The file is TOML. What is read is the part of it that `ztrooted gateway anchors` writes, and every other document is
 // refused: `name = "text"`, `name = '''text of several lines'''`, `name = ["text", …]`, `name = 12`, `[table.table]`, and
 // comments.
-import { Refusal, demand, fromHex, fromUtf8, refuse } from "./bytes.js";
+import { Refusal, demand, fromHex, fromUtf8, refuse, utf8 } from "./bytes.js";
 import { ECDSA, parseVerifierKey, parseWitnesses } from "./note.js";
+import { importP256Spki } from "./signatures.js";
+import { policyAuthorize, policyPcr } from "./tpm_policy.js";
 import { DIGEST_SIZES, acceptAttestationKey, parsePublic } from "./tpm_public.js";
 
 const INVALID = "config.invalid";
@@ -71,21 +73,44 @@ export function parseAnchorsToml(text) {
 }
 
 const REQUIRED = ["format", "trust_domain", "log_key", "gateway_ak", "gateway_pcrs", "ek_vendors", "ek_roots"];
-const OPTIONAL = { witnesses: [], witness_quorum: 0 };
+const OPTIONAL = { approver: null, former_gateway_pcrs: {}, witnesses: [], witness_quorum: 0 };
+const MAX_FORMER = 256; // states
 
+const isTable = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+
+/** The values of a state: {bank: {index: bytes}}, of at least one PCR. */
 function pcrsOf(value) {
-  demand(typeof value === "object" && !Array.isArray(value), INVALID, "gateway_pcrs is no table");
+  demand(isTable(value), INVALID, "the PCRs of a state are no table");
   const banks = {};
   for (const [bank, values] of Object.entries(value)) {
-    demand(Object.hasOwn(DIGEST_SIZES, bank) && typeof values === "object" && !Array.isArray(values), INVALID, `${bank} is no bank`);
+    demand(Object.hasOwn(DIGEST_SIZES, bank) && isTable(values), INVALID, `${bank} is no bank`);
     banks[bank] = {};
     for (const [index, digits] of Object.entries(values)) {
       demand(/^(?:[0-9]|1[0-9]|2[0-3])$/.test(index), INVALID, `there is no PCR ${index}`);
       banks[bank][index] = fromHex(digits, INVALID, DIGEST_SIZES[bank]);
     }
   }
-  demand(Object.values(banks).some((values) => Object.keys(values).length > 0), INVALID, "gateway_pcrs names no PCR");
+  demand(Object.values(banks).some((values) => Object.keys(values).length > 0), INVALID, "a state names no PCR");
   return banks;
+}
+
+const selectionOf = (pcrs) => Object.entries(pcrs).map(([bank, values]) => `${bank}:${Object.keys(values).join()}`).sort().join(";");
+
+/** States that were replaced, each good for checkpoints of up to `until` records: [{until, pcrs}]. They have the PCRs of `now`. */
+function formerOf(value, now) {
+  demand(isTable(value) && Object.keys(value).length <= MAX_FORMER, INVALID, "former_gateway_pcrs is no table, or has too many states");
+  return Object.entries(value).map(([until, state]) => {
+    demand(/^[1-9][0-9]{0,15}$/.test(until), INVALID, `${until} is no number of records`);
+    const pcrs = pcrsOf(state);
+    demand(selectionOf(pcrs) === selectionOf(now), INVALID, "former_gateway_pcrs are not the PCRs of gateway_pcrs");
+    return { until: Number(until), pcrs };
+  });
+}
+
+/** What opens the gateway's keys: its approver's word for this lineage or, where it has none, the anchored state for ever. */
+async function sealingPolicyOf(approver, origin, pcrs) {
+  if (approver === null) return policyPcr(pcrs);
+  return policyAuthorize(await importP256Spki(fromHex(approver, INVALID), INVALID), utf8(origin));
 }
 
 /** Read an anchors file. Refusal `config.invalid` where it can't be used; nothing is verified then. */
@@ -104,11 +129,13 @@ export async function parseAnchors(bytes) {
     const origin = `${value.trust_domain}/lineage`, logKey = await parseVerifierKey(value.log_key);
     demand(logKey.name === origin && logKey.type === ECDSA, INVALID, `log_key is no key of type 0x02 named ${origin}`);
     const gatewayAk = await acceptAttestationKey(parsePublic(fromHex(value.gateway_ak, INVALID), "ak"));
+    const gatewayPcrs = pcrsOf(value.gateway_pcrs), formerPcrs = formerOf(value.former_gateway_pcrs, gatewayPcrs);
+    demand(formerPcrs.length === 0 || value.approver !== null, INVALID, "there are former_gateway_pcrs, and no approver who could have replaced them");
     return {
-      origin, logKey, gatewayAk,
+      origin, logKey, gatewayAk, gatewayPcrs, formerPcrs,
+      sealingPolicy: await sealingPolicyOf(value.approver, origin, gatewayPcrs),
       witnesses: await parseWitnesses(value.witnesses, value.witness_quorum),
       quorum: value.witness_quorum,
-      gatewayPcrs: pcrsOf(value.gateway_pcrs),
       issuer: `spiffe://${value.trust_domain}/gateway`,
       audience: `spiffe://${value.trust_domain}/executors`,
     };

@@ -8,11 +8,12 @@ const MALFORMED = "bundle.malformed";
 const MAX_BUNDLE = 64 << 20, MAX_RECORDS = 100_000, MAX_RECORD = 256 << 10;
 const GZIP = new Uint8Array([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 0xff]); // RFC 1952; the one header that a packed bundle has
 const MEMBERS = ["artifacts", "authorization", "blobs", "checkpoint", "format", "ima", "origin", "records"];
-const RECORD_TYPES = new Set(`attestation.failed attestation.overdue attestation.passed authorization.activated
-  authorization.delegated authorization.denied authorization.issued authorization.renewed authorization.revoked
-  baseline.approved dispatch.requested execution.closed execution.interrupted execution.started executor.enrolled
-  executor.labelled executor.refused executor.superseded executor.trust_changed gateway.recovered gateway.started
-  gateway.stopped key.introduced operator.local_access operator.quarantined operator.released operator.revoked
+const RECORD_TYPES = new Set(`attestation.failed attestation.overdue attestation.passed
+  authorization.activated authorization.delegated authorization.denied authorization.issued
+  authorization.renewed authorization.revoked baseline.approved dispatch.requested execution.closed
+  execution.interrupted execution.started executor.enrolled executor.labelled executor.refused
+  executor.superseded executor.trust_changed gateway.recovered gateway.resealed gateway.started gateway.stopped
+  key.introduced operator.local_access operator.quarantined operator.released operator.revoked
   operator.token_created operator.token_revoked policy.activated policy.evaluated webhook.failing
   webhook.recovered`.split(/\s+/));
 

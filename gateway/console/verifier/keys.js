@@ -8,17 +8,18 @@ import { latestEnd } from "./parents.js";
 import { readEvidence } from "./rounds.js";
 import { importP256Spki, p256Spki, sha256 } from "./signatures.js";
 import { GRANTS } from "./story.js";
-import { parseCounter, policyPcr, verifyCertify, verifyCounter } from "./tpm_attest.js";
+import { parseCounter, verifyCertify, verifyCounter } from "./tpm_attest.js";
 import { acceptEndorsementKey, acceptLogKey, parsePublic } from "./tpm_public.js";
 
 const MISMATCH = "bundle.mismatch", MALFORMED = "lineage.record_malformed";
 
-// 4. The log key lives in the gateway's TPM and signs in the anchored state only; the counter there goes up in it only.
+// 4. The log key lives in the gateway's TPM and signs in the anchored state only, or in what its approver signs for; the
+// counter there goes up under the same policy.
 export async function checkLogKey(proof) {
   const { anchors } = proof, started = proof.ofType("gateway.started")[0];
   demand(started !== undefined, "bundle.incomplete", "no record says with which keys the gateway started");
   const identity = objectOf(started.body.identity, "identity"), bytes = (name) => fromHex(identity[name], MALFORMED);
-  const logKey = await acceptLogKey(parsePublic(bytes("log_key_public"), "ak"), await policyPcr(anchors.gatewayPcrs));
+  const logKey = await acceptLogKey(parsePublic(bytes("log_key_public"), "ak"), anchors.sealingPolicy);
   const qualifying = await sha256(lengthPrefixed(utf8("ztrooted/log-key/v1"), utf8(anchors.origin)));
   await verifyCertify(bytes("certify_attest"), bytes("certify_signature"), anchors.gatewayAk, qualifying, logKey.name);
   demand(equal(p256Spki(logKey.key), anchors.logKey.material), "checkpoint.key", "the certified log key is not the anchored one");

@@ -5,7 +5,7 @@
 import { readFile } from "node:fs/promises";
 
 const ORDER = [
-  "bytes", "json", "signatures", "merkle", "note", "tpm_public", "tpm_attest", "eventlog", "ima", "anchors", "inflate", "bundle",
+  "bytes", "json", "signatures", "merkle", "note", "tpm_public", "tpm_attest", "tpm_policy", "eventlog", "ima", "anchors", "inflate", "bundle",
   "artifact", "story", "rounds", "parents", "keys", "verify",
 ];
 

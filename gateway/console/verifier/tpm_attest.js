@@ -6,7 +6,6 @@ import { ALG_HASHES, ALG_SCHEMES, DIGEST_SIZES } from "./tpm_public.js";
 const TPM_GENERATED = 0xff544347;
 const ATTEST_NV = 0x8014, ATTEST_CERTIFY = 0x8017, ATTEST_QUOTE = 0x8018;
 const MAX_ATTEST = 1024; // bytes; a quote over 16 banks has 367
-const BANK_ALGS = { sha1: 0x0004, sha256: 0x000b, sha384: 0x000c, sha512: 0x000d };
 const ALL_REASONS = ["malformed", "magic", "type", "trailing", "too_large", "selection"];
 const QUOTE_REASONS = {
   malformed: "quote.malformed", magic: "quote.magic", type: "quote.type", trailing: "quote.trailing_bytes",
@@ -92,7 +91,8 @@ function samePcrs(quoted, wanted) {
     found[at][0] === bank && found[at][1].join() === [...wanted[bank]].sort((a, b) => a - b).join());
 }
 
-function joinedValues(selection, values) {
+/** The values of a selection [[bank, [index, …]], …], one behind the other. */
+export function joinedValues(selection, values) {
   return concat(...selection.flatMap(([bank, indices]) => indices.map((index) => {
     const value = values[bank]?.[index];
     demand(value !== undefined, "quote.pcr_values_missing", `no value for ${bank}:${index}`);
@@ -173,20 +173,6 @@ export async function verifyCounter(attestBytes, signatureBytes, ak, qualifyingD
   demand(equal(attest.name, counter.name), reasons.invalid, "another NV index was certified, or one with other attributes");
   demand(attest.offset === 0 && attest.contents.length === 8, reasons.invalid, "this is not a counter's whole value");
   return new Reader(attest.contents, reasons.invalid).u64("value");
-}
-
-/** authPolicy of one PolicyPCR over these values: SHA-256(0…0 ‖ TPM_CC_PolicyPCR ‖ selection ‖ digest) (Part 3 §23.7). */
-export async function policyPcr(values) {
-  const banks = Object.keys(values).sort((a, b) => BANK_ALGS[a] - BANK_ALGS[b]);
-  const selection = banks.map((bank) => [bank, Object.keys(values[bank]).map(Number).sort((a, b) => a - b)]);
-  const entries = selection.map(([bank, indices]) => {
-    const bitmap = new Uint8Array(3);
-    for (const index of indices) bitmap[index >> 3] |= 1 << (index & 7);
-    return concat(bigEndian(BANK_ALGS[bank], 2), new Uint8Array([3]), bitmap);
-  });
-  const marshalled = concat(bigEndian(entries.length, 4), ...entries);
-  const digest = await hash("sha256", joinedValues(selection, values));
-  return hash("sha256", concat(new Uint8Array(32), bigEndian(0x0000017f, 4), marshalled, digest));
 }
 
 /** Compare a quote's clock with that of the round before, as in {clock, reset_count, …}: same firmware, no reset, safe, later. */

@@ -27,7 +27,7 @@ import { readQuotedValues, verifyQuote } from "./tpm_attest.js";
 const SEAL = "ztrooted.tpm-quote/v1";
 
 /** What the checks hand to each other. */
-class Proof {
+export class Proof {
   constructor(file, anchors) {
     Object.assign(this, { file, anchors, facts: {}, rounds: [], chain: null, bundle: null, checkpoint: null, left: [], keys: new Map() });
   }
@@ -81,6 +81,9 @@ async function checkCheckpoint(proof) {
   Object.assign(proof, { note, checkpoint });
 }
 
+const sameValues = (quoted, state) => Object.entries(quoted).every(([bank, values]) =>
+  Object.entries(values).every(([index, value]) => equal(value, state[bank][index])));
+
 // 3. The gateway's TPM quoted the anchored state over that checkpoint.
 async function checkSeal(proof) {
   const { note, checkpoint, anchors } = proof, { gatewayAk: ak } = anchors, bad = "checkpoint.seal";
@@ -92,11 +95,9 @@ async function checkSeal(proof) {
     const reader = new Reader(seals[0], bad), attest = reader.sized(1024, "attestation"), signature = reader.sized(1024, "signature");
     const values = readQuotedValues(attest, reader.take(reader.left, "values"));
     await verifyQuote(attest, signature, ak, nonce, values, wanted);
-    for (const [bank, quoted] of Object.entries(values)) {
-      for (const [index, value] of Object.entries(quoted)) {
-        demand(equal(value, anchors.gatewayPcrs[bank][index]), bad, `${bank}:${index} is not the anchored value`);
-      }
-    }
+    // The anchored state, or one that it replaced, whose time was not over yet.
+    const states = [anchors.gatewayPcrs, ...anchors.formerPcrs.filter(({ until }) => checkpoint.size <= until).map(({ pcrs }) => pcrs)];
+    demand(states.some((state) => sameValues(values, state)), bad, "the quoted values are those of no anchored state");
   } catch (error) {
     if (error instanceof Refusal) refuse(bad, error.message);
     throw error;
