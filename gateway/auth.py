@@ -113,6 +113,7 @@ def create_token(tx: Transaction, role: Role, name: str, now_ms: int, life_ms: i
         "INSERT INTO tokens(hash, role, name, created_at, expires) VALUES (?, ?, ?, ?, ?)",
         (token_hash(token), role.value, name, now_ms, now_ms + life_ms),
     )
-    body = {"role": role.value, "name": name, "expires": now_ms + life_ms}
+    # The hash, too, or another's token could be put in the place of this one and nobody would see it.
+    body = {"hash": token_hash(token), "role": role.value, "name": name, "expires": now_ms + life_ms}
     tx.append(Record("operator.token_created", now_ms, body))
     return token
