@@ -188,8 +188,9 @@ def create_token(
         "INSERT INTO tokens(hash, role, name, created_at, expires) VALUES (?, ?, ?, ?, ?)",
         (token_hash(token), role.value, name, now_ms, now_ms + life_ms),
     )
-    body = {"role": role.value, "name": name, "expires": now_ms + life_ms, "id": token_id(token), "operator": operator}
-    tx.append(Record("operator.token_created", now_ms, body))
+    # The hash, too, or another's token could be put in the place of this one and nobody would see it.
+    body = {"hash": token_hash(token), "role": role.value, "name": name, "expires": now_ms + life_ms}
+    tx.append(Record("operator.token_created", now_ms, {**body, "operator": operator}))
     return token
 
 
@@ -211,7 +212,7 @@ def revoke_token(tx: Transaction, wanted: str, now_ms: int, operator: str | None
     found = next((one for one in tokens(tx.connection) if one.id == wanted), None)
     if found is None:
         raise GateError(GateReason.REQUEST_NOT_FOUND, f"there is no token {wanted!r:.40}")
-    tx.execute("DELETE FROM tokens WHERE substr(hash, 1, ?) = ?", (TOKEN_ID, wanted))
-    body = {"id": found.id, "role": found.role, "name": found.name, "operator": operator}
+    (row,) = tx.execute("DELETE FROM tokens WHERE substr(hash, 1, ?) = ? RETURNING hash", (TOKEN_ID, wanted)).fetchall()
+    body = {"hash": row[0], "role": found.role, "name": found.name, "operator": operator}
     tx.append(Record("operator.token_revoked", now_ms, body))
     return found

@@ -112,7 +112,8 @@ def serve(
 def fsck(data: DataFolder, json: JsonFlag = False) -> None:
     """Look at everything in the database and say what is wrong; exit code 1 if anything is. The gateway may run.
 
-    Derives the tree, its tiles and every state from the records anew, and verifies every digest, checkpoint and anchor.
+    Derives the tree, its tiles and every table from the records anew, and verifies every digest, checkpoint, anchor and
+    artifact. It only reads, and asks no TPM.
     """
     from gateway.config import load_config  # noqa: PLC0415
     from gateway.fsck import fsck as run  # noqa: PLC0415

@@ -139,7 +139,11 @@ def _check_chains(connection: sqlite3.Connection) -> None:
             raise _altered(f"authorization {authorization!r:.60} is live, and its parent is {above!r:.20}")
         asked = json.loads(bytes(data))["body"]
         nothing = Delegation().model_dump()  # what was not asked for was not granted
-        if (parent, json.loads(delegation)) != (asked.get("parent"), asked.get("delegation", nothing)):
+        try:
+            same = (parent, json.loads(delegation)) == (asked.get("parent"), asked.get("delegation", nothing))
+        except ValueError:
+            same = False
+        if not same:
             raise _altered(f"authorization {authorization!r:.60} has another parent or delegation than it asked for")
 
 

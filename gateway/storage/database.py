@@ -103,7 +103,7 @@ class Database:
                 self.reading.execute("PRAGMA query_only = ON")
             # UnicodeDecodeError: SQLite quotes a damaged schema in its message, and Python can't read that either.
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-                raise _unusable(path, error) from error
+                raise unusable(path, error) from error
             self._opened = opened.pop_all()
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._urgent = threading.Event()
@@ -308,7 +308,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("ROLLBACK")
 
 
-def _unusable(path: Path, error: sqlite3.DatabaseError | UnicodeDecodeError) -> EnvironmentProblem:
+def unusable(path: Path, error: Exception) -> EnvironmentProblem:
+    """What is to be done about a file that SQLite, or the machine, refuses to open."""
+    if isinstance(error, OSError):
+        return EnvironmentProblem(
+            GateReason.DATABASE_UNAVAILABLE, f"{path} can't be opened: {error.strerror}", "check the path"
+        )
     # Errors that Python's module finds itself (text that isn't UTF-8, say) have no code, and are about the content.
     if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _OF_THE_MACHINE:
         return EnvironmentProblem(

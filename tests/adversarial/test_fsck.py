@@ -1,21 +1,34 @@
 """``ztrooted gateway fsck``: whatever somebody changes in the file by hand is found, and named."""
 
+import asyncio
+import base64
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
-from contextlib import suppress
+import threading
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.app import DATABASE
 from gateway.config import load_config
 from gateway.fsck import Finding, fsck
+from gateway.recover import recover
+from gateway.signer import Epoch
+from gateway.storage import lineage
 from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.support.storage import by_hand
+from ztrooted import artifact, jose, merkle
 from ztrooted.errors import EnvironmentProblem
+from ztrooted.evidence import sha256
+from ztrooted.reasons import GateReason
+from ztrooted.records import parse_record
 
 pytestmark = pytest.mark.asyncio
 
@@ -87,12 +100,105 @@ CHANGES: dict[str, tuple[str, str, str]] = {
         "artifact",
         "lineage.chain_broken",
     ),
+    "an anchor and all of it are missing": (
+        "DELETE FROM checkpoints WHERE size = (SELECT size FROM anchors ORDER BY counter LIMIT 1);"
+        "DELETE FROM intents WHERE counter = (SELECT MIN(counter) FROM anchors);"
+        "DELETE FROM anchors WHERE counter = (SELECT MIN(counter) FROM anchors)",
+        "anchor",
+        "lineage.rolled_back",
+    ),
+    "the newest anchor is missing": (
+        "DELETE FROM anchors WHERE counter = (SELECT MAX(counter) FROM anchors)",
+        "checkpoint",
+        "lineage.rolled_back",
+    ),
+    "the newest two anchors and their checkpoints are missing": (
+        "DELETE FROM checkpoints WHERE size IN (SELECT size FROM anchors ORDER BY counter DESC LIMIT 2);"
+        "DELETE FROM anchors WHERE counter IN (SELECT counter FROM anchors ORDER BY counter DESC LIMIT 2)",
+        "intents",
+        "lineage.rolled_back",
+    ),
+    "no intents": ("DELETE FROM intents", "anchor", "lineage.rolled_back"),
+    "an intent's signature": ("UPDATE intents SET signature = randomblob(70)", "intent", "note.signature"),
+    "an intent's root": ("UPDATE intents SET root = randomblob(32)", "intent", "lineage.chain_broken"),
+    "an intent's size": ("UPDATE intents SET size = size + 1000", "intent", "lineage.truncated"),
+    "an intent's value": (
+        "UPDATE intents SET counter = counter + 7 WHERE n = (SELECT MAX(n) FROM intents)",
+        "intents",
+        "lineage.rolled_back",
+    ),
+    "a second intent for one value": (
+        "INSERT INTO intents(counter, size, root, at, signature)"
+        " SELECT (SELECT MAX(counter) FROM intents), size, root, at, signature FROM intents ORDER BY n LIMIT 1",
+        "intent",
+        "lineage.rolled_back",
+    ),
+    "another's token": ("UPDATE tokens SET hash = hex(randomblob(32))", "token of", "lineage.chain_broken"),
+    "a token for more": ("UPDATE tokens SET role = 'operator'", "token of operator", "lineage.chain_broken"),
+    "a token for longer": ("UPDATE tokens SET expires = expires + 1", "token of", "lineage.chain_broken"),
+    "a token too many": (
+        "INSERT INTO tokens VALUES ('00', 'auditor', 'x', 1, 2)",
+        "token of auditor x",
+        "lineage.chain_broken",
+    ),
+    "a token is missing": ("DELETE FROM tokens", "token of orchestrator", "lineage.chain_broken"),
+    "labels": ('UPDATE labels SET labels = \'{"pool":"b"}\'', "labels of ex-", "lineage.chain_broken"),
+    "labels too many": ("INSERT INTO labels VALUES ('ex-1', '{}')", "labels of ex-1", "lineage.chain_broken"),
+    "labels are missing": ("DELETE FROM labels", "labels of ex-", "lineage.chain_broken"),
+    "labels that are none": ("UPDATE labels SET labels = '{'", "labels of ex-", "lineage.chain_broken"),
+    "who approved": ("UPDATE approvals SET operator = 'x'", "approval 1 of class", "lineage.chain_broken"),
+    "until when it is approved": ("UPDATE approvals SET expires = 1", "approval 1 of class", "lineage.chain_broken"),
+    "an approval too many": (
+        "INSERT INTO approvals SELECT class, 2, digest, operator, at, expires FROM approvals",
+        "approval 2 of class",
+        "lineage.chain_broken",
+    ),
+    "an approval is missing": ("DELETE FROM approvals", "approval 1 of class", "lineage.chain_broken"),
+    "an approved baseline is not listed": ("DELETE FROM baselines", "approval 1 of class", "lineage.chain_broken"),
+    "what is shown of a baseline": ("UPDATE baselines SET files = files + 1", "baseline", "lineage.chain_broken"),
+    "a baseline of other bytes": (
+        "UPDATE baselines SET digest = (SELECT digest FROM blobs ORDER BY length(bytes) LIMIT 1)",
+        "baseline",
+        "canonical.malformed",
+    ),
+    "a baseline without bytes": ("UPDATE baselines SET digest = 'x'", "baseline x", "bundle.incomplete"),
+    "an executor's attestation key": (
+        "UPDATE executors SET ak_public = session_key",
+        "executor ex-",
+        "lineage.chain_broken",
+    ),
+    "an executor's session key": ("UPDATE executors SET session_key = x'00'", "executor ex-", "lineage.chain_broken"),
+    "an executor that is hardware": ("UPDATE executors SET virtual = 0", "executor ex-", "lineage.chain_broken"),
+    "an executor is missing": ("DELETE FROM executors", "executor ex-", "lineage.chain_broken"),
+    "an executor that never enrolled": ("UPDATE executors SET id = 'ex-1'", "executor ex-1", "lineage.chain_broken"),
+    **{
+        f"an authorization's {column}": (
+            f"UPDATE authorizations SET {column} = {value}",  # noqa: S608
+            "authorization",
+            "lineage.chain_broken",
+        )
+        for column, value in (
+            ("requested_at", "1"),
+            ("activated_at", "1"),
+            ("artifact", "NULL"),
+            ("tier", "4"),
+            ("depth", "3"),
+            ("place", "0"),
+            ("max_runtime_s", "max_runtime_s + 1"),
+            ("enrollment", "0"),
+            ("delegation", "'{'"),
+            ("reason", "'x'"),
+        )
+    },
     "somebody in quarantine": (
         "INSERT INTO quarantines VALUES ('executor', 'ex-1', 'nobody', 'nothing', 1)",
         "states",
         "lineage.chain_broken",
     ),
 }
+
+
+EPOCHS: dict[Path, Epoch] = {}  # the issuing key of a gateway that was stopped: whoever had its memory has it
 
 
 def findings(data: Path) -> list[Finding]:
@@ -107,6 +213,13 @@ async def data(
     from tests.adversarial.test_policies import running  # noqa: PLC0415
 
     await running(channel, await executor.authorize(job("a")))
+    labels = json.dumps({"labels": {"pool": "a"}}).encode()
+    path = f"/v1/executors/{executor.id}/labels"
+    assert (await gate.call("PUT", path, token=await gate.token("operator"), body=labels)).status == 200
+    for _ in range(2):
+        await gate.gateway.database.write(lambda tx: tx.append(gate.some_record()))
+        await gate.gateway.checkpointer.seal(anchor=True)
+    EPOCHS[gate.data] = gate.gateway.signer.epoch
     await gate.stop()
     kept = tmp_path / "kept.db"
     shutil.copy(gate.data / DATABASE, kept)
@@ -118,7 +231,7 @@ async def test_a_sound_database_has_no_findings_and_each_change_by_hand_is_one(d
     assert findings(folder) == []
     for name, (statement, where, reason) in CHANGES.items():
         shutil.copy(kept, folder / DATABASE)
-        by_hand(folder / DATABASE, statement)
+        by_hand(folder / DATABASE, *statement.split(";"))
         found = findings(folder)
         assert [one for one in found if one.where.startswith(where) and one.reason == reason], (name, found)
     shutil.copy(kept, folder / DATABASE)
@@ -127,6 +240,159 @@ async def test_a_sound_database_has_no_findings_and_each_change_by_hand_is_one(d
     (folder / DATABASE).write_bytes(page)
     with suppress(EnvironmentProblem):  # so damaged that it can't even be counted
         assert [one for one in findings(folder) if one.where == "file"]
+
+
+async def test_an_artifact_says_what_its_record_says_by_the_key_that_was_introduced(
+    gate: GatewayInProcess, data: tuple[Path, Path]
+) -> None:
+    """Also where whoever wrote it had the issuing key, filed it properly, and let everything name it."""
+    folder, kept = data
+    epoch = EPOCHS[gate.data]
+    with closing(sqlite3.connect(kept)) as connection:
+        query = "SELECT authorization, n, CAST(bytes AS TEXT) FROM artifacts JOIN blobs USING (digest) ORDER BY n DESC"
+        name, number, token = connection.execute(query).fetchone()
+    claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    place = claims["lin"]
+    other = ec.generate_private_key(ec.SECP256R1())
+    forged = {
+        "jws.signature": jose.sign(claims, other, kid=epoch.kid, typ=artifact.TYP),
+        "jws.kid": jose.sign(claims, other, kid=jose.thumbprint(other.public_key()), typ=artifact.TYP),
+        "jws.typ": jose.sign(claims, epoch.private, kid=epoch.kid, typ="JWT"),
+        "jws.audience": jose.sign(claims | {"aud": "x"}, epoch.private, kid=epoch.kid, typ=artifact.TYP),
+        "jws.malformed": "é",
+        "jws.renewal": jose.sign(
+            claims | {"ren": {"n": 1, "prev": "0" * 64}}, epoch.private, kid=epoch.kid, typ=artifact.TYP
+        ),
+        "says something else": jose.sign(
+            claims | {"exp": claims["exp"] + 1}, epoch.private, kid=epoch.kid, typ=artifact.TYP
+        ),
+        "names another place": jose.sign(
+            claims | {"lin": place | {"root": "0" * 64}}, epoch.private, kid=epoch.kid, typ=artifact.TYP
+        ),
+    }
+    for said, text in forged.items():
+        shutil.copy(kept, folder / DATABASE)
+        digest = sha256(text.encode())
+        by_hand(
+            folder / DATABASE,
+            f"INSERT INTO blobs VALUES ('{digest}', CAST('{text}' AS BLOB))",  # noqa: S608
+            f"UPDATE artifacts SET digest = '{digest}' WHERE n = {number}",  # noqa: S608
+            f"UPDATE authorizations SET artifact = '{digest}' WHERE id = '{name}'",  # noqa: S608
+        )
+        where = f"artifact {name}/{number}"
+        found = findings(folder)
+        assert [one for one in found if one.where == where and said in f"{one.reason} {one.detail}"], (said, found)
+
+
+async def test_an_issuing_key_that_the_log_key_did_not_introduce(data: tuple[Path, Path]) -> None:
+    """Nor is a start with other keys than the gateway's a start of this gateway."""
+    folder, kept = data
+    with closing(sqlite3.connect(kept)) as connection:
+        rows = connection.execute(
+            "SELECT seq, type, bytes FROM records WHERE type IN ('key.introduced', 'gateway.started')"
+        ).fetchall()
+    for seq, kind, data_ in rows:
+        record = parse_record(bytes(data_))
+        if kind == "key.introduced":
+            body = record.body | {"signature": record.body["signature"][:-2] + "00"}
+        else:
+            body = record.body | {"identity": record.body["identity"] | {"ak_public": "00"}}
+        changed = replace(record, body=body).encode()
+        shutil.copy(kept, folder / DATABASE)
+        leaf = merkle.leaf_hash(changed)
+        by_hand(
+            folder / DATABASE,
+            f"UPDATE records SET bytes = x'{changed.hex()}', leaf = x'{leaf.hex()}' WHERE seq = {seq}",  # noqa: S608
+        )
+        found = findings(folder)
+        assert [one for one in found if (one.where, one.reason) == (f"record {seq}", "lineage.key")], (kind, found)
+
+
+# --- what it leaves as it is -------------------------------------------------------------------------------------------
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a gateway's data folder, but the index that all readers of a write-ahead log share."""
+    return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file() and path.suffix != ".db-shm"}
+
+
+async def test_nothing_is_written_neither_into_the_file_nor_beside_it(
+    gate: GatewayInProcess, tmp_path: Path, data: tuple[Path, Path]
+) -> None:
+    folder, _ = data
+    before = contents(folder)
+    assert f"{DATABASE}-wal" not in before  # it was stopped
+    assert findings(folder) == []
+    assert contents(folder) == before
+    assert not list(folder.glob("*-shm"))
+    await gate.start()
+    await gate.gateway.database.write(lambda tx: tx.append(gate.some_record()))
+    running = contents(folder)
+    assert running[f"{DATABASE}-wal"]
+    shutil.copytree(folder, tmp_path / "killed")
+    await gate.stop()
+    killed = contents(tmp_path / "killed")
+    size, found = fsck(load_config(tmp_path / "killed"))
+    assert list(found) == []
+    assert contents(tmp_path / "killed") == killed
+    with closing(sqlite3.connect(f"{(folder / DATABASE).as_uri()}?mode=ro", uri=True)) as connection:
+        assert size < connection.execute("SELECT COUNT(*) FROM records").fetchone()[0]  # the log was read, too
+    (tmp_path / "killed" / f"{DATABASE}-wal").unlink()
+    assert fsck(load_config(tmp_path / "killed"))[0] < size
+
+
+async def test_a_gateway_that_goes_on_meanwhile_is_looked_at_as_of_one_moment(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    from tests.adversarial.test_policies import running  # noqa: PLC0415
+
+    await running(channel, await executor.authorize(job("a")))
+    begun, grown = threading.Event(), threading.Event()
+
+    def progress(done: int, _of: int) -> None:
+        if not done:
+            begun.set()
+            assert grown.wait(20)
+
+    def look() -> tuple[int, list[Finding]]:
+        count, found = fsck(load_config(gate.data), progress)
+        return count, list(found)
+
+    looking = asyncio.create_task(asyncio.to_thread(look))
+    try:
+        await asyncio.to_thread(begun.wait, 20)
+        await running(channel, await executor.authorize(job("b")))
+        await gate.token("auditor", "late")
+        await gate.gateway.checkpointer.seal(anchor=True)
+    finally:
+        grown.set()
+    count, found = await looking
+    assert found == []
+    assert count < lineage.size(gate.gateway.database.reading)
+
+
+async def test_a_stopped_gateway_that_is_started_meanwhile_is_said(data: tuple[Path, Path]) -> None:
+    folder, _ = data
+
+    def progress(done: int, of: int) -> None:
+        if done == of:
+            by_hand(folder / DATABASE, "INSERT INTO labels VALUES ('ex-1', '{}')")
+
+    with pytest.raises(EnvironmentProblem) as refused:
+        list(fsck(load_config(folder), progress)[1])
+    assert refused.value.reason is GateReason.DATABASE_IN_USE
+
+
+async def test_a_recovered_lineage_is_sound_and_without_its_record_it_would_not_be(
+    gate: GatewayInProcess, data: tuple[Path, Path]
+) -> None:
+    folder, kept = data
+    for _ in range(2):
+        await gate.start()
+        await gate.stop()
+    shutil.copy(kept, folder / DATABASE)
+    await recover(load_config(folder), operator="olivia", reason="a disk was lost")
+    assert findings(folder) == []
+    by_hand(folder / DATABASE, "UPDATE intents SET counter = counter - 1 WHERE n = (SELECT MAX(n) FROM intents)")
+    assert any(one.where == "intent 4" for one in findings(folder))
 
 
 async def test_on_the_command_line(data: tuple[Path, Path]) -> None:
