@@ -4,28 +4,27 @@ import asyncio
 import asyncio.sslproto
 import signal
 import socket
-import ssl
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway import local, orders
-from gateway.auth import Authenticator, ClientAuthorities, Role
+from gateway.auth import Authenticator, Role
 from gateway.authorizer import Authorizer
 from gateway.bundles import Bundles
-from gateway.certificates import Authority
 from gateway.channel import Channels, Session
 from gateway.checkpointer import Checkpointer
-from gateway.config import GatewayConfig, read_file, read_policies
+from gateway.config import GatewayConfig, read_policies
 from gateway.deadlines import Deadlines
 from gateway.decision_files import DecisionFiles
 from gateway.endings import Endings
 from gateway.enrollments import Enrollments
 from gateway.feed import Feed
+from gateway.files import load_authority, load_client_authorities, load_roots, server_tls
 from gateway.leases import Leases
 from gateway.metrics import Metrics
 from gateway.middleware import problems
@@ -33,6 +32,7 @@ from gateway.orders import GATEWAY, Order, Orders
 from gateway.policies import PolicyStore
 from gateway.providers import Providers
 from gateway.references import References
+from gateway.reload import Reloader
 from gateway.rounds import Rounds
 from gateway.routes import add_routes, all_routes
 from gateway.routes.route import CALLER
@@ -42,9 +42,7 @@ from gateway.storage import authorizations, lineage
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from gateway.tasks import Tasks
-from gateway.webhooks import Webhooks, load_receivers
-from tpm.endorsement import EkRoots
-from tpm.errors import TpmError
+from gateway.webhooks import Receiver, Webhooks, load_receivers
 from ztrooted import limits
 from ztrooted.clock import Clock, SystemClock, WatchedClock
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -63,7 +61,6 @@ ADDRESS_FILE = "address"
 SWEEP_LATE_S = 5.0
 EPOCH_CHECK_S = 30.0
 RECHECK_S = 0.02  # between two pieces of it: a tenth of a core
-TLS_RECORD = 16 << 10
 # First asked after 30 s without a word, then every 10 s, three times; what was sent is to be acknowledged within a minute.
 KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 30),
@@ -82,11 +79,11 @@ class Gateway:
         self.stopping = asyncio.Event()
         self.failed = False
         read_policies(config)  # refused before anything is opened or written
-        self.roots = _load_roots(config)
-        self.authority = _load_authority(config)
-        self.client_authorities = ClientAuthorities(self.authority.certificate, _load_client_authorities(config))
+        self.roots = load_roots(config)
+        self.authority = load_authority(config)
+        self.client_authorities = load_client_authorities(config, self.authority)
         self.providers = Providers(config, self.clock)
-        self.tls = _server_tls(config, self.client_authorities)
+        self.tls = server_tls(config, self.client_authorities)
         receivers = load_receivers(config)
         self.signer = Signer(config)
         try:
@@ -148,6 +145,7 @@ class Gateway:
             self.enrollments.session_certificate,
         )
         self.feed = Feed(self.database, self.checkpointer.head)
+        self._sending: dict[str, asyncio.Task[None]] = {}
         self.webhooks = Webhooks(receivers, self.database, self.feed, self.clock)
         self.decision_files = DecisionFiles(self.database)
         self.bundles = Bundles(config, self.database, self.checkpointer)
@@ -175,8 +173,7 @@ class Gateway:
         self.tasks.start(self.checkpointer.run(partial(self.deadlines.sleep, "checkpoint")))
         self.tasks.start(self.providers.run(partial(self.deadlines.sleep, "identity providers")))
         self.tasks.start(self.feed.run())
-        for name in self.webhooks.names:
-            self.tasks.start(self.webhooks.run(name))
+        self._sending = {name: self.tasks.start(self.webhooks.run(name)) for name in self.webhooks.names}
         self.tasks.start(self._epochs())
         self.tasks.start(self._recheck())
 
@@ -277,6 +274,14 @@ class Gateway:
         for executor in self.channels.executors():
             self.prove_soon(executor)
 
+    async def take_receivers(self, receivers: list[Receiver]) -> None:
+        """Send to these webhooks from now on; one that stays goes on where it was."""
+        for task in self._sending.values():
+            task.cancel()
+        await asyncio.gather(*self._sending.values(), return_exceptions=True)
+        self.webhooks.replace(receivers)
+        self._sending = {name: self.tasks.start(self.webhooks.run(name)) for name in self.webhooks.names}
+
     def _fail(self) -> None:
         self.failed = True
         self.stopping.set()
@@ -312,8 +317,13 @@ class Gateway:
         return app
 
 
-async def serve(config: GatewayConfig, *, ready: asyncio.Event | None = None) -> int:
-    """Serve until told to stop. The exit code: 0 after a clean stop, 1 when something we depend on died."""
+async def serve(
+    config: GatewayConfig, *, ready: asyncio.Event | None = None, flags: Mapping[str, Any] | None = None
+) -> int:
+    """Serve until told to stop. The exit code: 0 after a clean stop, 1 when something we depend on died.
+
+    ``flags`` are what the configuration was loaded with, for when it is read again.
+    """
     listening = _listen(config)
     gateway = Gateway(config)
     try:
@@ -322,13 +332,12 @@ async def serve(config: GatewayConfig, *, ready: asyncio.Event | None = None) ->
         await runner.setup()
         await web.SockSite(runner, listening, ssl_context=gateway.tls).start()
         await web.SockSite(runner, local.listen(config.data)).start()
+        _hear_signals(gateway, Reloader(gateway, flags or {}))  # before anybody is told that we are here
         host, port = listening.getsockname()[:2]
         log.info("serving", url=f"https://{host}:{port}", virtual_tpm=gateway.signer.identity.virtual)
         _write_address(config, f"https://{host}:{port}")
         if ready is not None:
             ready.set()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, gateway.stopping.set)
         await gateway.stopping.wait()
         # Before the HTTP side, which from now on drops what executors say: their silence would be recorded as theirs.
         await gateway.channels.close()
@@ -341,68 +350,15 @@ async def serve(config: GatewayConfig, *, ready: asyncio.Event | None = None) ->
     return 1 if gateway.failed else 0
 
 
+def _hear_signals(gateway: Gateway, reloader: Reloader) -> None:
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, gateway.stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: gateway.tasks.start(reloader.reload()) and None)
+
+
 def _introduction(statement: bytes, signature: bytes, now_ms: int) -> Record:
     return Record("key.introduced", now_ms, {"statement": statement.decode(), "signature": signature.hex()})
-
-
-def _load_roots(config: GatewayConfig) -> EkRoots:
-    folder = config.path(config.ek_roots)
-    try:
-        return EkRoots.load([folder])
-    except (TpmError, OSError) as error:
-        raise EnvironmentProblem(
-            GateReason.CONFIG_INVALID,
-            f"the EK roots in {folder} can't be used: {error}",
-            "put the TPM manufacturers' root certificates there as PEM; without roots no machine could be believed",
-        ) from error
-
-
-def _load_authority(config: GatewayConfig) -> Authority:
-    certificate = config.data / "executor-ca" / "cert.pem"
-    key = config.data / "executor-ca" / "key.pem"
-    try:
-        return Authority.load(
-            read_file(certificate, "executor CA's certificate"), read_file(key, "executor CA's key", secret=True)
-        )
-    except (ValueError, TypeError) as error:
-        raise EnvironmentProblem(
-            GateReason.ENVIRONMENT_KEY_FILE, f"the executor CA in {key.parent} is damaged: {error}", "restore it"
-        ) from error
-
-
-def _load_client_authorities(config: GatewayConfig) -> list[x509.Certificate]:
-    if config.client_ca is None:
-        return []
-    path = config.path(config.client_ca)
-    try:
-        return x509.load_pem_x509_certificates(read_file(path, "CA of client certificates"))
-    except ValueError as error:
-        raise EnvironmentProblem(
-            GateReason.ENVIRONMENT_TLS, f"{path} holds no CA certificates: {error}", "correct 'client_ca'"
-        ) from error
-
-
-def _server_tls(config: GatewayConfig, clients: ClientAuthorities) -> ssl.SSLContext:
-    certificate, key = config.data / "tls" / "cert.pem", config.data / "tls" / "key.pem"
-    read_file(certificate, "TLS certificate")
-    read_file(key, "TLS key", secret=True)
-    # asyncio keeps a buffer of this size for each connection, a quarter of a megabyte unless told otherwise; what it reads
-    # at once is one TLS record at most. Ten thousand executors are connected all day and say little.
-    asyncio.sslproto.SSLProtocol.max_size = TLS_RECORD
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0  # no resumption: each connection proves the session key anew
-    # Executors present the session certificate of our own CA, others a token or a certificate of another CA.
-    context.verify_mode = ssl.CERT_OPTIONAL
-    try:
-        context.load_cert_chain(certificate, key)
-        for one in (clients.executors, *clients.others):
-            context.load_verify_locations(cadata=one.public_bytes(Encoding.DER))
-    except (ssl.SSLError, OSError) as error:
-        raise EnvironmentProblem(
-            GateReason.ENVIRONMENT_TLS, f"{certificate} and {key} can't be used: {error}", "restore or replace both"
-        ) from error
-    return context
 
 
 def _listen(config: GatewayConfig) -> socket.socket:

@@ -11,7 +11,6 @@ import hashlib
 import secrets
 import sqlite3
 import ssl
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,6 +20,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway import local
+from gateway.certificates import ClientAuthorities
 from gateway.providers import Providers
 from gateway.storage import executors
 from gateway.storage.database import Database, Transaction
@@ -57,14 +57,6 @@ class Caller:
     name: str
     session_key: ec.EllipticCurvePublicKey | None = None
     certificate_ends_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ClientAuthorities:
-    """Who issues client certificates: our own CA to executors, the configured ones to everybody else."""
-
-    executors: x509.Certificate
-    others: Sequence[x509.Certificate] = ()
 
 
 class Authenticator:

@@ -1,6 +1,7 @@
 """X.509 for transport: the server's own certificate, and short-lived session certificates for executors."""
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,6 +13,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 CA_LIFE = timedelta(days=3650)
 SERVER_LIFE = timedelta(days=825)  # the most that common TLS stacks accept of a private CA
 BACKDATE = timedelta(minutes=5)  # executors' clocks are not ours
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAuthorities:
+    """Who issues client certificates: our own CA to executors, the configured ones to everybody else."""
+
+    executors: x509.Certificate
+    others: Sequence[x509.Certificate] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from gateway.config_cli import app as config_app
+from gateway.config_cli import flags_of
 from ztrooted import canonical
 from ztrooted.cli.executor import tpm_address
 from ztrooted.cli.files import new_secret, read_at_most
@@ -18,6 +20,7 @@ from ztrooted.errors import UsageProblem
 from ztrooted.reasons import GateReason
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(config_app, name="config")
 
 COLLECT_AFTER = (50_000, 20, 50)  # objects of the youngest generation, and times of the younger ones
 
@@ -100,12 +103,14 @@ def serve(
     from ztrooted.logs import configure  # noqa: PLC0415
 
     configure(verbose=verbose)
+    flags = flags_of(host, port, verbose=verbose)
     # What was imported stays for ever, and reference counts free nearly all of the rest: looking for cycles as often as
     # Python does by default would take a seventh of the time, and a walk over all connections at once is a long pause.
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
-    config = load_config(data, listen_host=host, listen_port=port)
-    raise typer.Exit(asyncio.run(run(config)))
+    config = load_config(data, **flags)
+    configure(verbose=config.log_level == "debug")
+    raise typer.Exit(asyncio.run(run(config, flags=flags)))
 
 
 @app.command()

@@ -3,8 +3,11 @@
 Relative paths are relative to the data folder. No setting relaxes enforcement.
 """
 
+import difflib
+import os
 import stat
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +16,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -29,6 +33,8 @@ from ztrooted.validation import explain_validation
 
 FORMAT = "ztrooted-gateway/1"
 FILE = "gateway.toml"
+PREFIX = "ZTROOTED_"
+MISSPELT = 0.9  # of 1, how alike two names are of which one is probably meant to be the other
 
 TpmAddress = Annotated[str, StringConstraints(pattern=r"^(device|swtpm|socket):/.+$")]
 Domain = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
@@ -39,7 +45,7 @@ VendorId = Annotated[str, AfterValidator(normalise_vendor_id)]
 class GatewayConfig(BaseSettings):
     """Every setting, with its default and its meaning."""
 
-    model_config = SettingsConfigDict(env_prefix="ZTROOTED_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     format: Literal["ztrooted-gateway/1"]
     data: Path = Field(description="The data folder; set by the command line, not by the file.")
@@ -70,6 +76,7 @@ class GatewayConfig(BaseSettings):
     issuing_key_life_s: int = Field(
         3600, ge=60, le=86400, description="How long one issuing key signs artifacts before the next is introduced."
     )
+    log_level: Literal["info", "debug"] = Field("info", description="How much is logged; --verbose is debug.")
     checkpoint_interval_s: float = Field(60, gt=0, le=3600, description="How often new records are sealed by the TPM.")
     anchor_interval_s: float = Field(
         600,
@@ -149,9 +156,14 @@ def load_config(data: Path, **flags: Any) -> GatewayConfig:
             f"{data} is not the data folder of a gateway: it has no {FILE}",
             f"create one with 'ztrooted gateway init {data}'",
         )
+    _refuse_misspelt()
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         config = GatewayConfig(data=data, **given)
+    except SettingsError as error:  # a list in a variable is JSON
+        raise EnvironmentProblem(
+            GateReason.CONFIG_INVALID, f"a variable {PREFIX}… can't be read: {error}", "write lists as JSON"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise EnvironmentProblem(
             GateReason.CONFIG_INVALID, f"{file} is not TOML: {error}", "correct the file"
@@ -160,10 +172,34 @@ def load_config(data: Path, **flags: Any) -> GatewayConfig:
         unknown = any(item["type"] == "extra_forbidden" for item in error.errors())
         raise EnvironmentProblem(
             GateReason.CONFIG_UNKNOWN_KEY if unknown else GateReason.CONFIG_INVALID,
-            f"{file}: {explain_validation(error)}",
+            f"{_blamed(error, given, file)}: {explain_validation(error)}",
             "correct or remove the key; a misspelt setting is never ignored",
         ) from error
     return config
+
+
+def _refuse_misspelt() -> None:
+    """A variable that is nearly one of ours is not left alone. Others of that beginning are other programs' business."""
+    known = {PREFIX + name.upper() for name in GatewayConfig.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            meant = difflib.get_close_matches(name.upper(), known, 1, MISSPELT)
+            if meant:
+                raise EnvironmentProblem(
+                    GateReason.CONFIG_UNKNOWN_KEY,
+                    f"the variable {name} is no setting; {meant[0]} is one",
+                    "correct or remove the variable; a misspelt setting is never ignored",
+                )
+
+
+def _blamed(error: ValidationError, flags: Mapping[str, Any], file: Path) -> str:
+    """Where the first value that is wrong came from."""
+    location = error.errors()[0]["loc"]
+    name = str(location[0]) if location else ""
+    if name in flags:
+        return "the command line"
+    variable = next((one for one in os.environ if one.upper() == PREFIX + name.upper()), None)
+    return str(file) if variable is None else f"the variable {variable}"
 
 
 def policy_paths(config: GatewayConfig) -> dict[str, Path]:

@@ -12,6 +12,7 @@ Only then does the executor exist, under an id that follows from its EK. What it
 import asyncio
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -98,14 +99,18 @@ class Enrollments:
         self._config = config
         self._database = database
         self._clock = clock
-        self._roots = roots
         self._authority = authority
         self._rounds = rounds
         self._references = references
         self._signer = signer
         self._orders = orders
         self._pending: dict[str, Pending] = {}
-        self._ek_policy = EkPolicy(vendors=frozenset(config.ek_vendors) or None)
+        self.trust(roots, config.ek_vendors)
+
+    def trust(self, roots: EkRoots, vendors: Sequence[str]) -> None:
+        """Believe these makers of TPMs from now on; who is enrolled stays so."""
+        self._roots = roots
+        self._ek_policy = EkPolicy(vendors=frozenset(vendors) or None)
 
     async def begin(self, request: EnrollmentRequest) -> EnrollmentChallenge:
         """Steps 1 to 3. EvidenceError or GateError when the machine is refused."""

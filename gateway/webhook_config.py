@@ -25,17 +25,16 @@ class WebhookConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    name: Name
-    url: Annotated[str, StringConstraints(max_length=2048)]
-    orchestrator: str | None = None
-    events: Annotated[list[Kind], Field(min_length=1)] = [
-        "authorization.denied",
-        "authorization.revoked",
-        "execution.interrupted",
-        "execution.closed",
-    ]
-    secret: str | None = None
-    ca: str | None = None
+    name: Name = Field(description="What it is called in commands and records.")
+    url: Annotated[str, StringConstraints(max_length=2048)] = Field(description="Where events are posted to.")
+    orchestrator: str | None = Field(None, description="Whose events it gets; left out, everybody's.")
+    events: list[Kind] = Field(
+        ["authorization.denied", "authorization.revoked", "execution.interrupted", "execution.closed"],
+        min_length=1,
+        description="Which records are events for it.",
+    )
+    secret: str | None = Field(None, description="File of its secret; left out, webhooks/NAME.secret.")
+    ca: str | None = Field(None, description="PEM file of the CA of its certificate; left out, the system's.")
 
     @field_validator("url")
     @classmethod

@@ -104,6 +104,10 @@ class Webhooks:
         cursor, failing_since, detail = row or (self._feed.end, None, "")
         return _Webhook(receiver, cursor, failing_since, detail)
 
+    def replace(self, receivers: list[Receiver]) -> None:
+        """These and no others, while no ``run`` is under way."""
+        self._hooks = {one.config.name: self._take_up(one) for one in receivers}
+
     @property
     def names(self) -> list[str]:
         """The webhooks there are."""

@@ -3,7 +3,7 @@
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from ztrooted.checkpoint import accept_witnesses
 from ztrooted.errors import ProofError
@@ -15,8 +15,8 @@ class WitnessConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    url: Annotated[str, StringConstraints(max_length=2048)]
-    vkey: Annotated[str, StringConstraints(max_length=MAX_VKEY)]
+    url: Annotated[str, StringConstraints(max_length=2048)] = Field(description="Prefix of its addresses.")
+    vkey: Annotated[str, StringConstraints(max_length=MAX_VKEY)] = Field(description="Its verifier key.")
 
     @field_validator("url")
     @classmethod

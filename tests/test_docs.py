@@ -14,13 +14,14 @@ import pytest
 import typer
 
 import ztrooted.cli.main
+from gateway.config import GatewayConfig
 from ztrooted.audit_plan import PLAN
 from ztrooted.reasons import all_reasons
 from ztrooted.records import TYPES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-HANDWRITTEN = [page for page in PAGES if page.name != "reasons.md"]
+HANDWRITTEN = [page for page in PAGES if page.name not in {"reasons.md", "configuration.md"}]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 each_handwritten = pytest.mark.parametrize("page", HANDWRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -161,6 +162,19 @@ def test_the_table_of_limits_is_what_the_script_writes() -> None:
         [sys.executable, ROOT / "scripts" / "docs", "--stdout-limits"], check=True, capture_output=True, timeout=30
     ).stdout.decode()
     assert written in (ROOT / "docs" / "limits.md").read_text()
+
+
+def test_the_page_of_settings_is_what_the_script_writes() -> None:
+    """Run scripts/docs after a change of a setting."""
+    written = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "docs", "--stdout-configuration"],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    ).stdout.decode()
+    assert (ROOT / "docs" / "configuration.md").read_text() == written
+    for name in set(GatewayConfig.model_fields) - {"data"}:
+        assert f"| `{name}` |" in written
 
 
 def test_the_readme_is_short() -> None:

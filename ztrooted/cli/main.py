@@ -28,6 +28,7 @@ _COMMANDS = {
     "explain": "ztrooted.cli.explain:explain",
     "result": "ztrooted.cli.operate:result",
     "webhooks": "ztrooted.cli.webhooks:webhooks",
+    "doctor": "ztrooted.cli.doctor:doctor",
     "forget-log": "ztrooted.cli.forget_log:forget_log",
 }
 _GROUPS = {

@@ -88,6 +88,20 @@ def confine(limits: Limits) -> Group:
     return Group(tuple(made))
 
 
+def available() -> dict[str, str]:
+    """Where each limit would be kept, by the kernel's name of its controller: "v2", "v1" or "". Changes nothing."""
+    own = _own_groups()
+    found = {}
+    for controller in (field.name for field in fields(Limits)):
+        folder = own.get("")
+        folder = folder.parent if folder is not None and folder.name == LEAF else folder
+        if folder is not None and controller in _words(folder / "cgroup.controllers"):
+            found[controller] = "v2" if os.access(folder / "cgroup.subtree_control", os.W_OK) else ""
+        else:
+            found[controller] = "v1" if controller in own and os.access(own[controller], os.W_OK) else ""
+    return found
+
+
 def _settings(controller: str, value: int, *, unified: bool) -> list[tuple[str, str]]:
     """Files and their contents; a "?" marks what kernels without accounting of swap lack."""
     quota = value * PERIOD_US // 100
