@@ -1,12 +1,8 @@
 """The gateway, put together: what it is made of, how it starts, and when it refuses to."""
 
 import asyncio
-import asyncio.sslproto
 import signal
-import socket
-import ssl
 from functools import partial
-from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -25,6 +21,7 @@ from gateway.endings import Endings
 from gateway.enrollments import Enrollments
 from gateway.feed import Feed
 from gateway.leases import Leases
+from gateway.listening import ADDRESS_FILE, Runner, listen, server_tls, write_address
 from gateway.metrics import Metrics
 from gateway.middleware import problems
 from gateway.orders import GATEWAY, Order, Orders
@@ -55,19 +52,10 @@ from ztrooted.records import Record
 log = structlog.get_logger()
 
 DATABASE = "gateway.db"
-ADDRESS_FILE = "address"
 # The deadline task looks at its heap at least once a second; several seconds without a look mean it is stuck.
 SWEEP_LATE_S = 5.0
 EPOCH_CHECK_S = 30.0
 RECHECK_S = 0.02  # between two pieces of it: a tenth of a core
-TLS_RECORD = 16 << 10
-# First asked after 30 s without a word, then every 10 s, three times; what was sent is to be acknowledged within a minute.
-KEEPALIVE = (
-    (socket.TCP_KEEPIDLE, 30),
-    (socket.TCP_KEEPINTVL, 10),
-    (socket.TCP_KEEPCNT, 3),
-    (socket.TCP_USER_TIMEOUT, 60_000),
-)
 
 
 class Gateway:
@@ -81,7 +69,7 @@ class Gateway:
         read_policies(config)  # refused before anything is opened or written
         self.roots = _load_roots(config)
         self.authority = _load_authority(config)
-        self.tls = _server_tls(config)
+        self.tls = server_tls(config)
         receivers = load_receivers(config)
         self.signer = Signer(config)
         try:
@@ -305,16 +293,16 @@ class Gateway:
 
 async def serve(config: GatewayConfig, *, ready: asyncio.Event | None = None) -> int:
     """Serve until told to stop. The exit code: 0 after a clean stop, 1 when something we depend on died."""
-    listening = _listen(config)
+    listening = listen(config)
     gateway = Gateway(config)
     try:
         await gateway.start()
-        runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=2.0)
+        runner = Runner(gateway.application(), shutdown_timeout=2.0)
         await runner.setup()
         await web.SockSite(runner, listening, ssl_context=gateway.tls).start()
         host, port = listening.getsockname()[:2]
         log.info("serving", url=f"https://{host}:{port}", virtual_tpm=gateway.signer.identity.virtual)
-        _write_address(config, f"https://{host}:{port}")
+        write_address(config, f"https://{host}:{port}")
         if ready is not None:
             ready.set()
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -357,54 +345,3 @@ def _load_authority(config: GatewayConfig) -> Authority:
         raise EnvironmentProblem(
             GateReason.ENVIRONMENT_KEY_FILE, f"the executor CA in {key.parent} is damaged: {error}", "restore it"
         ) from error
-
-
-def _server_tls(config: GatewayConfig) -> ssl.SSLContext:
-    certificate, key = config.data / "tls" / "cert.pem", config.data / "tls" / "key.pem"
-    read_file(certificate, "TLS certificate")
-    read_file(key, "TLS key", secret=True)
-    # asyncio keeps a buffer of this size for each connection, a quarter of a megabyte unless told otherwise; what it reads
-    # at once is one TLS record at most. Ten thousand executors are connected all day and say little.
-    asyncio.sslproto.SSLProtocol.max_size = TLS_RECORD
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0  # no resumption: each connection proves the session key anew
-    # Executors present the session certificate of our own CA; orchestrators, auditors and operators present a token.
-    context.verify_mode = ssl.CERT_OPTIONAL
-    try:
-        context.load_cert_chain(certificate, key)
-        context.load_verify_locations(config.data / "executor-ca" / "cert.pem")
-    except (ssl.SSLError, OSError) as error:
-        raise EnvironmentProblem(
-            GateReason.ENVIRONMENT_TLS, f"{certificate} and {key} can't be used: {error}", "restore or replace both"
-        ) from error
-    return context
-
-
-def _listen(config: GatewayConfig) -> socket.socket:
-    """The listening socket, before anything is written: a port in use must leave no trace."""
-    family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # The kernel looks after connections that were lost without a word; what is accepted inherits this.
-    for option, value in KEEPALIVE:
-        listening.setsockopt(socket.IPPROTO_TCP, option, value)
-    try:
-        listening.bind((config.listen_host, config.listen_port))
-        listening.listen(1024)
-    except OSError as error:
-        listening.close()
-        raise EnvironmentProblem(
-            GateReason.ENVIRONMENT_ADDRESS_IN_USE,
-            f"can't listen on {config.listen_host}:{config.listen_port}: {error.strerror}",
-            "choose another port with --port, or stop what uses this one",
-        ) from error
-    return listening
-
-
-def _write_address(config: GatewayConfig, url: str) -> None:
-    """Where we listen, for scripts that asked for any free port; in place at once, never half written."""
-    path: Path = config.data / ADDRESS_FILE
-    fresh = path.with_suffix(".new")
-    fresh.write_text(url + "\n")
-    fresh.replace(path)

@@ -74,3 +74,16 @@ class WebhookList(Model):
     """All of them."""
 
     webhooks: list[WebhookView]
+
+
+class Liveness(Model):
+    """The process answers."""
+
+    alive: Literal[True] = True
+
+
+class Readiness(Model):
+    """Whether an authorization could be given correctly now, and the reason codes why not."""
+
+    ready: bool
+    failing: list[Text]
