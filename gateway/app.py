@@ -1,12 +1,9 @@
 """The gateway, put together: what it is made of, how it starts, and when it refuses to."""
 
 import asyncio
-import asyncio.sslproto
 import signal
-import socket
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -26,6 +23,7 @@ from gateway.enrollments import Enrollments
 from gateway.feed import Feed
 from gateway.files import load_authority, load_client_authorities, load_roots, server_tls
 from gateway.leases import Leases
+from gateway.listening import ADDRESS_FILE, Runner, listen, write_address
 from gateway.metrics import Metrics
 from gateway.middleware import problems
 from gateway.orders import GATEWAY, Order, Orders
@@ -56,18 +54,10 @@ from ztrooted.records import Record
 log = structlog.get_logger()
 
 DATABASE = "gateway.db"
-ADDRESS_FILE = "address"
 # The deadline task looks at its heap at least once a second; several seconds without a look mean it is stuck.
 SWEEP_LATE_S = 5.0
 EPOCH_CHECK_S = 30.0
 RECHECK_S = 0.02  # between two pieces of it: a tenth of a core
-# First asked after 30 s without a word, then every 10 s, three times; what was sent is to be acknowledged within a minute.
-KEEPALIVE = (
-    (socket.TCP_KEEPIDLE, 30),
-    (socket.TCP_KEEPINTVL, 10),
-    (socket.TCP_KEEPCNT, 3),
-    (socket.TCP_USER_TIMEOUT, 60_000),
-)
 
 
 class Gateway:
@@ -76,8 +66,7 @@ class Gateway:
     def __init__(self, config: GatewayConfig, *, clock: Clock | None = None) -> None:
         self.config = config
         self.clock = WatchedClock(clock or SystemClock())
-        self.stopping = asyncio.Event()
-        self.failed = False
+        self.stopping, self.failed = asyncio.Event(), False
         read_policies(config)  # refused before anything is opened or written
         self.roots = load_roots(config)
         self.authority = load_authority(config)
@@ -324,18 +313,18 @@ async def serve(
 
     ``flags`` are what the configuration was loaded with, for when it is read again.
     """
-    listening = _listen(config)
+    listening = listen(config)
     gateway = Gateway(config)
     try:
         await gateway.start()
-        runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=2.0)
+        runner = Runner(gateway.application(), shutdown_timeout=2.0)
         await runner.setup()
         await web.SockSite(runner, listening, ssl_context=gateway.tls).start()
         await web.SockSite(runner, local.listen(config.data)).start()
         _hear_signals(gateway, Reloader(gateway, flags or {}))  # before anybody is told that we are here
         host, port = listening.getsockname()[:2]
         log.info("serving", url=f"https://{host}:{port}", virtual_tpm=gateway.signer.identity.virtual)
-        _write_address(config, f"https://{host}:{port}")
+        write_address(config, f"https://{host}:{port}")
         if ready is not None:
             ready.set()
         await gateway.stopping.wait()
@@ -359,32 +348,3 @@ def _hear_signals(gateway: Gateway, reloader: Reloader) -> None:
 
 def _introduction(statement: bytes, signature: bytes, now_ms: int) -> Record:
     return Record("key.introduced", now_ms, {"statement": statement.decode(), "signature": signature.hex()})
-
-
-def _listen(config: GatewayConfig) -> socket.socket:
-    """The listening socket, before anything is written: a port in use must leave no trace."""
-    family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # The kernel looks after connections that were lost without a word; what is accepted inherits this.
-    for option, value in KEEPALIVE:
-        listening.setsockopt(socket.IPPROTO_TCP, option, value)
-    try:
-        listening.bind((config.listen_host, config.listen_port))
-        listening.listen(1024)
-    except OSError as error:
-        listening.close()
-        raise EnvironmentProblem(
-            GateReason.ENVIRONMENT_ADDRESS_IN_USE,
-            f"can't listen on {config.listen_host}:{config.listen_port}: {error.strerror}",
-            "choose another port with --port, or stop what uses this one",
-        ) from error
-    return listening
-
-
-def _write_address(config: GatewayConfig, url: str) -> None:
-    """Where we listen, for scripts that asked for any free port; in place at once, never half written."""
-    path: Path = config.data / ADDRESS_FILE
-    fresh = path.with_suffix(".new")
-    fresh.write_text(url + "\n")
-    fresh.replace(path)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from gateway.app import ADDRESS_FILE, DATABASE
+from gateway.app import DATABASE
 from gateway.config import GatewayConfig, load_config, read_file, read_policies
+from gateway.listening import ADDRESS_FILE
 from gateway.signer import Identity
 from gateway.webhooks import load_receivers
 from tpm.endorsement import EkRoots

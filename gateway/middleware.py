@@ -36,15 +36,20 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         authorization = getattr(error, "authorization", None)
         return problem(reason, error.detail, instance, getattr(error, "remedy", ""), authorization)
     except web.HTTPException as error:
-        reason = _BY_STATUS.get(error.status, GateReason.REQUEST_MALFORMED)
-        log.info("refused", instance=instance, path=request.path, code=reason)
-        answer = problem(reason, error.reason, instance, status=error.status)
-        if "Allow" in error.headers:  # RFC 9110 §15.5.6
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
+        return refused(request, error, instance)
     except Exception:  # one of the two places: whatever went wrong, the answer is no
         log.exception("internal error", instance=instance, path=request.path)
         return problem(GateReason.INTERNAL_ERROR, "this is a defect of the gateway; its log has more", instance)
+
+
+def refused(request: web.BaseRequest, error: web.HTTPException, instance: str | None = None) -> web.Response:
+    """What aiohttp refuses by itself, as a problem document that names the reason of that status."""
+    reason, named = _BY_STATUS.get(error.status, GateReason.REQUEST_MALFORMED), instance or secrets.token_hex(8)
+    log.info("refused", instance=named, path=request.path, code=reason)
+    answer = problem(reason, error.reason, named, status=error.status)
+    if "Allow" in error.headers:  # RFC 9110 §15.5.6
+        answer.headers["Allow"] = error.headers["Allow"]
+    return answer
 
 
 def problem(

@@ -1,6 +1,5 @@
 """What the configuration says of an identity provider: whose tokens are believed, and what they make of their bearer."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -17,8 +16,10 @@ class Grant(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    role: Literal["orchestrator", "auditor", "operator"]
-    claims: Annotated[dict[Text, Text], Field(min_length=1)]
+    role: Literal["orchestrator", "auditor", "operator"] = Field(description="What its bearer may be.")
+    claims: dict[Text, Text] = Field(
+        min_length=1, description="What the token has to say, all of it, as exactly these texts or in lists with them."
+    )
 
 
 class ProviderConfig(BaseModel):
@@ -26,15 +27,19 @@ class ProviderConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
-    issuer: Text
-    audience: Text
-    jwks_file: Annotated[Path, Field(strict=False)] | None = None
-    jwks_url: Text | None = None
-    jwks_ca: Annotated[Path, Field(strict=False)] | None = None
-    algorithms: Annotated[list[Algorithm], Field(min_length=1)] = ["RS256", "ES256"]
-    max_life_s: Annotated[int, Field(ge=60, le=7 * 86400)] = 86400
-    grants: Annotated[list[Grant], Field(min_length=1)]
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] = Field(
+        description="What it is called: its bearers are NAME:SUBJECT."
+    )
+    issuer: Text = Field(description="The `iss` of its tokens, exactly.")
+    audience: Text = Field(description="The `aud` that says a token is for this gateway.")
+    jwks_file: str | None = Field(None, description="File of its keys, a JWK Set, read again every five minutes.")
+    jwks_url: Text | None = Field(None, description="Or where they are fetched from, by https.")
+    jwks_ca: str | None = Field(None, description="PEM file of the CA of that address; left out, the system's.")
+    algorithms: list[Algorithm] = Field(
+        ["RS256", "ES256"], min_length=1, description="With which it signs; none with a shared secret."
+    )
+    max_life_s: int = Field(86400, ge=60, le=604800, description="How long its tokens may be valid.")
+    grants: list[Grant] = Field(min_length=1, description="Who may be what, each a table below it.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -40,3 +40,21 @@ class BaselineList(Model):
     """Every baseline, the latest proposal first."""
 
     baselines: list[BaselineView]
+
+
+class DifferenceView(Model):
+    """One difference: in which part, of which kind, what it is called, and what it was and is."""
+
+    part: str
+    kind: str
+    name: str
+    before: str
+    after: str
+
+
+class DifferenceList(Model):
+    """What differs between two baselines; ``count`` counts those that are not shown, too."""
+
+    same: bool
+    count: int
+    differences: list[DifferenceView]

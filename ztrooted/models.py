@@ -344,6 +344,13 @@ class LabelsRequest(Model):
     labels: Annotated[dict[Name, Name], Field(max_length=limits.LABELS)]
 
 
+class LabelsView(Model):
+    """What an executor is labelled with now."""
+
+    executor: ExecutorId
+    labels: dict[Name, Name]
+
+
 class ExecutorView(Model):
     """What the gateway knows of one executor; no class where none of the appraisal policy is for it."""
 

@@ -108,3 +108,16 @@ class TokenList(Model):
     """All of them."""
 
     tokens: list[TokenView]
+
+
+class Liveness(Model):
+    """The process answers."""
+
+    alive: Literal[True] = True
+
+
+class Readiness(Model):
+    """Whether an authorization could be given correctly now, and the reason codes why not."""
+
+    ready: bool
+    failing: list[Text]

@@ -65,3 +65,22 @@ class TrialView(Model):
     replayed: int
     changed: list[Change]
     skipped: dict[Text, int]
+
+
+class NoteView(Model):
+    """One line of an explanation."""
+
+    label: str
+    text: str
+
+
+class ExplanationView(Model):
+    """Why a decision was made: the headline, where it was made, what led to it; ``text`` has it all for a terminal."""
+
+    permitted: bool
+    reason: str | None
+    headline: str
+    where: str
+    notes: list[NoteView]
+    help: str
+    text: str

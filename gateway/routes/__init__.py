@@ -1,9 +1,11 @@
-"""The HTTP API. Each route names the roles that may use it; one that names none can't be added."""
+"""The HTTP API. Each route names its roles, what it takes and what it answers; one that doesn't can't be added."""
 
 from typing import TYPE_CHECKING
 
+from gateway.declaration import Route
 from gateway.routes.attestation import AttestationRoutes
 from gateway.routes.baselines import BaselineRoutes
+from gateway.routes.description import DescriptionRoutes
 from gateway.routes.dispatches import DispatchRoutes
 from gateway.routes.executors import ExecutorRoutes
 from gateway.routes.health import HealthRoutes
@@ -11,7 +13,7 @@ from gateway.routes.log import LogRoutes
 from gateway.routes.orders import OrderRoutes
 from gateway.routes.policies import PolicyRoutes
 from gateway.routes.results import ResultRoutes
-from gateway.routes.route import Route, add_routes
+from gateway.routes.route import add_routes
 from gateway.routes.tokens import TokenRoutes
 from gateway.routes.webhooks import WebhookRoutes
 
@@ -36,4 +38,5 @@ def all_routes(gateway: "Gateway") -> tuple[Route, ...]:
         AttestationRoutes(gateway),
         LogRoutes(gateway),
     )
-    return tuple(route for group in groups for route in group.routes)
+    routes = tuple(route for group in groups for route in group.routes)
+    return (*routes, *DescriptionRoutes(routes).routes)

@@ -1,7 +1,6 @@
 """The gateway's own attestation, for executors and auditors who demand it before they trust it."""
 
 import asyncio
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
-from gateway.routes.route import Route, json_answer
+from gateway.declaration import Parameter, Route, json_of
+from gateway.routes.route import json_answer
 from ztrooted import limits
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.gateway_attestation import MAX_NONCE, MIN_NONCE, GatewayAttestation, Identity, attestation_qualifying_data
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 MAX_WAITING = 16  # a chip makes five quotes a second, and nobody waits longer than a few seconds for one
-_NONCE = re.compile(rf"([0-9a-f]{{2}}){{{MIN_NONCE},{MAX_NONCE}}}")
+NONCE = Parameter(
+    "nonce",
+    f"{MIN_NONCE} to {MAX_NONCE} random bytes in lower-case hexadecimal",
+    {"type": "string", "pattern": rf"^([0-9a-f]{{2}}){{{MIN_NONCE},{MAX_NONCE}}}$"},
+    required=True,
+)
 
 
 class AttestationRoutes:
@@ -33,14 +38,21 @@ class AttestationRoutes:
         self._log = _read_event_log(gateway)
         identity = gateway.signer.identity.encode()
         self._identity = Identity.model_validate({name: identity[name] for name in Identity.model_fields})
-        self.routes = (Route("GET", "/v1/gateway/attestation", frozenset({Role.ANYONE}), self.attestation),)
+        self.routes = (
+            Route(
+                "GET",
+                "/v1/gateway/attestation",
+                frozenset({Role.ANYONE}),
+                self.attestation,
+                json_of(GatewayAttestation),
+                frozenset({503}),
+                query=(NONCE,),
+            ),
+        )
 
     async def attestation(self, request: web.Request, _caller: Caller) -> web.Response:
         """A quote by the gateway's attestation key over its PCRs, for the nonce that was asked with."""
-        nonce = request.query.get("nonce", "")
-        if not _NONCE.fullmatch(nonce) or len(request.query) != 1:
-            detail = f"ask with ?nonce= and {MIN_NONCE} to {MAX_NONCE} random bytes in lower-case hexadecimal"
-            raise GateError(GateReason.REQUEST_MALFORMED, detail)
+        nonce = request.query["nonce"]
         if self._waiting >= MAX_WAITING:
             raise GateError(GateReason.SERVICE_BUSY, f"{MAX_WAITING} others wait for the gateway's attestation")
         self._waiting += 1

@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
-from gateway.routes.route import Route, json_answer, read_body, read_bytes
+from gateway.declaration import JSON, Body, Route, bytes_of, json_of
+from gateway.routes.route import json_answer, read_body, read_bytes
 from ztrooted import limits
 from ztrooted.baseline_diff import diff
-from ztrooted.baseline_models import ApprovalRequest, BaselineList, CaptureRequest
+from ztrooted.baseline_models import ApprovalRequest, BaselineList, BaselineView, CaptureRequest, DifferenceList
 from ztrooted.errors import GateError
 from ztrooted.evidence import Purpose
 from ztrooted.reasons import GateReason
-from ztrooted.reference import MAXIMUM, capture, parse_baseline
+from ztrooted.reference import FORMAT, MAXIMUM, capture, parse_baseline
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
 READERS = frozenset({Role.OPERATOR, Role.AUDITOR})
+PROVED = frozenset({403, 404, 409, 410, 413, 503})  # what can come of asking an executor for proof
+BASELINE = {"type": "object", "properties": {"format": {"const": FORMAT}}, "required": ["format"]}
 
 
 class BaselineRoutes:
@@ -28,12 +31,35 @@ class BaselineRoutes:
         self._gateway = gateway
         operator = frozenset({Role.OPERATOR})
         self.routes = (
-            Route("GET", "/v1/baselines", READERS, self.every),
-            Route("POST", "/v1/baselines", operator, self.capture),
-            Route("POST", "/v1/classes/{executor_class}/baselines", operator, self.propose),
-            Route("GET", "/v1/baselines/{baseline}", READERS, self.bytes),
-            Route("GET", "/v1/baselines/{baseline}/diff/{other}", READERS, self.diff),
-            Route("POST", "/v1/baselines/{baseline}/approval", operator, self.approve),
+            Route("GET", "/v1/baselines", READERS, self.every, json_of(BaselineList)),
+            Route(
+                "POST",
+                "/v1/baselines",
+                operator,
+                self.capture,
+                json_of(BaselineView, 201),
+                PROVED,
+                Body(CaptureRequest),
+            ),
+            Route(
+                "POST",
+                "/v1/classes/{executor_class}/baselines",
+                operator,
+                self.propose,
+                json_of(BaselineView, 201),
+                body=Body(BASELINE, MAXIMUM),
+            ),
+            Route("GET", "/v1/baselines/{baseline}", READERS, self.bytes, bytes_of(JSON, "Its exact bytes.", BASELINE)),
+            Route("GET", "/v1/baselines/{baseline}/diff/{other}", READERS, self.diff, json_of(DifferenceList)),
+            Route(
+                "POST",
+                "/v1/baselines/{baseline}/approval",
+                operator,
+                self.approve,
+                json_of(BaselineView),
+                frozenset({409}),
+                Body(ApprovalRequest, required=False),
+            ),
         )
 
     async def every(self, _request: web.Request, _caller: Caller) -> web.Response:
@@ -66,7 +92,7 @@ class BaselineRoutes:
         """Propose a baseline that was computed elsewhere; the body is its canonical bytes."""
         gateway, executor_class = self._gateway, request.match_info["executor_class"]
         gateway.policies.current.appraisal.for_class(executor_class)
-        data = await read_bytes(request, MAXIMUM)
+        data = await read_bytes(request)
         baseline = await asyncio.to_thread(parse_baseline, data)  # others are answered meanwhile
         view = await gateway.references.propose(executor_class, baseline, gateway.clock.now_ms())
         return json_answer(view.model_dump(), status=201)

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import HttpVersion11, web
 
 from gateway.auth import Caller, Role
+from gateway.declaration import JSON, NUMBER, TEXT, Body, Parameter, Route, bytes_of, json_of
 from gateway.feed import Line
-from gateway.routes.route import PEOPLE, Route, json_answer, read_body
+from gateway.routes.route import PEOPLE, json_answer, read_body
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from ztrooted import limits
 from ztrooted.errors import GateError
-from ztrooted.models import AuthorizationView, DispatchRequest
+from ztrooted.models import AuthorizationList, AuthorizationView, DispatchRequest, Grant
 from ztrooted.reasons import GateReason
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
+BUNDLE = {"type": "object", "properties": {"format": {"type": "string"}}, "required": ["format"]}
+FROM = Parameter("from", "the number of the first record", NUMBER)
+SEEN = Parameter("Last-Event-ID", "the number of the last record that was seen; 'from' goes before it", NUMBER)
 UNREAD_S = 30.0  # a subscriber that has taken nothing for so long is hung up on; it can come again where it was
 
 
@@ -28,13 +32,49 @@ class DispatchRoutes:
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
         self.routes = (
-            Route("POST", "/v1/dispatches", frozenset({Role.ORCHESTRATOR}), self.dispatch),
-            Route("GET", "/v1/authorizations", PEOPLE, self.authorizations),
-            Route("GET", "/v1/authorizations/{authorization}", PEOPLE, self.authorization),
-            Route("GET", "/v1/authorizations/{authorization}/children", PEOPLE, self.children),
-            Route("GET", "/v1/authorizations/{authorization}/bundle", PEOPLE, self.bundle),
-            Route("GET", "/v1/events", PEOPLE, self.events),
-            Route("GET", "/v1/checkpoint", PEOPLE, self.checkpoint),
+            Route(
+                "POST",
+                "/v1/dispatches",
+                frozenset({Role.ORCHESTRATOR}),
+                self.dispatch,
+                json_of(Grant, 201),
+                frozenset({404, 409, 410}),
+                Body(DispatchRequest),
+            ),
+            Route("GET", "/v1/authorizations", PEOPLE, self.authorizations, json_of(AuthorizationList)),
+            Route("GET", "/v1/authorizations/{authorization}", PEOPLE, self.authorization, json_of(AuthorizationView)),
+            Route(
+                "GET",
+                "/v1/authorizations/{authorization}/children",
+                PEOPLE,
+                self.children,
+                json_of(AuthorizationList),
+            ),
+            Route(
+                "GET",
+                "/v1/authorizations/{authorization}/bundle",
+                PEOPLE,
+                self.bundle,
+                bytes_of(JSON, "The bundle; docs/bundle-format.md describes it.", BUNDLE),
+                frozenset({409, 413, 503}),
+            ),
+            Route(
+                "GET",
+                "/v1/events",
+                PEOPLE,
+                self.events,
+                bytes_of("text/event-stream", "Events for as long as the connection lasts.", TEXT),
+                query=(FROM,),
+                headers=(SEEN,),
+            ),
+            Route(
+                "GET",
+                "/v1/checkpoint",
+                PEOPLE,
+                self.checkpoint,
+                bytes_of("text/plain", "A C2SP signed note.", TEXT),
+                frozenset({503}),
+            ),
         )
 
     async def dispatch(self, request: web.Request, caller: Caller) -> web.Response:
@@ -77,9 +117,9 @@ class DispatchRoutes:
 
     async def events(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Server-sent events from record ``from`` on, or behind the ``Last-Event-ID``: the lineage as it is written."""
-        start = _number(request.query.get("from", "0"), "'from'")
+        start = int(request.query.get("from", "0"))
         if "from" not in request.query and (seen := request.headers.get("Last-Event-ID")) is not None:
-            start = _number(seen, "Last-Event-ID") + 1
+            start = int(seen) + 1
         own = caller.name if caller.role is Role.ORCHESTRATOR else None
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
@@ -123,9 +163,3 @@ def authorization_view(found: Authorization, children: int) -> AuthorizationView
         depth=found.depth,
         children=children,
     )
-
-
-def _number(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise GateError(GateReason.REQUEST_MALFORMED, f"{name} is the number of a record")
-    return int(text)

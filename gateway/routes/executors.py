@@ -7,7 +7,8 @@ from aiohttp import web
 
 from gateway.auth import Caller, Role
 from gateway.channel import Said, Session, listen
-from gateway.routes.route import PEOPLE, Route, json_answer, read_body
+from gateway.declaration import Answer, Body, Parameter, Route, json_of
+from gateway.routes.route import PEOPLE, json_answer, read_body
 from gateway.storage import executors
 from gateway.storage.database import Transaction
 from gateway.storage.executors import Executor
@@ -18,10 +19,13 @@ from ztrooted.models import (
     ActivateMessage,
     ActivationRequest,
     Enrolled,
+    EnrollmentChallenge,
     EnrollmentRequest,
+    ExecutorPage,
     ExecutorView,
     IssuerMessage,
     LabelsRequest,
+    LabelsView,
     MeasuredMessage,
     StartedMessage,
 )
@@ -33,6 +37,12 @@ from ztrooted.results import tier, tier_name
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
+ENROLLING = frozenset({403, 404, 409, 410, 413, 503})
+AFTER = Parameter(
+    "after",
+    "the id of an executor; those behind it are listed",
+    {"type": "string", "pattern": f"^({EXECUTOR_ID.pattern})?$"},
+)
 CLOSE_S = 1.0  # for the goodbye of a channel; the one that replaces a half-open channel waits for it
 
 
@@ -42,11 +52,41 @@ class ExecutorRoutes:
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
         self.routes = (
-            Route("POST", "/v1/enrollments", frozenset({Role.ANYONE}), self.enroll),
-            Route("POST", "/v1/enrollments/{enrollment}/activation", frozenset({Role.ANYONE}), self.activate),
-            Route("GET", "/v1/executor/channel", frozenset({Role.EXECUTOR}), self.channel),
-            Route("GET", "/v1/executors", PEOPLE, self.executors),
-            Route("PUT", "/v1/executors/{executor}/labels", frozenset({Role.OPERATOR}), self.label),
+            Route(
+                "POST",
+                "/v1/enrollments",
+                frozenset({Role.ANYONE}),
+                self.enroll,
+                json_of(EnrollmentChallenge, 201),
+                ENROLLING,
+                Body(EnrollmentRequest),
+            ),
+            Route(
+                "POST",
+                "/v1/enrollments/{enrollment}/activation",
+                frozenset({Role.ANYONE}),
+                self.activate,
+                json_of(Enrolled),
+                ENROLLING,
+                Body(ActivationRequest, limits.EVIDENCE_BODY),
+            ),
+            Route(
+                "GET",
+                "/v1/executor/channel",
+                frozenset({Role.EXECUTOR}),
+                self.channel,
+                (Answer(101, "From here on a WebSocket (RFC 6455) of JSON messages."),),
+                frozenset({503}),
+            ),
+            Route("GET", "/v1/executors", PEOPLE, self.executors, json_of(ExecutorPage), query=(AFTER,)),
+            Route(
+                "PUT",
+                "/v1/executors/{executor}/labels",
+                frozenset({Role.OPERATOR}),
+                self.label,
+                json_of(LabelsView),
+                body=Body(LabelsRequest),
+            ),
         )
 
     async def enroll(self, request: web.Request, _caller: Caller) -> web.Response:
@@ -60,7 +100,7 @@ class ExecutorRoutes:
         self._gateway.require_ready()
         enrollment = request.match_info["enrollment"]
         self._gateway.enrollments.require_pending(enrollment)  # before megabytes are read from anybody at all
-        body = await read_body(request, ActivationRequest, limits.EVIDENCE_BODY)
+        body = await read_body(request, ActivationRequest)
         admitted = await self._gateway.enrollments.activate(enrollment, body)
         await self._gateway.endings.announce(list(admitted.revoked))
         executor = admitted.executor

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
-from gateway.routes.route import PEOPLE, Route, json_answer
+from gateway.declaration import TEXT, Route, bytes_of, json_of
+from gateway.routes.route import PEOPLE, json_answer
+from ztrooted.operator_models import Liveness, Readiness
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -17,9 +19,15 @@ class HealthRoutes:
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
         self.routes = (
-            Route("GET", "/livez", frozenset({Role.ANYONE}), self.livez),
-            Route("GET", "/readyz", frozenset({Role.ANYONE}), self.readyz),
-            Route("GET", "/metrics", PEOPLE, self.metrics),
+            Route("GET", "/livez", frozenset({Role.ANYONE}), self.livez, json_of(Liveness)),
+            Route(
+                "GET",
+                "/readyz",
+                frozenset({Role.ANYONE}),
+                self.readyz,
+                json_of(Readiness, 200, "It could.") + json_of(Readiness, 503, "It could not."),
+            ),
+            Route("GET", "/metrics", PEOPLE, self.metrics, bytes_of("text/plain", "Prometheus' text format.", TEXT)),
         )
 
     async def livez(self, _request: web.Request, _caller: Caller) -> web.Response:

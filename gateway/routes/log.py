@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
-from gateway.routes.route import Route, json_answer
+from gateway.declaration import BYTES, NUMBER, TEXT, Parameter, Route, bytes_of, json_of
+from gateway.routes.route import json_answer
 from gateway.storage.lineage import Reader
 from ztrooted import merkle, tiles
 from ztrooted.errors import GateError
@@ -19,10 +20,14 @@ from ztrooted.reasons import GateReason
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
+BINARY = "application/octet-stream"
 KNOWN = frozenset({Role.EXECUTOR, Role.ORCHESTRATOR, Role.AUDITOR, Role.OPERATOR})
 AUDITORS = frozenset({Role.AUDITOR, Role.OPERATOR})
 FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a tile never changes
 LEVELS = {str(level): level for level in range(tiles.MAX_LEVEL + 1)}
+POSITIVE = NUMBER | {"minimum": 1}
+FROM = Parameter("from", "a number of records, at least 1", POSITIVE, required=True)
+TO = Parameter("to", "a number of records, not less than 'from'; that of the newest checkpoint unless told", POSITIVE)
 FRESH = {"Cache-Control": "no-store"}
 
 
@@ -33,10 +38,39 @@ class LogRoutes:
         self._gateway = gateway
         self._reader = Reader(gateway.database.reading)
         self.routes = (
-            Route("GET", "/v1/log/consistency", KNOWN, self.consistency),
-            Route("GET", "/log/checkpoint", AUDITORS, self.checkpoint),
-            Route("GET", "/log/tile/entries/{number:.+}", AUDITORS, self.entries),
-            Route("GET", "/log/tile/{level}/{number:.+}", AUDITORS, self.hashes),
+            Route(
+                "GET",
+                "/v1/log/consistency",
+                KNOWN,
+                self.consistency,
+                json_of(ConsistencyView),
+                frozenset({404, 503}),
+                query=(FROM, TO),
+            ),
+            Route(
+                "GET",
+                "/log/checkpoint",
+                AUDITORS,
+                self.checkpoint,
+                bytes_of("text/plain", "A C2SP signed note.", TEXT),
+                frozenset({503}),
+            ),
+            Route(
+                "GET",
+                "/log/tile/entries/{number:.+}",
+                AUDITORS,
+                self.entries,
+                bytes_of(BINARY, "A bundle of entries (C2SP tlog-tiles).", BYTES),
+                frozenset({503}),
+            ),
+            Route(
+                "GET",
+                "/log/tile/{level}/{number:.+}",
+                AUDITORS,
+                self.hashes,
+                bytes_of(BINARY, "A tile of hashes (C2SP tlog-tiles).", BYTES),
+                frozenset({503}),
+            ),
         )
 
     async def checkpoint(self, _request: web.Request, _caller: Caller) -> web.Response:
@@ -46,8 +80,8 @@ class LogRoutes:
     async def consistency(self, request: web.Request, _caller: Caller) -> web.Response:
         """Proof that the log of ``to`` records (the newest checkpoint's, unless told) begins with that of ``from``."""
         newest, note = self._latest()
-        old, new = _size(request, "from"), _size(request, "to", newest)
-        if set(request.query) - {"from", "to"} or not 0 < old <= new:
+        old, new = int(request.query["from"]), int(request.query.get("to", newest))
+        if old > new:
             raise GateError(GateReason.REQUEST_MALFORMED, "ask with ?from=N&to=M, where 0 < N <= M")
         if new > newest:
             raise GateError(GateReason.LINEAGE_RANGE, f"the newest checkpoint is over {newest} records, not {new}")
@@ -89,19 +123,9 @@ class LogRoutes:
         return found
 
 
-def _size(request: web.Request, name: str, default: int | None = None) -> int:
-    """A number of records in the query. GateError ``request.malformed`` for anything else."""
-    text = request.query.get(name)
-    if text is None and default is not None:
-        return default
-    if text is None or not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise GateError(GateReason.REQUEST_MALFORMED, f"'{name}' is a number of records")
-    return int(text)
-
-
 def _no_tile() -> GateError:
     return GateError(GateReason.LINEAGE_NO_TILE, "the newest checkpoint has no such tile")
 
 
 def _answer(data: bytes) -> web.Response:
-    return web.Response(body=data, content_type="application/octet-stream", headers=FOR_EVER)
+    return web.Response(body=data, content_type=BINARY, headers=FOR_EVER)

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
+from gateway.declaration import Body, Route, json_of
 from gateway.orders import Order, is_known_orchestrator
-from gateway.routes.route import Route, json_answer, read_body
+from gateway.routes.route import json_answer, read_body
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from ztrooted.errors import GateError
@@ -26,10 +27,40 @@ class OrderRoutes:
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
         self.routes = (
-            Route("POST", "/v1/revocations", OPERATORS, self.revoke),
-            Route("POST", "/v1/quarantines", OPERATORS, self.quarantine),
-            Route("GET", "/v1/quarantines", frozenset({Role.OPERATOR, Role.AUDITOR}), self.quarantined),
-            Route("POST", "/v1/releases", OPERATORS, self.release),
+            Route(
+                "POST",
+                "/v1/revocations",
+                OPERATORS,
+                self.revoke,
+                json_of(OrderView),
+                frozenset({404}),
+                Body(OrderRequest),
+            ),
+            Route(
+                "POST",
+                "/v1/quarantines",
+                OPERATORS,
+                self.quarantine,
+                json_of(OrderView),
+                frozenset({404}),
+                Body(OrderRequest),
+            ),
+            Route(
+                "GET",
+                "/v1/quarantines",
+                frozenset({Role.OPERATOR, Role.AUDITOR}),
+                self.quarantined,
+                json_of(QuarantineList),
+            ),
+            Route(
+                "POST",
+                "/v1/releases",
+                OPERATORS,
+                self.release,
+                json_of(OrderView),
+                frozenset({404, 409}),
+                Body(OrderRequest),
+            ),
         )
 
     async def revoke(self, request: web.Request, caller: Caller) -> web.Response:

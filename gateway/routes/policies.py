@@ -6,15 +6,27 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
+from gateway.declaration import JSON, TEXT, Answer, Body, Content, Route, bytes_of, json_of
 from gateway.policies import check_documents
 from gateway.replay import replay
-from gateway.routes.route import PEOPLE, Route, json_answer, read_body
+from gateway.routes.route import PEOPLE, json_answer, read_body
 from ztrooted import limits
+from ztrooted.decision_file import FORMAT
 from ztrooted.explain import explain
-from ztrooted.policy_models import ActivationOfPolicies, PoliciesView, PolicyDocuments, TrialOfPolicies
+from ztrooted.policy_models import (
+    ActivationOfPolicies,
+    ExplanationView,
+    PoliciesView,
+    PolicyDocuments,
+    TrialOfPolicies,
+    TrialView,
+)
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
+
+DECISION = {"type": "object", "properties": {"format": {"const": FORMAT}}, "required": ["format"]}
+EXPLAINED = (Answer(200, "An explanation.", (Content(JSON, ExplanationView), Content("text/plain", TEXT))),)
 
 
 class PolicyRoutes:
@@ -23,11 +35,34 @@ class PolicyRoutes:
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
         self.routes = (
-            Route("GET", "/v1/policies", frozenset({Role.OPERATOR, Role.AUDITOR}), self.in_force),
-            Route("POST", "/v1/policies", frozenset({Role.OPERATOR}), self.activate),
-            Route("POST", "/v1/policies/trial", frozenset({Role.OPERATOR}), self.trial),
-            Route("GET", "/v1/decisions/{decision}", PEOPLE, self.decision),
-            Route("GET", "/v1/decisions/{decision}/explanation", PEOPLE, self.explanation),
+            Route(
+                "GET", "/v1/policies", frozenset({Role.OPERATOR, Role.AUDITOR}), self.in_force, json_of(PoliciesView)
+            ),
+            Route(
+                "POST",
+                "/v1/policies",
+                frozenset({Role.OPERATOR}),
+                self.activate,
+                json_of(PoliciesView),
+                frozenset({409}),
+                Body(ActivationOfPolicies, limits.POLICY_BODY),
+            ),
+            Route(
+                "POST",
+                "/v1/policies/trial",
+                frozenset({Role.OPERATOR}),
+                self.trial,
+                json_of(TrialView),
+                body=Body(TrialOfPolicies, limits.POLICY_BODY),
+            ),
+            Route(
+                "GET",
+                "/v1/decisions/{decision}",
+                PEOPLE,
+                self.decision,
+                bytes_of(JSON, "A decision file, for 'ztrooted audit redecide'.", DECISION),
+            ),
+            Route("GET", "/v1/decisions/{decision}/explanation", PEOPLE, self.explanation, EXPLAINED),
         )
 
     async def in_force(self, _request: web.Request, _caller: Caller) -> web.Response:
@@ -36,14 +71,14 @@ class PolicyRoutes:
 
     async def activate(self, request: web.Request, caller: Caller) -> web.Response:
         """Put policies in force at once; answers with what was revoked for it."""
-        asked = await read_body(request, ActivationOfPolicies, limits.POLICY_BODY)
+        asked = await read_body(request, ActivationOfPolicies)
         policies = await asyncio.to_thread(check_documents, asked.by_role())
         revoked = await self._gateway.activate_policies(policies, caller.name, allow_rollback=asked.allow_rollback)
         return json_answer(self._view([one.id for one in revoked]).model_dump())
 
     async def trial(self, request: web.Request, _caller: Caller) -> web.Response:
         """The last recorded decisions under other policies. Nothing changes."""
-        asked = await read_body(request, TrialOfPolicies, limits.POLICY_BODY)
+        asked = await read_body(request, TrialOfPolicies)
         gateway = self._gateway
         policies = await asyncio.to_thread(check_documents, asked.by_role())
         reading = gateway.database.reading

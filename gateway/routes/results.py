@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller
-from gateway.routes.route import PEOPLE, Route, json_answer
+from gateway.declaration import TEXT, Parameter, Route, bytes_of, json_of
+from gateway.routes.route import PEOPLE, json_answer
 from gateway.storage.executors import Executor
 from ztrooted import ear
 from ztrooted.appraisal import Verdict
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from gateway.app import Gateway
 
 MEDIA_TYPE = "application/eat+jwt"
+NONCE = Parameter(
+    "nonce", "8 to 88 printable characters, to come back in the result", {"type": "string", "pattern": "^[ -~]{8,88}$"}
+)
+KEY_SET = {
+    "type": "object",
+    "properties": {"keys": {"type": "array", "items": {"type": "object", "required": ["kty", "kid"]}}},
+    "required": ["keys"],
+}
 LIFE_S = 300  # of a result that nobody has to renew: a no stays one until it is asked again
 
 
@@ -31,8 +40,16 @@ class ResultRoutes:
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
         self.routes = (
-            Route("GET", "/v1/executors/{executor}/result", PEOPLE, self.result),
-            Route("GET", "/v1/keys", PEOPLE, self.keys),
+            Route(
+                "GET",
+                "/v1/executors/{executor}/result",
+                PEOPLE,
+                self.result,
+                bytes_of(MEDIA_TYPE, "A signed EAR.", TEXT),
+                frozenset({406, 503}),
+                query=(NONCE,),
+            ),
+            Route("GET", "/v1/keys", PEOPLE, self.keys, json_of(KEY_SET, what="A JSON Web Key Set (RFC 7517).")),
         )
 
     async def keys(self, _request: web.Request, _caller: Caller) -> web.Response:
@@ -44,8 +61,6 @@ class ResultRoutes:
         self._gateway.require_ready()
         profile = wanted_profile(request.headers.get("Accept", "*/*"))
         nonce = request.query.get("nonce")
-        if nonce is not None and not (8 <= len(nonce) <= 88 and nonce.isascii() and nonce.isprintable()):
-            raise GateError(GateReason.REQUEST_MALFORMED, "a nonce is 8 to 88 printable characters")
         executor = self._gateway.rounds.executor(request.match_info["executor"])
         now_ms = self._gateway.clock.now_ms()
         claims = self._claims(executor, profile, now_ms, nonce)

@@ -1,14 +1,14 @@
-"""What every route needs: who may use it, its body read within bounds, its answer written."""
+"""What every route needs: requests held to its declaration, the body read within bounds, the answer written."""
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from aiohttp import web
 
 from gateway.auth import Authenticator, Caller, Role
+from gateway.declaration import Route
 from tpm.errors import EvidenceError
 from ztrooted import limits
 from ztrooted.errors import GateError
@@ -16,41 +16,53 @@ from ztrooted.models import Model, parse_json
 from ztrooted.reasons import GateReason
 
 M = TypeVar("M", bound=Model)
-Handle = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 
 CALLER = web.RequestKey("ztrooted.caller", Caller)  # under which a request knows who it is from
+ROUTE = web.RequestKey("ztrooted.route", Route)  # and which route it has taken
 PEOPLE = frozenset({Role.ORCHESTRATOR, Role.AUDITOR, Role.OPERATOR})
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One route and who may use it."""
-
-    method: str
-    path: str
-    roles: frozenset[Role]
-    handle: Handle
-
-
 def add_routes(app: web.Application, routes: tuple[Route, ...], authenticator: Authenticator) -> None:
-    """Register routes. ValueError for one without a role: it would be open to everybody by accident."""
+    """Register routes. ValueError for one that says too little of itself: who may use it, what it answers."""
     for route in routes:
-        if not route.roles:
-            raise ValueError(f"{route.method} {route.path} declares no role")
+        route.check()
         app.router.add_route(route.method, route.path, _guarded(route, authenticator))
 
 
 def _guarded(route: Route, authenticator: Authenticator) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def guarded(request: web.Request) -> web.StreamResponse:
+        request[ROUTE] = route
         caller = await authenticator.identify(request, route.roles)
         request[CALLER] = caller
+        _require_declared(request, route)
         return await route.handle(request, caller)
 
     return guarded
 
 
-async def read_bytes(request: web.Request, maximum: int) -> bytes:
+def _require_declared(request: web.Request, route: Route) -> None:
+    """GateError ``request.malformed`` for a query or header that is not as the route declares it."""
+    known = {one.name: one for one in route.query}
+    for name in request.query:
+        if name not in known or len(request.query.getall(name)) > 1:
+            asked = ", ".join(sorted(known)) or "nothing"
+            raise GateError(GateReason.REQUEST_MALFORMED, f"this takes {asked} in its query, and each once")
+    for one in route.query:
+        text = request.query.get(one.name)
+        if one.required if text is None else not one.fits(text):
+            raise GateError(GateReason.REQUEST_MALFORMED, f"'{one.name}' in the query: {one.what}")
+    for one in route.headers:
+        text = request.headers.get(one.name)
+        if one.required if text is None else not one.fits(text):
+            raise GateError(GateReason.REQUEST_MALFORMED, f"{one.name}: {one.what}")
+
+
+async def read_bytes(request: web.Request) -> bytes:
     """The body, refused by its declared or real size, its type and its encoding."""
+    declared = request[ROUTE].body
+    if declared is None:
+        raise TypeError("this route declares no body")
+    maximum = declared.maximum
     if request.headers.get("Content-Encoding") or request.content_type != "application/json":
         raise GateError(GateReason.REQUEST_CONTENT_TYPE, "send plain application/json")
     data = bytearray()
@@ -65,11 +77,14 @@ async def read_bytes(request: web.Request, maximum: int) -> bytes:
     return bytes(data)
 
 
-async def read_body(request: web.Request, model: type[M], maximum: int = limits.BODY) -> M:
-    """The body as ``model``; refused by its declared or real size, its type and its encoding before it is parsed."""
-    data = await read_bytes(request, maximum)
+async def read_body(request: web.Request, model: type[M]) -> M:
+    """The body as ``model``, which the route declares; refused by size, type and encoding before it is parsed."""
+    declared = request[ROUTE].body
+    if declared is None or declared.model is not model:
+        raise TypeError(f"this route does not declare a body of {model.__name__}")
+    data = await read_bytes(request)
     try:
-        parsed: M = parse_json(model, data, maximum=maximum)
+        parsed: M = parse_json(model, data, maximum=declared.maximum)
     except EvidenceError as error:
         raise GateError(GateReason.REQUEST_MALFORMED, error.detail) from error
     return parsed

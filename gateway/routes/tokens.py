@@ -6,8 +6,9 @@ from aiohttp import web
 
 from gateway import auth
 from gateway.auth import Caller, Role
-from gateway.routes.route import Route, json_answer, read_body
-from ztrooted.operator_models import TokenCreated, TokenList, TokenRequest
+from gateway.declaration import Body, Route, json_of
+from gateway.routes.route import json_answer, read_body
+from ztrooted.operator_models import TokenCreated, TokenList, TokenRequest, TokenView
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -21,9 +22,9 @@ class TokenRoutes:
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
         self.routes = (
-            Route("POST", "/v1/tokens", OPERATORS, self.create),
-            Route("GET", "/v1/tokens", OPERATORS, self.tokens),
-            Route("DELETE", "/v1/tokens/{token}", OPERATORS, self.revoke),
+            Route("POST", "/v1/tokens", OPERATORS, self.create, json_of(TokenCreated, 201), body=Body(TokenRequest)),
+            Route("GET", "/v1/tokens", OPERATORS, self.tokens, json_of(TokenList)),
+            Route("DELETE", "/v1/tokens/{token}", OPERATORS, self.revoke, json_of(TokenView)),
         )
 
     async def create(self, request: web.Request, caller: Caller) -> web.Response:

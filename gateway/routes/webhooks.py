@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.auth import Caller, Role
-from gateway.routes.route import Route, json_answer
+from gateway.declaration import Route, json_of
+from gateway.routes.route import json_answer
 from ztrooted.operator_models import WebhookList
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ class WebhookRoutes:
 
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
-        self.routes = (Route("GET", "/v1/webhooks", frozenset({Role.OPERATOR}), self.webhooks),)
+        self.routes = (Route("GET", "/v1/webhooks", frozenset({Role.OPERATOR}), self.webhooks, json_of(WebhookList)),)
 
     async def webhooks(self, _request: web.Request, _caller: Caller) -> web.Response:
         """Each webhook: how far it is, and since when it fails."""

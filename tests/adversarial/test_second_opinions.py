@@ -103,3 +103,14 @@ async def test_they_read_what_is_genuine_and_refuse_what_was_changed(
     assert len(found) > 40
     for name, why_not in found.items():
         assert (why_not is None) is name.endswith("genuine"), (name, why_not)
+
+
+async def test_another_reader_of_OpenAPI_finds_no_fault(gate: GatewayInProcess, peers: Path, tmp_path: Path) -> None:
+    file = tmp_path / "openapi.json"
+    described = (await gate.call("GET", "/v1/openapi.json")).json
+    command = [peers, "-m", "openapi_spec_validator", "--schema", "3.1", file]
+    for fits in (True, False):  # and without a title it does
+        file.write_text(json.dumps(described))
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) is fits, done.stdout + done.stderr
+        described["info"].pop("title", None)

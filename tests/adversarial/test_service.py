@@ -21,8 +21,10 @@ from aiohttp import web
 
 import gateway.app
 from gateway.auth import Authenticator, Role
+from gateway.declaration import Body, Handle, Route, json_of
+from gateway.listening import Runner
 from gateway.middleware import problems
-from gateway.routes import Route, add_routes, all_routes
+from gateway.routes import add_routes, all_routes
 from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import HOST, Answer, GatewayInProcess
 from tpm.software import SoftwareTpm
@@ -30,8 +32,18 @@ from ztrooted import limits
 from ztrooted.client import Refused, tls_context
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.logs import configure
-from ztrooted.models import ActivateMessage, DispatchRequest, EndedMessage, LeaseMessage, RefusedMessage, StartedMessage
+from ztrooted.models import (
+    ActivateMessage,
+    DispatchRequest,
+    EndedMessage,
+    LeaseMessage,
+    Problem,
+    RefusedMessage,
+    StartedMessage,
+)
 from ztrooted.reasons import GateReason
+
+OPERATOR = frozenset({Role.OPERATOR})
 
 
 def paths(inner: gateway.app.Gateway) -> list[tuple[Route, str]]:
@@ -47,12 +59,15 @@ def paths(inner: gateway.app.Gateway) -> list[tuple[Route, str]]:
         "{level}": "0",
         "{number:.+}": "000.p/1",
     }
+    filled_in = {"nonce": "ab" * 16, "from": "1"}
     found = []
     for route in all_routes(inner):
         path = route.path
         for name, value in filled.items():
             path = path.replace(name, value)
         assert "{" not in path, "a new parameter needs a value here"
+        if required := [f"{one.name}={filled_in[one.name]}" for one in route.query if one.required]:
+            path += "?" + "&".join(required)
         found.append((route, path))
     return found
 
@@ -69,6 +84,7 @@ async def watched(gate: GatewayInProcess, entered: list[str]) -> AsyncIterator[G
 
     def spy(route: Route) -> Route:
         async def handle(_request: web.Request, _caller: Any) -> web.Response:
+            """It was reached."""
             entered.append(f"{route.method} {route.path}")
             return web.Response(status=204)
 
@@ -83,7 +99,7 @@ async def watched(gate: GatewayInProcess, entered: list[str]) -> AsyncIterator[G
             inner.database, inner.clock, inner.config.trust_domain, inner.client_authorities, inner.providers
         ),
     )
-    runner = web.AppRunner(app, access_log=None)
+    runner = Runner(app, shutdown_timeout=0.2)
     await runner.setup()
     await web.TCPSite(runner, HOST, 0, ssl_context=inner.tls).start()
     served, gate.port = gate.port, runner.addresses[0][1]
@@ -157,16 +173,35 @@ async def test_M1_an_executor_of_another_ca_an_expired_or_a_replaced_session_is_
         await gate.call("GET", "/v1/executor/channel", certificate=certificate)
 
 
-async def test_M2_a_route_without_a_role_does_not_start(
+async def test_M2_a_route_that_says_too_little_of_itself_does_not_start(
     gate: GatewayInProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def open_to_all(_request: web.Request, _caller: Any) -> web.Response:
+    """No role, no answer, no body, no description: what nobody declared is not served."""
+
+    async def told(_request: web.Request, _caller: Any) -> web.Response:
+        """Nothing."""
         return web.Response(status=204)
 
-    careless = Route("GET", "/v1/oops", frozenset(), open_to_all)
-    monkeypatch.setattr(gateway.app, "all_routes", lambda inner: (*all_routes(inner), careless))
-    with pytest.raises(ValueError, match="declares no role"):
-        gate.gateway.application()
+    async def untold(_request: web.Request, _caller: Any) -> web.Response:
+        return web.Response(status=204)
+
+    def declared(path: str = "/v1/oops", method: str = "GET", handle: Handle = told, **rest: Any) -> Route:
+        return Route(method, path, **({"roles": OPERATOR, "answers": json_of(Problem)} | rest), handle=handle)
+
+    careless = {
+        "declares no role": declared(roles=frozenset()),
+        "declares no answer": declared(answers=()),
+        "declares no body": declared(method="POST"),
+        "has no description": declared(handle=untold),
+        "undescribed parameters: oops": declared("/v1/{oops}"),
+    }
+    for said, route in careless.items():
+        monkeypatch.setattr(gateway.app, "all_routes", lambda inner, route=route: (*all_routes(inner), route))
+        with pytest.raises(ValueError, match=said):
+            gate.gateway.application()
+    honest = (declared(), declared("/v1/oops", "POST", body=Body(Problem)))
+    monkeypatch.setattr(gateway.app, "all_routes", lambda inner: (*all_routes(inner), *honest))
+    gate.gateway.application()
 
 
 async def test_M2_nothing_is_served_that_is_not_in_the_list_of_routes(gate: GatewayInProcess) -> None:
@@ -176,9 +211,11 @@ async def test_M2_nothing_is_served_that_is_not_in_the_list_of_routes(gate: Gate
     assert {route.path for route in all_routes(gate.gateway) if Role.ANYONE in route.roles} == {
         "/livez",
         "/readyz",
+        "/v1/docs",
         "/v1/enrollments",
         "/v1/enrollments/{enrollment}/activation",
         "/v1/gateway/attestation",
+        "/v1/openapi.json",
     }
 
 

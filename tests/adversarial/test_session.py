@@ -12,7 +12,7 @@ import pytest
 
 from gateway import channel as channels
 from gateway import schedule
-from gateway.app import KEEPALIVE, _listen
+from gateway.listening import KEEPALIVE, listen
 from tests.support.executor import Channel, ScriptedExecutor
 from tests.support.gateway_in_process import HOST, GatewayInProcess
 from ztrooted.client import Refused
@@ -282,7 +282,7 @@ async def test_a_connection_lost_during_a_round_is_no_verdict_and_no_renewal(
 
 async def test_the_kernel_looks_after_connections_that_are_accepted() -> None:
     """One that was lost without a word is noticed by no heartbeat of ours."""
-    listening = _listen(SimpleNamespace(listen_host="127.0.0.1", listen_port=0))  # type: ignore[arg-type]
+    listening = listen(SimpleNamespace(listen_host="127.0.0.1", listen_port=0))  # type: ignore[arg-type]
     with listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()
         with accepted:

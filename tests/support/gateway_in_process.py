@@ -25,8 +25,10 @@ from gateway.anchors import anchors_file
 from gateway.app import Gateway
 from gateway.auth import TOKEN_LIFE_MS, Role, create_token
 from gateway.config import load_config
+from gateway.listening import Runner
 from gateway.setup import create_data_folder
 from gateway.storage import lineage
+from tests.support.described import Described
 from tests.support.tpm import SoftwareTpms
 from tpm.software import SoftwareTpm
 from ztrooted import merkle
@@ -88,8 +90,9 @@ class GatewayInProcess:
             approver=approver,
         )
         self.set_pace(**{**PACE, **pace})
-        self._runner: web.AppRunner | None = None
+        self._runner: Runner | None = None
         self._gateway: Gateway | None = None
+        self._described: Described | None = None
         self.port = 0
 
     @property
@@ -118,7 +121,10 @@ class GatewayInProcess:
     async def start(self) -> None:
         self._gateway = Gateway(load_config(self.data), clock=self.clock)
         await self.gateway.start()
-        self._runner = web.AppRunner(self.gateway.application(), access_log=None, shutdown_timeout=0.2)
+        application = self.gateway.application()
+        self._described = Described(self.gateway)
+        application.on_response_prepare.append(self._described.look)
+        self._runner = Runner(application, shutdown_timeout=0.2)
         await self._runner.setup()
         site = web.TCPSite(self._runner, HOST, 0, ssl_context=self.gateway.tls)
         await site.start()
@@ -141,6 +147,9 @@ class GatewayInProcess:
             await asyncio.sleep(0)  # so that every task has begun before it is cancelled
             await self.gateway.close()
             self._gateway = None
+        if self._described is not None:
+            contradictions, self._described = self._described.contradictions, None
+            assert contradictions == [], "the API answers otherwise than its OpenAPI document says"
 
     async def restart(self) -> None:
         await self.stop()

@@ -1,0 +1,118 @@
+"""Where the gateway is reached: its address, and what HTTP itself refuses, in the one shape of all refusals."""
+
+import secrets
+import socket
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from gateway.config import GatewayConfig
+from gateway.middleware import problem, refused
+from ztrooted import limits
+from ztrooted.errors import EnvironmentProblem
+from ztrooted.reasons import GateReason
+
+log = structlog.get_logger()
+
+ADDRESS_FILE = "address"
+# First asked after 30 s without a word, then every 10 s, three times; what was sent is to be acknowledged within a minute.
+KEEPALIVE = (
+    (socket.TCP_KEEPIDLE, 30),
+    (socket.TCP_KEEPINTVL, 10),
+    (socket.TCP_KEEPCNT, 3),
+    (socket.TCP_USER_TIMEOUT, 60_000),
+)
+
+
+class Runner(web.AppRunner):
+    """An application behind a parser that is bounded, and whose refusals are problem documents as well."""
+
+    def __init__(self, app: web.Application, *, shutdown_timeout: float) -> None:
+        super().__init__(
+            app,
+            access_log=None,
+            shutdown_timeout=shutdown_timeout,
+            max_line_size=limits.REQUEST_LINE,
+            max_field_size=limits.HEADER_FIELD,
+            max_headers=limits.HEADERS,
+        )
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+
+        async def answered(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                return await made.request_handler(request)
+            except web.HTTPException as error:  # of an Expect header, which is looked at before any middleware
+                return refused(request, error)
+
+        return _Server(answered, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    """One connection. What never becomes a request is refused here, before any middleware sees it."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 -- it repeats what was sent
+    ) -> web.StreamResponse:
+        """A problem document, and the end of the connection: nobody knows where a next request would begin."""
+        instance = secrets.token_hex(8)
+        if request.writer is not None and request.writer.output_size > 0:
+            raise ConnectionError("an answer had begun already")
+        if isinstance(exc, LineTooLong):
+            answer = problem(
+                GateReason.REQUEST_TOO_LARGE,
+                f"the request line is over {limits.REQUEST_LINE} bytes, or a header field over {limits.HEADER_FIELD}",
+                instance,
+                status=431,
+            )
+        elif status < 500:
+            answer = problem(GateReason.REQUEST_MALFORMED, "this is not one request of HTTP/1.1 (RFC 9112)", instance)
+        else:
+            answer = problem(GateReason.INTERNAL_ERROR, "this is a defect of the gateway; its log has more", instance)
+        if status < 500:
+            log.info("refused", instance=instance, status=answer.status, kind=type(exc).__name__)
+        else:
+            log.error("internal error", instance=instance, exc_info=exc)
+        answer.force_close()
+        return answer
+
+
+def listen(config: GatewayConfig) -> socket.socket:
+    """The listening socket, before anything is written: a port in use must leave no trace."""
+    family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # The kernel looks after connections that were lost without a word; what is accepted inherits this.
+    for option, value in KEEPALIVE:
+        listening.setsockopt(socket.IPPROTO_TCP, option, value)
+    try:
+        listening.bind((config.listen_host, config.listen_port))
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_ADDRESS_IN_USE,
+            f"can't listen on {config.listen_host}:{config.listen_port}: {error.strerror}",
+            "choose another port with --port, or stop what uses this one",
+        ) from error
+    return listening
+
+
+def write_address(config: GatewayConfig, url: str) -> None:
+    """Where we listen, for scripts that asked for any free port; in place at once, never half written."""
+    path: Path = config.data / ADDRESS_FILE
+    fresh = path.with_suffix(".new")
+    fresh.write_text(url + "\n")
+    fresh.replace(path)

@@ -1,0 +1,46 @@
+"""The API described by itself: an OpenAPI document for programs, and the same as a page for people."""
+
+import json
+
+from aiohttp import web
+
+from gateway.api_page import POLICY, page
+from gateway.auth import Caller, Role
+from gateway.declaration import JSON, TEXT, Route, bytes_of
+from gateway.openapi import document
+
+OPENAPI = {"type": "object", "properties": {"openapi": {"type": "string"}}, "required": ["openapi", "info", "paths"]}
+PAGE_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+class DescriptionRoutes:
+    """Both are made once, of all routes and these two; whoever has no token yet may read how to use one."""
+
+    def __init__(self, others: tuple[Route, ...]) -> None:
+        anyone = frozenset({Role.ANYONE})
+        self.routes = (
+            Route(
+                "GET",
+                "/v1/openapi.json",
+                anyone,
+                self.openapi,
+                bytes_of(JSON, "An OpenAPI 3.1 document.", OPENAPI),
+            ),
+            Route("GET", "/v1/docs", anyone, self.docs, bytes_of("text/html", "A page for people.", TEXT)),
+        )
+        made = document((*others, *self.routes))
+        self._json = json.dumps(made, separators=(",", ":")).encode()
+        self._page = page(made).encode()
+
+    async def openapi(self, _request: web.Request, _caller: Caller) -> web.Response:
+        """This API as an OpenAPI document."""
+        return web.Response(body=self._json, content_type=JSON, headers={"Cache-Control": "no-cache"})
+
+    async def docs(self, _request: web.Request, _caller: Caller) -> web.Response:
+        """This API as a page."""
+        return web.Response(body=self._page, content_type="text/html", charset="utf-8", headers=PAGE_HEADERS)
