@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway import local
 from gateway.app import DATABASE
 from gateway.config import load_config
 from gateway.fsck import Finding, fsck
@@ -327,7 +328,7 @@ async def test_nothing_is_written_neither_into_the_file_nor_beside_it(
     await gate.gateway.database.write(lambda tx: tx.append(gate.some_record()))
     running = contents(folder)
     assert running[f"{DATABASE}-wal"]
-    shutil.copytree(folder, tmp_path / "killed")
+    shutil.copytree(folder, tmp_path / "killed", ignore=shutil.ignore_patterns(local.FILE))
     await gate.stop()
     killed = contents(tmp_path / "killed")
     size, found = fsck(load_config(tmp_path / "killed"))

@@ -509,16 +509,6 @@ async def test_only_a_ca_that_is_named_makes_anybody_somebody(gate: GatewayInPro
     assert (answer.status, answer.code) == (401, "auth.credential_invalid")
 
 
-async def test_M3_a_session_certificate_is_of_no_use_to_anybody_but_an_executor(
-    gate: GatewayInProcess, executor: ScriptedExecutor
-) -> None:
-    await executor.enroll()
-    for method, path in (("GET", "/v1/tokens"), ("GET", "/v1/quarantines"), ("POST", "/v1/dispatches")):
-        with executor.enrolled.client_certificate() as certificate:
-            answer = await gate.call(method, path, certificate=certificate)
-        assert (answer.status, answer.code) == (403, "auth.role")
-
-
 async def test_a_certificate_ends_while_its_connection_lasts(gate: GatewayInProcess, people: People) -> None:
     olivia = people.certificate([spiffe("operator/olivia")])
     assert (await gate.call("GET", "/v1/tokens", certificate=olivia)).status == 200
