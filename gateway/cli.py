@@ -155,7 +155,9 @@ def recover(
     """
     from gateway.config import load_config  # noqa: PLC0415
     from gateway.recover import recover as run  # noqa: PLC0415
+    from ztrooted.logs import configure  # noqa: PLC0415
 
+    configure(quiet=True)
     config = load_config(data)
     done = asyncio.run(run(config, operator=operator, reason=reason))
     show(
@@ -187,14 +189,18 @@ def reseal(
     """
     from gateway import reseal as resealing  # noqa: PLC0415
     from gateway.config import load_config  # noqa: PLC0415
+    from ztrooted.logs import configure  # noqa: PLC0415
 
+    configure(quiet=True)
     if [request, approval, approver].count(None) != 2:
         raise UsageProblem(
             GateReason.RESEAL_DOCUMENT, "one of --request, --approval and --approver is needed", "choose one of them"
         )
     config = load_config(data)
     if approval is not None:
-        document = read_at_most(approval, resealing.MAX_DOCUMENT)
+        document = read_at_most(
+            approval, resealing.MAX_DOCUMENT, "have it made: 'ztrooted gateway approve', from 'reseal --request'"
+        )
     else:
         asked = resealing.request(config)
         if request is not None:
@@ -225,7 +231,9 @@ def approve(
     """Sign for the state that a gateway's machine is in. Anywhere; 'reseal --request' says what has changed."""
     from gateway import reseal as resealing  # noqa: PLC0415
 
-    document = read_at_most(request, resealing.MAX_DOCUMENT)
+    document = read_at_most(
+        request, resealing.MAX_DOCUMENT, "have it made on the gateway's machine: 'ztrooted gateway reseal --request'"
+    )
     approval = resealing.approve(document, resealing.approver_key(approver))
     with new_secret(output) as file:
         file.write(canonical.encode(approval))

@@ -24,7 +24,7 @@ from tpm.errors import DeviceError, EvidenceError
 from tpm.sealing import Approval, Approver, decode_pcrs, encode_pcrs
 from ztrooted import canonical
 from ztrooted.clock import SystemClock
-from ztrooted.errors import EnvironmentProblem, UsageProblem
+from ztrooted.errors import EnvironmentProblem, GateError, UsageProblem
 from ztrooted.kept_files import replace
 from ztrooted.keys import load_p256, spki
 from ztrooted.models import compose
@@ -96,16 +96,18 @@ def changes(value: dict[str, Any]) -> list[str]:
 async def reseal(config: GatewayConfig, document: bytes, *, operator: str, reason: str) -> dict[str, Any]:
     """Take what was approved as this gateway's state; what was done, for people. Again after being killed, if need be.
 
-    The approver's signature, the machine's state and the version are looked at before anything changes. EnvironmentProblem
-    where one of them isn't what it has to be.
+    The approver's signature, the machine's state and the version are looked at before anything changes. GateError
+    ``reseal.refused`` for what was not approved or is not the next version, EnvironmentProblem for another state.
     """
     asked = compose(Accountable, operator=operator, reason=reason)
     identity = Identity.load(config.data)
     approver = _approver(identity, config.origin)
     approval = _approval(document, config.origin)
     if not approver.approved(approval):
-        raise _refused(
-            "the approver of this gateway did not sign that", "have 'ztrooted gateway approve' done with its key"
+        raise GateError(
+            GateReason.RESEAL_REFUSED,
+            "the approver of this gateway did not sign that",
+            "have 'ztrooted gateway approve' done with its key",
         )
     _compare(config, identity, approver, approval)
     database = Database(config.data / DATABASE, on_failure=lambda: None, trusted=identity.trusts(config.origin))
@@ -127,14 +129,17 @@ def _compare(config: GatewayConfig, identity: Identity, approver: Approver, appr
         except DeviceError as error:
             raise environment_problem(error) from error
     if pcrs != approval.pcrs:
-        raise _refused(
-            "this machine is in another state than was approved", "ask again: 'ztrooted gateway reseal --request'"
+        raise EnvironmentProblem(
+            GateReason.RESEAL_REFUSED,
+            "this machine is in another state than was approved",
+            "ask again: 'ztrooted gateway reseal --request'",
         )
     begun = identity.approval == approval and floor in {approval.version - 1, approval.version}
     if not begun and approval.version != floor + 1:
-        raise _refused(
+        raise GateError(
+            GateReason.RESEAL_REFUSED,
             f"it is version {approval.version}, and the TPM's floor is {floor}, so the next one is {floor + 1}",
-            "ask again: 'ztrooted gateway reseal --request'",
+            "an approval counts once; ask again: 'ztrooted gateway reseal --request'",
         )
 
 
@@ -197,10 +202,6 @@ def _read(document: bytes, form: str) -> dict[str, Any]:
 
 def _unusable(detail: str) -> UsageProblem:
     return UsageProblem(GateReason.RESEAL_DOCUMENT, detail, "see 'ztrooted gateway reseal --help'")
-
-
-def _refused(detail: str, remedy: str) -> EnvironmentProblem:
-    return EnvironmentProblem(GateReason.RESEAL_REFUSED, detail, remedy)
 
 
 def _not_a_key(path: Path, detail: str) -> EnvironmentProblem:

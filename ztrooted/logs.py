@@ -6,8 +6,9 @@ import sys
 import structlog
 
 
-def configure(*, verbose: bool = False) -> None:
-    """Set up logging for this process."""
+def configure(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Set up logging for this process. ``quiet``: warnings and worse, for a command that says what it did by itself."""
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -16,6 +17,6 @@ def configure(*, verbose: bool = False) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

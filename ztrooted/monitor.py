@@ -95,7 +95,10 @@ class Monitor:
         return Looked(kept.size, new.size, new.root, state.counter)
 
     async def compare(self, elsewhere: bytes, prove: Prove) -> Checkpoint:
-        """Whether a checkpoint that came another way is of the log kept here; after a ``look``. ProofError where not."""
+        """Whether a checkpoint that came another way is of the log kept here; after a ``look``. ProofError where not.
+
+        What this log never signed is none of its checkpoints, and no evidence against it.
+        """
         kept_note = (self._folder / CHECKPOINT).read_bytes()
         kept = verified(kept_note, self._anchors)
         try:
@@ -104,7 +107,8 @@ class Monitor:
             if 0 < other.size < kept.size:
                 await _goes_on(other, kept, prove)
         except ProofError as error:
-            error.remedy = self._keep_evidence(kept_note, elsewhere)
+            if error.reason not in _NOT_OF_THIS_LOG:
+                error.remedy = self._keep_evidence(kept_note, elsewhere)
             raise
         return other
 
@@ -142,6 +146,16 @@ class Monitor:
         replace(folder / "kept", kept)
         replace(folder / "shown", shown)
         return f"both checkpoints are in {folder}: keep them, and ask the gateway's operator what happened"
+
+
+_NOT_OF_THIS_LOG = frozenset(
+    {
+        GateReason.NOTE_MALFORMED,
+        GateReason.CHECKPOINT_MALFORMED,
+        GateReason.CHECKPOINT_ORIGIN,
+        GateReason.CHECKPOINT_KEY,
+    }
+)
 
 
 async def _goes_on(old: Checkpoint, new: Checkpoint, prove: Prove) -> None:

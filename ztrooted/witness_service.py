@@ -1,9 +1,16 @@
-"""The HTTP side of a witness: ``POST /add-checkpoint`` and nothing else. No TLS: every word of it is signed or public."""
+"""The HTTP side of a witness: ``POST /add-checkpoint`` and nothing else.
+
+With TLS where it has a certificate. It is not needed for what is said, every word of which is signed or public. What one
+address may ask, how many are answered at once and how long a body may take are bounded.
+"""
 
 import asyncio
 import signal
 import socket
 import sqlite3
+import ssl
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 
@@ -13,6 +20,7 @@ from aiohttp import web
 from ztrooted.clock import SystemClock
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.reasons import GateReason
+from ztrooted.request_rate import RequestRate
 from ztrooted.witness import MAX_BODY, SIZE_TYPE, Refused, Witness
 from ztrooted.witness_folder import WitnessFolder
 from ztrooted.witness_store import WitnessStore
@@ -21,13 +29,19 @@ log = structlog.get_logger()
 
 ADDRESS_FILE = "address"
 READ_S = 10.0  # for a body of a few kilobytes
+MAX_AT_ONCE = 32  # requests: a body of each is held, and they are answered one after the other
+# A log asks about once a minute, and a second time where it was behind; a proxy in front is one address for many of them.
+RATE_PER_S, BURST = 20.0, 60
+RETRY = {"Retry-After": "1"}
 
 
 class WitnessService:
     """Requests in, cosignatures out."""
 
-    def __init__(self, witness: Witness) -> None:
+    def __init__(self, witness: Witness, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._witness = witness
+        self._rate = RequestRate(RATE_PER_S, BURST, monotonic)
+        self._under_way = 0
 
     def application(self) -> web.Application:
         """To be served."""
@@ -36,6 +50,18 @@ class WitnessService:
         return app
 
     async def _add_checkpoint(self, request: web.Request) -> web.Response:
+        """One request, if there is room for it. Nothing is read of one that has to come again."""
+        if not self._rate.take(request.remote or ""):
+            return _busy(HTTPStatus.TOO_MANY_REQUESTS, f"over {RATE_PER_S:g} requests a second from one address")
+        if self._under_way >= MAX_AT_ONCE:
+            return _busy(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_AT_ONCE} requests are under way")
+        self._under_way += 1
+        try:
+            return await self._answer(request)
+        finally:
+            self._under_way -= 1
+
+    async def _answer(self, request: web.Request) -> web.Response:
         try:
             async with asyncio.timeout(READ_S):
                 body = await request.read()
@@ -56,7 +82,34 @@ class WitnessService:
         return web.Response(body=lines, content_type="text/plain", charset="utf-8")
 
 
-async def serve(folder: WitnessFolder, host: str, port: int) -> None:
+def _busy(status: HTTPStatus, detail: str) -> web.Response:
+    log.warning("not answered", status=status, code=str(GateReason.SERVICE_BUSY), detail=detail)
+    return web.Response(status=status, headers=RETRY, text=f"{GateReason.SERVICE_BUSY}: {detail}\n")
+
+
+def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.2 or newer with a chain and its private key (PEM, its owner's alone). EnvironmentProblem where they are none."""
+    try:
+        if key.stat().st_mode & 0o077:
+            raise EnvironmentProblem(
+                GateReason.ENVIRONMENT_KEY_FILE,
+                f"the key {key} can be read by others than its owner",
+                f"if nobody has read it: chmod 600 {key}; otherwise make another one",
+            )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # Without a callback OpenSSL would ask on the terminal for the password of a key that has one.
+        context.load_cert_chain(certificate, key, password=lambda: "")
+    except OSError as error:  # ssl.SSLError is one
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_TLS,
+            f"{certificate} and {key} can't be used: {error.strerror or error}",
+            "name the certificate's chain and its private key, both PEM, the key without a password",
+        ) from error
+    return context
+
+
+async def serve(folder: WitnessFolder, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
     """Serve until SIGTERM or SIGINT. EnvironmentProblem when that can't begin; the address is in the file ``address``."""
     store = WitnessStore(folder.database)
     try:
@@ -64,8 +117,8 @@ async def serve(folder: WitnessFolder, host: str, port: int) -> None:
         runner = web.AppRunner(service.application(), access_log=None, shutdown_timeout=2.0)
         await runner.setup()
         listening = _listen(host, port)
-        await web.SockSite(runner, listening).start()
-        url = f"http://{host}:{listening.getsockname()[1]}"
+        await web.SockSite(runner, listening, ssl_context=tls).start()
+        url = f"{'http' if tls is None else 'https'}://{host}:{listening.getsockname()[1]}"
         _write_address(folder.path, url)
         log.info("serving", url=url, logs=len(folder.logs))
         stopping = asyncio.Event()

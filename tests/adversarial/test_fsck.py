@@ -29,7 +29,7 @@ from ztrooted import artifact, jose, merkle
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.evidence import sha256
 from ztrooted.reasons import GateReason
-from ztrooted.records import parse_record
+from ztrooted.records import Record, parse_record
 
 pytestmark = pytest.mark.asyncio
 
@@ -199,7 +199,8 @@ CHANGES: dict[str, tuple[str, str, str]] = {
 }
 
 
-EPOCHS: dict[Path, Epoch] = {}  # the issuing key of a gateway that was stopped: whoever had its memory has it
+# The issuing keys of a gateway that was stopped, the one in use and the next: whoever had its memory has them.
+EPOCHS: dict[Path, tuple[Epoch, Epoch]] = {}
 
 
 def findings(data: Path) -> list[Finding]:
@@ -220,7 +221,11 @@ async def data(
     for _ in range(2):
         await gate.gateway.database.write(lambda tx: tx.append(gate.some_record()))
         await gate.gateway.checkpointer.seal(anchor=True)
-    EPOCHS[gate.data] = gate.gateway.signer.epoch
+    later = await gate.gateway.signer.new_epoch(gate.clock.now_ms() // 1000)
+    said = {"statement": later.introduction.statement.decode(), "signature": later.introduction.signature.hex()}
+    introduced = Record("key.introduced", gate.clock.now_ms(), said)
+    await gate.gateway.database.write(lambda tx: tx.append(introduced))
+    EPOCHS[gate.data] = gate.gateway.signer.epoch, later
     await gate.stop()
     kept = tmp_path / "kept.db"
     shutil.copy(gate.data / DATABASE, kept)
@@ -248,7 +253,7 @@ async def test_an_artifact_says_what_its_record_says_by_the_key_that_was_introdu
 ) -> None:
     """Also where whoever wrote it had the issuing key, filed it properly, and let everything name it."""
     folder, kept = data
-    epoch = EPOCHS[gate.data]
+    epoch, later = EPOCHS[gate.data]
     with closing(sqlite3.connect(kept)) as connection:
         query = "SELECT authorization, n, CAST(bytes AS TEXT) FROM artifacts JOIN blobs USING (digest) ORDER BY n DESC"
         name, number, token = connection.execute(query).fetchone()
@@ -258,6 +263,7 @@ async def test_an_artifact_says_what_its_record_says_by_the_key_that_was_introdu
     forged = {
         "jws.signature": jose.sign(claims, other, kid=epoch.kid, typ=artifact.TYP),
         "jws.kid": jose.sign(claims, other, kid=jose.thumbprint(other.public_key()), typ=artifact.TYP),
+        "another key than its record": jose.sign(claims, later.private, kid=later.kid, typ=artifact.TYP),
         "jws.typ": jose.sign(claims, epoch.private, kid=epoch.kid, typ="JWT"),
         "jws.audience": jose.sign(claims | {"aud": "x"}, epoch.private, kid=epoch.kid, typ=artifact.TYP),
         "jws.malformed": "é",
@@ -290,7 +296,7 @@ async def test_an_issuing_key_that_the_log_key_did_not_introduce(data: tuple[Pat
     folder, kept = data
     with closing(sqlite3.connect(kept)) as connection:
         rows = connection.execute(
-            "SELECT seq, type, bytes FROM records WHERE type IN ('key.introduced', 'gateway.started')"
+            "SELECT seq, type, bytes FROM records WHERE type IN ('key.introduced', 'gateway.started') LIMIT 2"
         ).fetchall()
     for seq, kind, data_ in rows:
         record = parse_record(bytes(data_))

@@ -14,8 +14,11 @@ from gateway.anchors import anchors_file
 from gateway.config import load_config
 from tests.adversarial.test_log_memory import Snapshot, grow, roll_back, snapshot, taken
 from tests.adversarial.test_mirror import signed
+from tests.support.commands import run
+from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import GatewayInProcess, MovedClock
 from ztrooted import merkle
+from ztrooted.bundle import pack
 from ztrooted.checkpoint import Checkpoint, parse_checkpoint
 from ztrooted.errors import EnvironmentProblem, ProofError
 from ztrooted.kept_files import locked
@@ -159,6 +162,49 @@ async def test_one_process_at_a_time(gate: GatewayInProcess, watch: Watch, tmp_p
         with locked(folder / LOCK, wait=False), pytest.raises(EnvironmentProblem, match="another process"):
             await work()
     await watch.look()
+
+
+async def test_a_checkpoint_that_came_another_way(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel, tmp_path: Path
+) -> None:
+    """A bundle's or its own; one of another log, or none at all, is no alarm about this one."""
+    grant = await executor.authorize(job("a"))
+    (tmp_path / "bundle.json").write_bytes(await gate.gateway.bundles.export(grant.authorization))
+    (tmp_path / "bundle.gz").write_bytes(pack((tmp_path / "bundle.json").read_bytes()))
+    (tmp_path / "token").write_text(await gate.token("auditor", "anna"))
+    (tmp_path / "token").chmod(0o600)
+    (tmp_path / "anchors.toml").write_text(anchors_file(load_config(gate.data)))
+    _, note = await gate.gateway.checkpointer.seal()
+    wrong = {
+        "bundle.malformed": b'{"format": "ztrooted-bundle/1"}',
+        "note.malformed": b"hello\n",
+        "checkpoint.origin": note.replace(b"gate.test", b"else.test"),
+        "checkpoint.key": b"".join(line for line in note.splitlines(True) if b"\xe2\x80\x94" not in line)
+        + b"\xe2\x80\x94 gate.test/lineage AAAAAAAAAAAA\n",
+    }
+
+    async def monitor(file: str, folder: Path = tmp_path / "log") -> subprocess.CompletedProcess[str]:
+        command = ["audit", "monitor", "--dir", str(folder), "--gateway", gate.url, "--ca", str(gate.ca)]
+        command += ["--token-file", str(tmp_path / "token"), "--anchors", str(tmp_path / "anchors.toml")]
+        return await asyncio.to_thread(run, *command, "--checkpoint", str(tmp_path / file))
+
+    for name in ("bundle.json", "bundle.gz"):
+        done = await monitor(name)
+        assert done.returncode == 0, done.stderr
+        assert "is of this log" in done.stdout
+    for reason, data in wrong.items():
+        (tmp_path / "wrong").write_bytes(data)
+        refused = await monitor("wrong")
+        assert refused.returncode == 1, refused
+        assert f"({reason})" in refused.stderr
+        assert str(tmp_path / "wrong") in refused.stderr
+        assert "What to do: " in refused.stderr
+    assert not (tmp_path / "log" / "evidence").exists()
+    missing = await monitor("nothing")
+    assert (missing.returncode, "config.missing" in missing.stderr) == (3, True), missing
+    (tmp_path / "file").write_bytes(b"")
+    unwritable = await monitor("bundle.json", tmp_path / "file")
+    assert (unwritable.returncode, "environment.output" in unwritable.stderr) == (3, True), unwritable
 
 
 async def test_on_the_command_line(gate: GatewayInProcess, snapshot: Snapshot, tmp_path: Path) -> None:

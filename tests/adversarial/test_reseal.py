@@ -135,7 +135,7 @@ async def test_only_the_approver_approves(gate: GatewayInProcess) -> None:
     forged = approved(gate) | {"signature": approved(gate)["signature"]}
     forged["version"] = str(int(str(forged["version"])) + 1)
     before = (gate.data / IDENTITY_FILE).read_bytes()
-    with pytest.raises(EnvironmentProblem, match="did not sign"):
+    with pytest.raises(GateError, match="did not sign"):
         await reseal(gate, forged)
     assert (gate.data / IDENTITY_FILE).read_bytes() == before
 
@@ -154,7 +154,7 @@ async def test_an_approval_counts_once(gate: GatewayInProcess) -> None:
     await reseal(gate, first)
     again = approved(gate)
     await reseal(gate, again)
-    with pytest.raises(EnvironmentProblem, match="the next one is"):
+    with pytest.raises(GateError, match="the next one is"):
         await reseal(gate, first)
 
 

@@ -23,7 +23,7 @@ def commands() -> list[str]:
     return re.findall(r"^    (\S.*)$", PAGE.read_text(), re.MULTILINE)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(280)
 @pytest.mark.skipif(bool(missing()), reason=f"missing: {missing()}")
 def test_the_page_is_what_happens() -> None:
     first, *lines = commands()
@@ -42,7 +42,7 @@ def test_the_page_is_what_happens() -> None:
             start_new_session=True,
         )
         try:
-            said, _ = shell.communicate(timeout=150)
+            said, _ = shell.communicate(timeout=250)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGKILL)
@@ -51,4 +51,6 @@ def test_the_page_is_what_happens() -> None:
         assert [path.name for path in Path(folder).iterdir()] == [".venv"]
     for sight in ("attestation.no_baseline", "is in force", "\nbuilt\n", "\nVerified.\n", "ima.not_allowed"):
         assert sight in said, said
-    assert said.endswith("It is not trusted.\n")
+    assert said.index("It is not trusted.\n") < said.index("Its keys refuse.\n") < said.index("Resealed as version 2")
+    assert said.count("\nVerified.\n") == 2
+    assert re.fullmatch(r"\d+ records: sound", said.strip().splitlines()[-1])

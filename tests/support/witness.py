@@ -24,8 +24,11 @@ START_S = 20
 class WitnessProcess:
     """``ztrooted witness serve`` on ``folder``, which is made with the first start."""
 
-    def __init__(self, folder: Path, name: str, *logs: str, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, name: str, *logs: str, options: tuple[str, ...] = (), serving: tuple[str, ...] = ()
+    ) -> None:
         self.folder = folder
+        self._serving = serving
         self.log = folder.with_suffix(".log")
         listed = [part for log in logs for part in ("--log", log)]
         made = run("witness", "init", str(folder), "--name", name, "--json", *listed, *options)
@@ -53,7 +56,9 @@ class WitnessProcess:
         (self.folder / "address").unlink(missing_ok=True)
         command = [sys.executable, "-m", "ztrooted", "witness", "serve", str(self.folder)]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen([*command, "--listen", f"127.0.0.1:{self.port}"], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*command, "--listen", f"127.0.0.1:{self.port}", *self._serving], stdout=log, stderr=log
+            )
 
     def wait(self) -> None:
         """Until it listens."""

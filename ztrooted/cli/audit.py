@@ -22,6 +22,7 @@ from ztrooted.cli.connection import CaFile, GatewayUrl, TokenFile, connect
 from ztrooted.cli.files import about, read, read_at_most, write
 from ztrooted.cli.monitor import monitor
 from ztrooted.cli.output import NO, JsonFlag, counted, show, terminal
+from ztrooted.cli.proof import check_proof, proof
 from ztrooted.clock import SystemClock, instant
 from ztrooted.dsse import MAX_KEY, load_signing_key
 from ztrooted.errors import EnvironmentProblem
@@ -31,6 +32,8 @@ from ztrooted.verify import Report, verify_bundle
 app = typer.Typer(no_args_is_help=True, help="Export proof bundles, and verify them offline with nothing but anchors.")
 
 app.command("monitor")(monitor)
+app.command("proof")(proof)
+app.command("check-proof")(check_proof)
 
 _COLOUR = {Status.PASS: "green", Status.FAIL: "bold red", Status.NOT_CHECKED: "yellow"}
 

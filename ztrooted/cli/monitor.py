@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def monitor(
     """Watch a log: each checkpoint must be signed, sealed, and go on from the one before. Exit code 1 is the alarm, with
     both checkpoints kept as evidence."""
     trusted = parse_anchors(read(anchors, limits.BODY, GateReason.CONFIG_INVALID), str(anchors))
-    elsewhere = None if checkpoint is None else _note(checkpoint)
+    elsewhere = None if checkpoint is None else _Elsewhere(checkpoint, _note(checkpoint))
     try:
         asyncio.run(_watch(gateway, ca, token_file, folder, trusted, interval, once, stale_after, elsewhere, json=json))
     except OSError as error:
@@ -60,7 +61,7 @@ async def _watch(
     interval: float,
     once: bool,
     stale_after: float,
-    elsewhere: bytes | None,
+    elsewhere: "_Elsewhere | None",
     *,
     json: bool,
 ) -> None:
@@ -95,7 +96,8 @@ async def _watch(
                 errors.print(f"not reached: {error.detail}", markup=False)
                 watching.check_age()
             if elsewhere is not None:
-                other = await watching.compare(elsewhere, prove)
+                with about(elsewhere.file):
+                    other = await watching.compare(elsewhere.note, prove)
                 show(
                     {"consistent": True, "size": other.size, "root": other.root.hex()},
                     f"The checkpoint of {other.size} records is of this log.",
@@ -104,6 +106,14 @@ async def _watch(
             if once or elsewhere is not None:
                 return
             await asyncio.sleep(interval)
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """A checkpoint that came another way, and the file it is in."""
+
+    file: Path
+    note: bytes
 
 
 def _note(file: Path) -> bytes:

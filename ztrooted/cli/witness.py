@@ -49,18 +49,28 @@ def init(
 def serve(
     folder: Folder,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")],
+    tls_certificate: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Serve https with this certificate and its chain.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key; its owner's alone.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every message.")] = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Logs are JSON lines on standard error."""
     from ztrooted.logs import configure  # noqa: PLC0415
     from ztrooted.witness_folder import load_witness  # noqa: PLC0415
     from ztrooted.witness_service import serve as run  # noqa: PLC0415
+    from ztrooted.witness_service import server_tls  # noqa: PLC0415
 
     configure(verbose=verbose)
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise UsageProblem(GateReason.CONFIG_INVALID, f"{listen!r} is no HOST:PORT", "such as --listen 127.0.0.1:8444")
-    asyncio.run(run(load_witness(folder), host.strip("[]"), int(port)))
+    if (tls_certificate is None) is not (tls_key is None):
+        raise UsageProblem(
+            GateReason.CONFIG_INVALID, "one of --tls-certificate and --tls-key is missing", "give both, or neither"
+        )
+    tls = None if tls_certificate is None or tls_key is None else server_tls(tls_certificate, tls_key)
+    asyncio.run(run(load_witness(folder), host.strip("[]"), int(port), tls))
 
 
 @app.command()
