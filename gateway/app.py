@@ -22,10 +22,12 @@ from gateway.endings import Endings
 from gateway.enrollments import Enrollments
 from gateway.feed import Feed
 from gateway.files import load_authority, load_client_authorities, load_roots, server_tls
+from gateway.gauges import measure
 from gateway.leases import Leases
 from gateway.listening import ADDRESS_FILE, Runner, listen, write_address
 from gateway.metrics import Metrics
 from gateway.middleware import problems
+from gateway.notify import Manager
 from gateway.orders import GATEWAY, Order, Orders
 from gateway.policies import PolicyStore
 from gateway.providers import Providers
@@ -57,6 +59,7 @@ DATABASE = "gateway.db"
 # The deadline task looks at its heap at least once a second; several seconds without a look mean it is stuck.
 SWEEP_LATE_S = 5.0
 EPOCH_CHECK_S = 30.0
+PROBE_S = 5.0  # without a write, then one is tried: a page of four kilobytes
 RECHECK_S = 0.02  # between two pieces of it: a tenth of a core
 
 
@@ -74,7 +77,8 @@ class Gateway:
         self.providers = Providers(config, self.clock)
         self.tls = server_tls(config, self.client_authorities)
         receivers = load_receivers(config)
-        self.signer = Signer(config)
+        self.metrics = Metrics()
+        self.signer = Signer(config, self.clock, self.metrics)
         try:
             trusted = self.signer.identity.trusts(config.origin)
             self.database = Database(config.data / DATABASE, on_failure=self._fail, trusted=trusted)
@@ -90,12 +94,14 @@ class Gateway:
             self.signer.close()
             raise
         self.tasks = Tasks(self._fail)
-        self.deadlines = Deadlines(self.clock, self.tasks.start)
-        self.metrics = Metrics()
+        self.manager = Manager()
+        self.deadlines = Deadlines(self.clock, self.tasks.start, self.manager.feed)
         self.schedule = Schedule(self.deadlines, self.clock, self.metrics)
         self.channels = Channels()
         self.references = References(self.database)
-        self.rounds = Rounds(self.database, self.clock, lambda: self.policies.current.appraisal, self.references)
+        self.rounds = Rounds(
+            self.database, self.clock, lambda: self.policies.current.appraisal, self.references, self.metrics
+        )
         self.orders = Orders(self.database)
         self.enrollments = Enrollments(
             config,
@@ -116,8 +122,6 @@ class Gateway:
             self.database.abandon()
             self.signer.close()
             raise
-        anchors, start = self.checkpointer.anchors, self.signer.identity.counter_start
-        self.metrics.increments.set_function(lambda: anchors.counter - start)
         self.authorizer = Authorizer(
             config,
             self.database,
@@ -138,6 +142,7 @@ class Gateway:
         self.webhooks = Webhooks(receivers, self.database, self.feed, self.clock)
         self.decision_files = DecisionFiles(self.database)
         self.bundles = Bundles(config, self.database, self.checkpointer)
+        measure(self)
 
     async def start(self) -> None:
         """Introduce the issuing key, record the start, seal, and take up what an earlier run left unfinished."""
@@ -165,6 +170,7 @@ class Gateway:
         self._sending = {name: self.tasks.start(self.webhooks.run(name)) for name in self.webhooks.names}
         self.tasks.start(self._epochs())
         self.tasks.start(self._recheck())
+        self.tasks.start(self._probe())
 
     async def _recheck(self) -> None:
         """What a long lineage's start did not look at, while we serve. What was altered there ends this process."""
@@ -203,19 +209,32 @@ class Gateway:
 
     def not_ready(self) -> list[str]:
         """Why an authorization could not be given correctly now; empty when it could."""
-        late = self.clock.monotonic() - self.deadlines.beat
         return [
             reason
             for reason, failing in (
                 (str(GateReason.SERVICE_STOPPING), self.stopping.is_set()),
-                (str(GateReason.DATABASE_UNAVAILABLE), not self.database.alive),
+                (str(GateReason.DATABASE_UNAVAILABLE), not self.database.alive or self.database.refused),
                 (str(GateReason.CLOCK_UNTRUSTED), self.clock.jumped()),
                 (str(GateReason.CHECKPOINT_STALE), self.checkpointer.stale),
+                (str(GateReason.CHECKPOINT_UNWITNESSED), self.checkpointer.stale and self.checkpointer.unwitnessed),
+                (str(GateReason.ENVIRONMENT_TPM), self.signer.failing),
                 (str(GateReason.JWS_KEY_EXPIRED), self.signer.worn_out(self.clock.now_ms() // 1000)),
-                (str(GateReason.SERVICE_NOT_READY), self.tasks.failed or late > SWEEP_LATE_S),
+                (str(GateReason.SERVICE_LATE), self.beat_age_s > SWEEP_LATE_S),
+                (str(GateReason.SERVICE_NOT_READY), self.tasks.failed),
             )
             if failing
         ]
+
+    @property
+    def beat_age_s(self) -> float:
+        """Seconds since somebody looked at what is due."""
+        return self.clock.monotonic() - self.deadlines.beat
+
+    async def _probe(self) -> None:
+        """Find out whether the store can be written while nothing happens that would."""
+        while True:
+            await asyncio.sleep(PROBE_S)
+            await self.database.probe(PROBE_S)
 
     def require_ready(self) -> None:
         """GateError with the first reason why nothing may be issued now."""
@@ -319,15 +338,18 @@ async def serve(
         await gateway.start()
         runner = Runner(gateway.application(), shutdown_timeout=2.0)
         await runner.setup()
+        gateway.metrics.connections.set_function(lambda: len(runner.server.connections) if runner.server else 0)
         await web.SockSite(runner, listening, ssl_context=gateway.tls).start()
         await web.SockSite(runner, local.listen(config.data)).start()
         _hear_signals(gateway, Reloader(gateway, flags or {}))  # before anybody is told that we are here
         host, port = listening.getsockname()[:2]
         log.info("serving", url=f"https://{host}:{port}", virtual_tpm=gateway.signer.identity.virtual)
         write_address(config, f"https://{host}:{port}")
+        gateway.manager.tell("READY=1")
         if ready is not None:
             ready.set()
         await gateway.stopping.wait()
+        gateway.manager.tell("STOPPING=1")
         # Before the HTTP side, which from now on drops what executors say: their silence would be recorded as theirs.
         await gateway.channels.close()
         gateway.feed.close()

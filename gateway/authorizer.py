@@ -94,6 +94,15 @@ class Authorizer:
     # --- phases 1 to 3 -------------------------------------------------------------------------------------------
     async def dispatch(self, orchestrator: str, request: DispatchRequest) -> Grant:
         """Decide one dispatch. Raises ``Denied`` unless the executor proved itself for this job and policy permits it."""
+        try:
+            granted = await self._dispatch(orchestrator, request)
+        except GateError as error:
+            self._metrics.decided(error.reason)
+            raise
+        self._metrics.decided(None)
+        return granted
+
+    async def _dispatch(self, orchestrator: str, request: DispatchRequest) -> Grant:
         began = self._orders.epoch
         authorization = await self._request(orchestrator, request)
         session = self._channels.get(request.executor)

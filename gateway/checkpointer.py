@@ -6,6 +6,7 @@ witness is demanded, sealed is published.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -65,6 +66,7 @@ class Checkpointer:
         self._asking = asyncio.Lock()
         self._witnesses = Witnesses(config.witnesses, database, clock, metrics or Metrics())
         self._cosigned = self._newest_cosigned()
+        self.unwitnessed = False  # the last time that witnesses were asked
         self.sealed_at = 0.0  # and cosigned, where that is demanded
 
     @property
@@ -72,6 +74,11 @@ class Checkpointer:
         """Whether the last published checkpoint is too old for more to be issued; also when there is none of this run."""
         limit_s = max(STALE_INTERVALS * self._config.checkpoint_interval_s, STALE_S)
         return not self.sealed_at or self._clock.monotonic() - self.sealed_at > limit_s
+
+    @property
+    def age_s(self) -> float:
+        """How old the last published checkpoint is; infinite where this run has none."""
+        return self._clock.monotonic() - self.sealed_at if self.sealed_at else math.inf
 
     async def run(self, sleep: Callable[[float], Awaitable[None]]) -> None:
         """Seal whatever was appended, at the configured interval, for ever; ``sleep`` waits between two.
@@ -111,7 +118,8 @@ class Checkpointer:
             began = self._clock.monotonic()
             size, note = await self.seal(anchor=anchor)
             found = await self._cosign(size, note)
-            if found < quorum:
+            self.unwitnessed = found < quorum
+            if self.unwitnessed:
                 raise GateError(
                     GateReason.CHECKPOINT_UNWITNESSED,
                     f"{found} witnesses cosigned the checkpoint over {size} records, and {quorum} are needed",

@@ -143,6 +143,34 @@ def progress(done: int, of: int) -> None:
 
 
 @app.command()
+def backup(
+    data: DataFolder,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new file to write: an archive for its owner only.")],
+    json: JsonFlag = False,
+) -> None:
+    """Copy the data folder into one file, as of one instant. The gateway may run. It holds secrets: keep it safe."""
+    from gateway.backup import backup as run  # noqa: PLC0415
+    from gateway.config import load_config  # noqa: PLC0415
+
+    done = run(load_config(data), file.absolute())
+    show(done, f"Wrote {done['files']} files and {done['records']} records to {file}.", json=json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What 'gateway backup' has written.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="The new data folder; it must not be there yet.")],
+    json: JsonFlag = False,
+) -> None:
+    """Make a data folder of a backup. Its database is an older one, which 'recover' has to put on the record."""
+    from gateway.backup import restore as run  # noqa: PLC0415
+
+    done = run(file, data)
+    text = f"Restored {done['files']} files to {data}. If the start is refused: ztrooted gateway recover {data}"
+    show(done, text, json=json)
+
+
+@app.command()
 def recover(
     data: DataFolder,
     operator: Annotated[str, typer.Option(help="Who decides this; it is recorded.")],

@@ -24,9 +24,16 @@ Action: TypeAlias = Callable[[], Awaitable[None]]
 class Deadlines:
     """Runs one action per key when its time has come, each in a task of ``start_task``."""
 
-    def __init__(self, clock: Clock, start_task: Callable[[Awaitable[None]], object]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        start_task: Callable[[Awaitable[None]], object],
+        on_beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_beat`` is called at each look, at least once a second."""
         self._clock = clock
         self._start_task = start_task
+        self._on_beat = on_beat
         self._heap: list[tuple[float, int, Hashable]] = []
         self._current: dict[Hashable, tuple[int, Action]] = {}
         self._numbers = itertools.count()
@@ -82,6 +89,7 @@ class Deadlines:
         """Watch, for ever. ``lateness_s`` says how late the last action was started; ``beat`` when we last looked."""
         while True:
             self.beat = self._clock.monotonic()
+            self._on_beat()
             wait = self._run_due()
             self._looks_at = self._clock.monotonic() + wait
             self._changed.clear()

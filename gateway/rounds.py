@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from gateway.channel import Session
+from gateway.metrics import Metrics
 from gateway.references import References
 from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
@@ -89,12 +90,18 @@ class Rounds:
     """Asks, appraises, and records."""
 
     def __init__(
-        self, database: Database, clock: Clock, policy: Callable[[], AppraisalPolicy], references: References
+        self,
+        database: Database,
+        clock: Clock,
+        policy: Callable[[], AppraisalPolicy],
+        references: References,
+        metrics: Metrics,
     ) -> None:
         self._database = database
         self._clock = clock
         self._policy = policy
         self._references = references
+        self._metrics = metrics
         self._event_logs: dict[str, bytes] = {}
 
     def executor(self, executor: str) -> Executor:
@@ -147,7 +154,7 @@ class Rounds:
             previous = Progress(previous.clock)
         challenge, nonce = new_challenge()
         reference = self._references.current(executor.executor_class)
-        evidence = None
+        evidence, asked = None, self._clock.monotonic()
         try:
             quote = await session.challenge(
                 challenge,
@@ -159,6 +166,7 @@ class Rounds:
                 event_log_digest=executor.event_log,
                 deadline_s=policy.response_deadline_s,
             )
+            self._metrics.challenged(str(purpose), self._clock.monotonic() - asked)
             evidence = self._complete(quote, executor)
         except GateError as error:
             if error.reason is GateReason.SERVICE_STOPPING:
@@ -168,6 +176,8 @@ class Rounds:
             appraisal = refused(policy, error, self._clock.now_ms())
         else:
             appraisal = await self._appraise(evidence, executor, policy, previous, reference, purpose, nonce, bindings)
+        if found.proved_at:
+            self._metrics.replaced((self._clock.now_ms() - found.proved_at) / 1000)
         return Round(
             challenge=challenge,
             executor=executor,

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.config import GatewayConfig, read_file
+from gateway.metrics import Metrics
 from gateway.storage.lineage import Trusted
 from tpm.attestation_key import accept_attestation_key
 from tpm.counter import NvPublic, counter_public, floor_public, parse_nv_public
@@ -27,6 +28,7 @@ from tpm.public import parse_public
 from tpm.sealing import Approval, Approver, Sealing, decode_pcrs, encode_pcrs
 from ztrooted import jose
 from ztrooted.checkpoint import SealPolicy, verify_checkpoint
+from ztrooted.clock import Clock, SystemClock
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.issuer import certify_qualifying_data, signed_digest, statement
 from ztrooted.jose import IssuerKey, jwk
@@ -43,6 +45,7 @@ IDENTITY_FORMAT = "ztrooted-gateway-identity/1"
 # not 16 and 21 to 23 (anybody can reset or extend them without the policy noticing).
 SEALED_PCRS = {"sha256": [0, 1, 2, 3, 4, 5, 6, 7]}
 SELECTION = PcrSelection.of(SEALED_PCRS)
+FAILING_S = 10.0  # of a TPM that refuses or is silent; the slowest command of a chip takes a few
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +253,12 @@ class Epoch:
 class Signer:
     """Signs artifacts in memory, and checkpoints and introductions in the TPM (on its own thread: a chip is slow)."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, clock: Clock | None = None, metrics: Metrics | None = None) -> None:
         self._config = config
+        self._clock = clock or SystemClock()
+        self._metrics = metrics or Metrics()
+        self._failing_since: float | None = None
+        self._asked_at: float | None = None
         self.identity = Identity.load(config.data)
         self._device = open_device(config.tpm)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tpm")
@@ -374,9 +381,31 @@ class Signer:
         selection = {bank: sorted(values) for bank, values in self.identity.pcrs.items()}
         return await self._in_tpm(lambda: self._device.quote(qualifying_data, selection))
 
+    @property
+    def failing(self) -> bool:
+        """Whether the TPM has refused for a while, or keeps us waiting. One refusal alone is no outage of ours."""
+        now = self._clock.monotonic()
+        return any(since is not None and now - since > FAILING_S for since in (self._failing_since, self._asked_at))
+
     async def _in_tpm(self, work: Callable[[], T]) -> T:
+        def timed() -> T:
+            self._asked_at = began = self._clock.monotonic()
+            try:
+                done = work()
+            except DeviceError:
+                self._metrics.tpm_failures.inc()
+                if self._failing_since is None:
+                    self._failing_since = began
+                raise
+            else:
+                self._failing_since = None
+                return done
+            finally:
+                self._asked_at = None
+                self._metrics.tpm_command.observe(self._clock.monotonic() - began)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
         except DeviceError as error:
             raise environment_problem(error) from error
 

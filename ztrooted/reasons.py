@@ -219,6 +219,7 @@ class GateReason(StrEnum):
     RESEAL_REFUSED = "reseal.refused"
 
     SERVICE_BUSY = "service.busy"
+    SERVICE_LATE = "service.late"
     SERVICE_NOT_READY = "service.not_ready"
     SERVICE_STOPPING = "service.stopping"
     SESSION_CONFLICT = "session.conflict"

@@ -36,7 +36,6 @@ class HealthRoutes:
 
     async def metrics(self, _request: web.Request, _caller: Caller) -> web.Response:
         """What the gateway measures of itself, for Prometheus."""
-        self._gateway.metrics.connected.set(len(self._gateway.channels.executors()))
         return web.Response(
             body=self._gateway.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )

@@ -14,6 +14,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ class Database:
         self._commits = asyncio.Condition()
         self._loop = asyncio.get_running_loop()
         self._stopped = False
+        self.refused = False  # the last commit; what SQLite says of a disk that is full, or can only be read
+        self._committed = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
         self._thread.start()
 
@@ -133,6 +136,12 @@ class Database:
     def alive(self) -> bool:
         """Whether writes can succeed at all."""
         return self._thread.is_alive() and not self._stopped
+
+    async def probe(self, idle_s: float) -> None:
+        """Have something written, unless something was within ``idle_s``: ``refused`` says how that went."""
+        if self.refused or time.monotonic() - self._committed >= idle_s:
+            with suppress(GateError):  # it is in ``refused``
+                await self.write(lambda tx: tx.execute("PRAGMA user_version = 1") and None)
 
     async def wait_for_commit(self) -> None:
         """Return after the next commit."""
@@ -203,11 +212,13 @@ class Database:
             self._writing.execute("COMMIT")
         except sqlite3.Error as error:
             self._log.restore(before)
+            self.refused = True
             if self._writing.in_transaction:
                 self._writing.execute("ROLLBACK")
             outcomes = [(work, None, _refused(error)) for work in batch]
             self._loop.call_soon_threadsafe(self._answer, outcomes)
             return
+        self.refused, self._committed = False, time.monotonic()
         self._loop.call_soon_threadsafe(self._answer, outcomes)
         self._loop.call_soon_threadsafe(self._announce)
 

@@ -141,7 +141,7 @@ async def test_without_a_witness_publishing_stops_then_issuing_and_with_it_both_
         assert str(refusal.value.reason) == "checkpoint.unwitnessed"
 
     await watched.pass_time(LIMIT_S + 1)
-    assert watched.gateway.not_ready() == ["checkpoint.stale"]
+    assert watched.gateway.not_ready() == ["checkpoint.stale", "checkpoint.unwitnessed"]
     with pytest.raises(GateError) as refusal:
         await executor.authorize(job("c"))
     assert str(refusal.value.reason) == "checkpoint.stale"
@@ -158,7 +158,7 @@ async def test_an_idle_gateway_notices_too_that_a_witness_is_gone(
 ) -> None:
     witnesses[0].kill()
     await watched.pass_time(LIMIT_S + 1)
-    await eventually(lambda: watched.gateway.not_ready() == ["checkpoint.stale"])
+    await eventually(lambda: watched.gateway.not_ready() == ["checkpoint.stale", "checkpoint.unwitnessed"])
 
 
 async def test_it_starts_without_its_witnesses_and_is_not_ready(
@@ -169,7 +169,7 @@ async def test_it_starts_without_its_witnesses_and_is_not_ready(
     for one in witnesses:
         one.kill()
     await watched.start()
-    assert watched.gateway.not_ready() == ["checkpoint.stale"]
+    assert watched.gateway.not_ready() == ["checkpoint.stale", "checkpoint.unwitnessed"]
     assert cosigned_size(watched) > published  # what was sealed and cosigned before the stop
     for one in witnesses:
         await asyncio.to_thread(one.start)
@@ -233,7 +233,7 @@ async def test_an_older_database_of_the_same_anchor_finds_no_witness(watched: Ga
     with capture_logs() as logged:
         await watched.start()
     assert {line["code"] for line in logged if line["event"] == "not cosigned"} == {"checkpoint.split_view"}
-    assert watched.gateway.not_ready() == ["checkpoint.stale"]
+    assert watched.gateway.not_ready() == ["checkpoint.stale", "checkpoint.unwitnessed"]
     assert cosigned_size(watched) < published
     # Larger than what the witnesses know, it is still another one: 422.
     await more(watched, 10)
@@ -259,7 +259,7 @@ async def test_recovering_does_not_help_where_witnesses_know_better(watched: Gat
     with capture_logs() as logged:
         await watched.start()
     assert "checkpoint.split_view" in codes(logged)
-    assert watched.gateway.not_ready() == ["checkpoint.stale"]
+    assert watched.gateway.not_ready() == ["checkpoint.stale", "checkpoint.unwitnessed"]
 
 
 async def test_of_two_databases_of_one_size_the_second_is_refused(watched: GatewayInProcess, tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ async def test_a_witness_that_lies_is_not_counted(gate: GatewayInProcess, lie: s
         refused = {line["code"] for line in logged if line["event"] == "not cosigned"}
         assert refused == {"witness.answer"}
         assert gate.gateway.checkpointer.latest() is None
-        assert gate.gateway.not_ready() == ["checkpoint.stale"]
+        assert gate.gateway.not_ready() == ["checkpoint.stale", "checkpoint.unwitnessed"]
 
 
 async def test_the_same_witness_saying_the_truth_is_counted(gate: GatewayInProcess) -> None:

@@ -116,7 +116,7 @@ def test_the_gateways_own_machine_drifts(gates: Gates) -> None:
     assert unsealed.value.reason == GateReason.ENVIRONMENT_TPM
     wait_until("the end of the leases", lambda: not life.pids(), 60)
     assert gate.rows("SELECT MAX(size) FROM checkpoints") == before
-    assert ready(gate) == [str(GateReason.CHECKPOINT_STALE)]
+    assert str(GateReason.CHECKPOINT_STALE) in (ready(gate) or [])  # and that it is its TPM, once that has lasted
     refused(gate, GateReason.CHECKPOINT_STALE)
     gate.check_states()
 

@@ -288,6 +288,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "Too many ask the gateway's TPM for the same thing at once.",
             "Try again in a few seconds.",
         ),
+        GateReason.SERVICE_LATE: Explanation(
+            503,
+            "The gateway is late with what has to happen by its time, such as the end of leases.",
+            "Give it more processor time, or fewer executors; if that lasts, restart it.",
+        ),
         GateReason.SERVICE_NOT_READY: Explanation(
             503,
             "The gateway can't authorize correctly at the moment, so it authorizes nothing.",
