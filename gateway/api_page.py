@@ -81,7 +81,7 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[st
 
 def _who(security: list[dict[str, list[str]]]) -> str:
     roles = [role for one in security for roles in one.values() for role in roles or ["executor"]]
-    return " or ".join(roles) or "anybody"
+    return " or ".join(dict.fromkeys(roles)) or "anybody"
 
 
 def _document(name: str, schema: dict[str, Any]) -> Iterator[str]:

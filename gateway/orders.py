@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.auth import Role
+from gateway.replies import NOTHING, Keep
 from gateway.rounds import Round
 from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.operator_models import Quarantined, Subject
+from ztrooted.operator_models import OrderView, Quarantined, Subject
 from ztrooted.reasons import GateReason, Reason
 from ztrooted.records import Record, parse_record
 
@@ -44,6 +45,10 @@ class Order:
             "reason": self.reason,
             "ended": ended,
         }
+
+    def view(self, ended: list[Authorization]) -> OrderView:
+        """For who gave it."""
+        return OrderView(subject=self.subject, revoked=[one.id for one in ended])
 
 
 class Orders:
@@ -87,13 +92,25 @@ class Orders:
         if row is not None:
             raise GateError(GateReason.OPERATOR_QUARANTINED, f"{subject} was put into quarantine by {row[0]}: {row[1]}")
 
-    async def revoke(self, order: Order) -> list[Authorization]:
+    async def revoke(self, order: Order, keep: Keep = NOTHING) -> list[Authorization]:
         """End everything live of a subject; what ended, descendants included."""
-        return await self._database.write(lambda tx: self._revoke(tx, order, "operator.revoked"))
 
-    async def quarantine(self, order: Order) -> list[Authorization]:
+        def commit(tx: Transaction) -> list[Authorization]:
+            ended = self._revoke(tx, order, "operator.revoked")
+            keep.answer(tx, 200, order.view(ended))
+            return ended
+
+        return await self._database.write(commit)
+
+    async def quarantine(self, order: Order, keep: Keep = NOTHING) -> list[Authorization]:
         """The same, and refuse what comes."""
-        return await self._database.write(lambda tx: self._quarantine(tx, order))
+
+        def commit(tx: Transaction) -> list[Authorization]:
+            ended = self._quarantine(tx, order)
+            keep.answer(tx, 200, order.view(ended))
+            return ended
+
+        return await self._database.write(commit)
 
     async def halt(self, order: Order) -> list[Authorization]:
         """A quarantine that the gateway puts itself; none of its own where the subject is in quarantine already."""
@@ -114,7 +131,7 @@ class Orders:
         )
         return self._revoke(tx, order, "operator.quarantined")
 
-    async def release(self, order: Order) -> None:
+    async def release(self, order: Order, keep: Keep = NOTHING) -> None:
         """Let a subject prove itself again. Nothing that ended comes back. GateError ``operator.not_quarantined``."""
 
         def commit(tx: Transaction) -> None:
@@ -123,6 +140,7 @@ class Orders:
             if gone.rowcount == 0:
                 raise GateError(GateReason.OPERATOR_NOT_QUARANTINED, f"{subject} is not in quarantine")
             tx.append(Record("operator.released", order.now_ms, order.body(0)))
+            keep.answer(tx, 200, order.view([]))
 
         await self._database.write(commit)
 

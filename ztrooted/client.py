@@ -121,9 +121,12 @@ class GatewayClient:
         return self._http
 
     # --- orchestrators -------------------------------------------------------------------------------------------
-    async def authorize(self, request: DispatchRequest) -> Grant:
-        """Ask for permission to run one job on one executor. ``Refused`` with the reason when the answer is no."""
-        return await self._call("POST", "/v1/dispatches", Grant, request)
+    async def authorize(self, request: DispatchRequest, *, key: str | None = None) -> Grant:
+        """Ask for permission to run one job on one executor. ``Refused`` with the reason when the answer is no.
+
+        Asked again with the same ``key``, 16 random characters or more, the answer is the same one, and nothing is done.
+        """
+        return await self._call("POST", "/v1/dispatches", Grant, request, key=key)
 
     async def authorization(self, authorization: str) -> AuthorizationView:
         """Where one authorization stands."""
@@ -271,9 +274,17 @@ class GatewayClient:
         return await self._call("POST", f"/v1/enrollments/{enrollment}/activation", Enrolled, request)
 
     async def _call(
-        self, method: str, path: str, answer: type[M], body: Model | bytes | None = None, *, maximum: int = ANSWER
+        self,
+        method: str,
+        path: str,
+        answer: type[M],
+        body: Model | bytes | None = None,
+        *,
+        maximum: int = ANSWER,
+        key: str | None = None,
     ) -> M:
-        data = await self._bytes(method, path, body, maximum=maximum)
+        headers = None if key is None else {"Idempotency-Key": key}
+        data = await self._bytes(method, path, body, maximum=maximum, headers=headers)
         try:
             parsed: M = parse_json(answer, data, maximum=maximum)
         except GateError as error:

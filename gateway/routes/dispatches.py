@@ -9,7 +9,8 @@ from aiohttp import HttpVersion11, web
 from gateway.auth import Caller, Role
 from gateway.declaration import JSON, NUMBER, TEXT, Body, Parameter, Route, bytes_of, json_of
 from gateway.feed import Line
-from gateway.routes.route import PEOPLE, json_answer, read_body
+from gateway.replies import NOTHING
+from gateway.routes.route import KEEP, PEOPLE, json_answer, read_body
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from ztrooted import limits
@@ -40,6 +41,7 @@ class DispatchRoutes:
                 json_of(Grant, 201),
                 frozenset({404, 409, 410}),
                 Body(DispatchRequest),
+                keyed=True,
             ),
             Route("GET", "/v1/authorizations", PEOPLE, self.authorizations, json_of(AuthorizationList)),
             Route("GET", "/v1/authorizations/{authorization}", PEOPLE, self.authorization, json_of(AuthorizationView)),
@@ -80,7 +82,8 @@ class DispatchRoutes:
     async def dispatch(self, request: web.Request, caller: Caller) -> web.Response:
         """May this job run on this executor, now?"""
         self._gateway.require_ready()
-        grant = await self._gateway.authorizer.dispatch(caller.name, await read_body(request, DispatchRequest))
+        asked, keep = await read_body(request, DispatchRequest), request.get(KEEP, NOTHING)
+        grant = await self._gateway.authorizer.dispatch(caller.name, asked, keep)
         return json_answer(grant.model_dump(), status=201)
 
     async def authorizations(self, _request: web.Request, caller: Caller) -> web.Response:
