@@ -56,7 +56,7 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[st
     yield f"{_prose(operation.get('description', ''))}</p><p class=roles>For {escape(_who(operation['security']))}.</p>"
     rows = [
         (
-            f"{one['name']} ({one['in']}{'' if one['required'] else ', optional'})",
+            f"{one['name']} ({one['in']}{'' if one.get('required') else ', optional'})",
             _kind(one["schema"]),
             one["description"],
         )

@@ -109,6 +109,9 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     ]
     for where, some in (("query", route.query), ("header", route.headers + ((KEY,) if route.keyed else ()))):
         found += [_parameter(one, where) for one in some]
+    if route.tagged:
+        told = "The ETag of the answer that one has already."
+        found.append({"name": "If-None-Match", "in": "header", "description": told, "schema": {"type": "string"}})
     return found
 
 
@@ -138,6 +141,8 @@ def _answers(route: Route) -> Iterator[tuple[str, dict[str, Any]]]:
         if Role.ANYONE not in route.roles:
             found["headers"] = {HEADER: {"$ref": "#/components/headers/checkpoint"}}
         yield str(answer.status), found
+    if route.tagged:
+        yield "304", {"description": "It is what the ETag in If-None-Match names."}
 
 
 def _refusals(route: Route) -> dict[str, Any]:

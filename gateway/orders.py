@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.auth import Role
+from gateway.pages import Page
 from gateway.replies import NOTHING, Keep
 from gateway.rounds import Round
 from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.operator_models import OrderView, Quarantined, Subject
+from ztrooted.operator_models import OrderView, Quarantined, QuarantineList, Subject
 from ztrooted.reasons import GateReason, Reason
 from ztrooted.records import Record, parse_record
 
@@ -144,15 +145,21 @@ class Orders:
 
         await self._database.write(commit)
 
-    def quarantined(self) -> list[Quarantined]:
+    def quarantined(self, page: Page) -> QuarantineList:
         """Who is, the latest first."""
+        at, kind, name = page.after or (None, None, None)
         rows = self._database.reading.execute(
-            "SELECT kind, id, operator, reason, at FROM quarantines ORDER BY at DESC, kind, id"
-        )
-        return [
+            "SELECT kind, id, operator, reason, at FROM quarantines"
+            " WHERE :at IS NULL OR at < :at OR (at = :at AND (kind, id) > (:kind, :name))"
+            " ORDER BY at DESC, kind, id LIMIT :limit",
+            {"at": at, "kind": kind, "name": name, "limit": page.limit + 1},
+        ).fetchall()
+        shown, following = page.cut(rows, lambda row: (row[4], row[0], row[1]))
+        found = [
             Quarantined(kind=kind, id=name, operator=operator, reason=reason, at=at)
-            for kind, name, operator, reason, at in rows.fetchall()
+            for kind, name, operator, reason, at in shown
         ]
+        return QuarantineList(quarantined=found, next=following)
 
     def _revoke(self, tx: Transaction, order: Order, kind: str) -> list[Authorization]:
         ended: list[Authorization] = []

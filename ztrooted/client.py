@@ -47,6 +47,7 @@ from ztrooted.records import Record, parse_record
 from ztrooted.reference import MAXIMUM as BASELINE
 
 M = TypeVar("M", bound=Model)
+P = TypeVar("P", BaselineList, QuarantineList)
 
 TIMEOUT_S = 30.0  # a dispatch waits for a quote, which the policy bounds; nothing else takes a second
 ANSWER = 1 << 20
@@ -211,7 +212,7 @@ class GatewayClient:
 
     async def baselines(self) -> list[BaselineView]:
         """The baselines, the latest proposal first."""
-        return (await self._call("GET", "/v1/baselines", BaselineList)).baselines
+        return [one for page in await self._pages("/v1/baselines", BaselineList) for one in page.baselines]
 
     async def baseline(self, baseline: str) -> bytes:
         """A baseline's exact bytes."""
@@ -257,7 +258,7 @@ class GatewayClient:
 
     async def quarantined(self) -> list[Quarantined]:
         """Who is in quarantine."""
-        return (await self._call("GET", "/v1/quarantines", QuarantineList)).quarantined
+        return [one for page in await self._pages("/v1/quarantines", QuarantineList) for one in page.quarantined]
 
     # --- executors -----------------------------------------------------------------------------------------------
     async def enroll(self, request: EnrollmentRequest) -> EnrollmentChallenge:
@@ -290,6 +291,16 @@ class GatewayClient:
         except GateError as error:
             raise stranger(self.url, f"its answer can't be understood: {error.detail}") from error
         return parsed
+
+    async def _pages(self, path: str, answer: type[P]) -> list[P]:
+        """Every page of a list."""
+        pages, cursors = [await self._call("GET", path, answer)], set[str]()
+        while (cursor := pages[-1].next) is not None:
+            if cursor in cursors:
+                raise stranger(self.url, "its pages go round in a circle")
+            cursors.add(cursor)
+            pages.append(await self._call("GET", f"{path}?cursor={cursor}", answer))
+        return pages
 
     async def _bytes(
         self,

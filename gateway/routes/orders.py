@@ -7,6 +7,7 @@ from aiohttp import web
 from gateway.auth import Caller, Role
 from gateway.declaration import Body, Route, json_of
 from gateway.orders import Order, is_known_orchestrator
+from gateway.pages import PAGED, Page
 from gateway.replies import NOTHING, Keep
 from gateway.routes.route import KEEP, json_answer, read_body
 from gateway.storage import authorizations
@@ -54,6 +55,7 @@ class OrderRoutes:
                 frozenset({Role.OPERATOR, Role.AUDITOR}),
                 self.quarantined,
                 json_of(QuarantineList),
+                query=PAGED,
             ),
             Route(
                 "POST",
@@ -86,9 +88,9 @@ class OrderRoutes:
         await self._gateway.orders.release(order, _keep(request))
         return await self._answer(order, [])
 
-    async def quarantined(self, _request: web.Request, _caller: Caller) -> web.Response:
+    async def quarantined(self, request: web.Request, _caller: Caller) -> web.Response:
         """Who is in quarantine, and why."""
-        return json_answer(QuarantineList(quarantined=self._gateway.orders.quarantined()).model_dump())
+        return json_answer(self._gateway.orders.quarantined(Page.wanted(request, int, str, str)).model_dump())
 
     async def _order(self, request: web.Request, caller: Caller, *, known: bool = True) -> Order:
         asked = await read_body(request, OrderRequest)

@@ -1,7 +1,9 @@
 """What every route needs: requests held to its declaration, the body read within bounds, the answer written."""
 
 import asyncio
+import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -41,7 +43,8 @@ def _guarded(
         request[CALLER] = caller
         _require_declared(request, route)
         if not route.keyed or HEADER not in request.headers:
-            return await route.handle(request, caller)
+            answer = await route.handle(request, caller)
+            return _tagged(request, answer) if route.tagged else answer
 
         async def do(keep: Keep) -> web.StreamResponse:
             request[KEEP] = keep
@@ -68,6 +71,19 @@ def _require_declared(request: web.Request, route: Route) -> None:
         text = request.headers.get(one.name)
         if one.required if text is None else not one.fits(text):
             raise GateError(GateReason.REQUEST_MALFORMED, f"{one.name}: {one.what}")
+
+
+def _tagged(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+    """The answer with its ETag, or 304 for who has it (RFC 9110 §13.1.2). It may be kept, and is asked for each time."""
+    if answer.status != 200 or not isinstance(answer, web.Response) or not isinstance(answer.body, bytes):
+        return answer
+    tag = f'"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
+    wanted = request.headers.get("If-None-Match", "")
+    if wanted.strip() == "*" or tag in re.findall(r'"[^"]*"', wanted):
+        answer = web.Response(status=304)
+    answer.headers["Etag"] = tag
+    answer.headers["Cache-Control"] = "private, no-cache"
+    return answer
 
 
 async def read_bytes(request: web.Request) -> bytes:

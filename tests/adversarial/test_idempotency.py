@@ -187,7 +187,7 @@ async def test_an_answer_is_kept_for_a_while_and_there_is_an_end_to_how_many(
     assert len(gate.records("dispatch.requested")) == 4
     monkeypatch.setattr(limits, "REPLIES", 100)
     monkeypatch.setattr(limits, "REPLY_LIFE_S", 60)
-    gate.clock.passed_s += 61
+    await gate.pass_time(61)
     await dispatch(gate, token, "ex-" + "0" * 32, sent[0])
     assert len(gate.records("dispatch.requested")) == 5, "an old key is a new request"
     (kept,) = gate.gateway.database.reading.execute("SELECT COUNT(*) FROM replies").fetchone()

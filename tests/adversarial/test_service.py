@@ -263,7 +263,7 @@ async def test_M4_nobody_speaks_for_another(
         answer = await gate.call("GET", f"/v1/authorizations/{name}{path}", token=stranger)
         assert (answer.status, answer.code) == (404, "artifact.unknown")
     listed = await gate.call("GET", "/v1/authorizations", token=stranger)
-    assert listed.json == {"authorizations": []}
+    assert listed.json == {"authorizations": [], "next": None}
 
 
 # --- what a request may contain ----------------------------------------------------------------------------------
