@@ -56,7 +56,7 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[st
     yield f"{_prose(operation.get('description', ''))}</p><p class=roles>For {escape(_who(operation['security']))}.</p>"
     rows = [
         (
-            f"{one['name']} ({one['in']}{'' if one['required'] else ', optional'})",
+            f"{one['name']} ({one['in']}{'' if one.get('required') else ', optional'})",
             _kind(one["schema"]),
             one["description"],
         )
@@ -81,7 +81,7 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[st
 
 def _who(security: list[dict[str, list[str]]]) -> str:
     roles = [role for one in security for roles in one.values() for role in roles or ["executor"]]
-    return " or ".join(roles) or "anybody"
+    return " or ".join(dict.fromkeys(roles)) or "anybody"
 
 
 def _document(name: str, schema: dict[str, Any]) -> Iterator[str]:

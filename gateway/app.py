@@ -33,6 +33,7 @@ from gateway.policies import PolicyStore
 from gateway.providers import Providers
 from gateway.references import References
 from gateway.reload import Reloader
+from gateway.replies import Replies
 from gateway.rounds import Rounds
 from gateway.routes import add_routes, all_routes
 from gateway.routes.route import CALLER
@@ -321,7 +322,7 @@ class Gateway:
         app.on_response_prepare.append(self._tell_checkpoint)
         domain = self.config.trust_domain
         who = Authenticator(self.database, self.clock, domain, self.client_authorities, self.providers)
-        add_routes(app, all_routes(self), who)
+        add_routes(app, all_routes(self), who, Replies(self.database, self.clock))
         return app
 
 

@@ -23,6 +23,7 @@ from gateway.leases import Lease, Leases
 from gateway.metrics import Metrics
 from gateway.orders import Orders
 from gateway.policies import PolicyStore
+from gateway.replies import NOTHING, Keep
 from gateway.rounds import Round, Rounds
 from gateway.schedule import Schedule
 from gateway.signer import Signer
@@ -92,17 +93,20 @@ class Authorizer:
         self._session_certificate = session_certificate
 
     # --- phases 1 to 3 -------------------------------------------------------------------------------------------
-    async def dispatch(self, orchestrator: str, request: DispatchRequest) -> Grant:
-        """Decide one dispatch. Raises ``Denied`` unless the executor proved itself for this job and policy permits it."""
+    async def dispatch(self, orchestrator: str, request: DispatchRequest, keep: Keep = NOTHING) -> Grant:
+        """Decide one dispatch. Raises ``Denied`` unless the executor proved itself for this job and policy permits it.
+
+        ``keep`` is given the outcome in the transaction that records it.
+        """
         try:
-            granted = await self._dispatch(orchestrator, request)
+            granted = await self._dispatch(orchestrator, request, keep)
         except GateError as error:
             self._metrics.decided(error.reason)
             raise
         self._metrics.decided(None)
         return granted
 
-    async def _dispatch(self, orchestrator: str, request: DispatchRequest) -> Grant:
+    async def _dispatch(self, orchestrator: str, request: DispatchRequest, keep: Keep) -> Grant:
         began = self._orders.epoch
         authorization = await self._request(orchestrator, request)
         session = self._channels.get(request.executor)
@@ -115,15 +119,14 @@ class Authorizer:
                 )
             async with session.proving:
                 done = await self._rounds.prove(session, Purpose.DISPATCH, (bytes.fromhex(authorization.job_digest),))
-                lease, denied, revoked = await self._decide(authorization, done, began)
+                lease, denied, revoked = await self._decide(authorization, done, began, keep)
         except GateError as error:
-            raise await self._deny(authorization, error.reason, error.detail) from error
+            raise await self._deny(authorization, error.reason, error.detail, keep) from error
         await self._endings.announce(revoked)
         if lease is None:
             raise denied or Denied(GateReason.POLICY_DENIED, "nothing permitted this dispatch", authorization.id)
         self._endings.watch(lease.authorization)
-        expires = lease.authorization.lease_expires or 0
-        return Grant(authorization=authorization.id, artifact=lease.token, expires=expires, record=lease.record)
+        return _grant(lease)
 
     async def _request(self, orchestrator: str, request: DispatchRequest) -> Authorization:
         authorization = Authorization(
@@ -151,7 +154,7 @@ class Authorizer:
         return await self._database.write(lambda tx: authorizations.create(tx, authorization, body))
 
     async def _decide(
-        self, authorization: Authorization, done: Round, began: int
+        self, authorization: Authorization, done: Round, began: int, keep: Keep
     ) -> tuple[Lease | None, Denied | None, list[Authorization]]:
         """Evaluate the dispatch policy on the verdict, and record verdict, decision and outcome together.
 
@@ -166,12 +169,19 @@ class Authorizer:
             self._policies.require_in_force(policies, done)
             self._orders.require_permitted(tx.connection, authorization, done, began)
             revoked = self._rounds.settle(tx, done)
+            lease: Lease | None = None
+            denied: Denied | None = None
             try:
                 asked = beforehand or ask(tx.connection, authorization, done, policies)
             except GateError as error:  # it can't be a child of that parent, so there is nothing to permit
                 note_denial(tx, authorization, done.now_ms, error.reason, error.detail)
-                return None, Denied(error.reason, error.detail, authorization.id), revoked
-            lease, denied = self._conclude(tx, authorization, done, policies, asked)
+                denied = Denied(error.reason, error.detail, authorization.id)
+            else:
+                lease, denied = self._conclude(tx, authorization, done, policies, asked)
+            if lease is not None:
+                keep.answer(tx, 201, _grant(lease))
+            elif denied is not None:
+                keep.refusal(tx, denied)
             return lease, denied, revoked
 
         return await self._database.write(commit)
@@ -200,11 +210,16 @@ class Authorizer:
         detail = verdict.detail or "the dispatch policy does not permit this dispatch"
         return None, Denied(reason, detail, authorization.id)
 
-    async def _deny(self, authorization: Authorization, reason: Reason, detail: str) -> Denied:
+    async def _deny(self, authorization: Authorization, reason: Reason, detail: str, keep: Keep = NOTHING) -> Denied:
         """Deny without a verdict: there was nobody to ask, or nothing could be issued."""
-        now_ms = self._clock.now_ms()
-        await self._database.write(lambda tx: note_denial(tx, authorization, now_ms, reason, detail))
-        return Denied(reason, detail, authorization.id)
+        now_ms, denied = self._clock.now_ms(), Denied(reason, detail, authorization.id)
+
+        def commit(tx: Transaction) -> None:
+            note_denial(tx, authorization, now_ms, reason, detail)
+            keep.refusal(tx, denied)
+
+        await self._database.write(commit)
+        return denied
 
     # --- phase 4 -------------------------------------------------------------------------------------------------
     async def activate(self, session: Session, token: str) -> None:
@@ -448,6 +463,11 @@ class Authorizer:
 def _lapsed(authorization: Authorization, done: Round) -> bool:
     """Whether the lease had ended when a round was judged: a gateway that was stopped for a while finds this."""
     return (authorization.lease_expires or 0) < done.now_ms
+
+
+def _grant(lease: Lease) -> Grant:
+    expires = lease.authorization.lease_expires or 0
+    return Grant(authorization=lease.authorization.id, artifact=lease.token, expires=expires, record=lease.record)
 
 
 def _lease_message(lease: Lease) -> LeaseMessage:

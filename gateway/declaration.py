@@ -84,6 +84,8 @@ class Route:
     body: Body | None = None
     query: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
+    keyed: bool = False  # done once under an Idempotency-Key
+    tagged: bool = False  # its answer has an ETag, and is not sent again to who has it
 
     @property
     def names(self) -> list[str]:
@@ -100,6 +102,8 @@ class Route:
             found.add(404)
         if self.body is not None:
             found |= {408, 413, 415}
+        if self.keyed:
+            found |= {409, 422, 429}
         if self.method != "GET" or Role.ANYONE not in self.roles:  # a change, or who it was, can't be written down
             found.add(503)
         return frozenset(found)

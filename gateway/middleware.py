@@ -44,7 +44,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 
 def refused(request: web.BaseRequest, error: web.HTTPException, instance: str | None = None) -> web.Response:
     """What aiohttp refuses by itself, as a problem document that names the reason of that status."""
-    reason, named = _BY_STATUS.get(error.status, GateReason.REQUEST_MALFORMED), instance or secrets.token_hex(8)
+    otherwise = GateReason.REQUEST_MALFORMED if error.status < 500 else GateReason.INTERNAL_ERROR
+    reason, named = _BY_STATUS.get(error.status, otherwise), instance or secrets.token_hex(8)
     log.info("refused", instance=named, path=request.path, code=reason)
     answer = problem(reason, error.reason, named, status=error.status)
     if "Allow" in error.headers:  # RFC 9110 §15.5.6

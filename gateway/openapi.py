@@ -15,6 +15,7 @@ from pydantic_core import core_schema
 
 from gateway.auth import Role
 from gateway.declaration import JSON, PATH, Body, Content, Parameter, Route, Schema
+from gateway.replies import KEY
 from ztrooted.explanations import EXPLANATIONS
 from ztrooted.log_memory import HEADER
 from ztrooted.models import Problem
@@ -22,7 +23,7 @@ from ztrooted.models import Problem
 FORMAT = "3.1.0"
 PROBLEM = "application/problem+json"
 REFERENCE = "#/components/schemas/{model}"
-TOKEN, SESSION = "token", "session"
+TOKEN, CERTIFICATE, SESSION = "token", "certificate", "session"
 WELCOME = """\
 What orchestrators, auditors, operators and executors ask of a ztrooted gateway. Every answer is what it is said to be
 here or a problem document (RFC 9457) whose `code` is one of a closed set and whose `instance` is also in the gateway's
@@ -31,7 +32,11 @@ SCHEMES = {
     TOKEN: {
         "type": "http",
         "scheme": "bearer",
-        "description": "A token of 'ztrooted gateway token'; the roles of an operation are those that it may have.",
+        "description": "A token of 'ztrooted gateway token', or of a configured identity provider.",
+    },
+    CERTIFICATE: {
+        "type": "mutualTLS",
+        "description": "A client certificate of a configured CA, for spiffe://DOMAIN/ROLE/NAME.",
     },
     SESSION: {
         "type": "mutualTLS",
@@ -90,10 +95,11 @@ _PLAIN = str.maketrans("/{}-.", "     ")
 
 
 def _security(roles: frozenset[Role]) -> list[dict[str, list[str]]]:
-    """One alternative for each role; none for what anybody may ask (OpenAPI 3.1 §4.8.30)."""
-    if Role.ANYONE in roles:
-        return []
-    return [{SESSION: []} if role is Role.EXECUTOR else {TOKEN: [str(role)]} for role in sorted(roles)]
+    """The alternatives for each role; none for what anybody may ask (OpenAPI 3.1 §4.8.30)."""
+    found: list[dict[str, list[str]]] = []
+    for role in sorted(roles - {Role.ANYONE}):
+        found += [{SESSION: []}] if role is Role.EXECUTOR else [{TOKEN: [str(role)]}, {CERTIFICATE: [str(role)]}]
+    return found
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
@@ -101,8 +107,11 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "description": PATH[name], "schema": {"type": "string"}}
         for name in route.names
     ]
-    for where, some in (("query", route.query), ("header", route.headers)):
+    for where, some in (("query", route.query), ("header", route.headers + ((KEY,) if route.keyed else ()))):
         found += [_parameter(one, where) for one in some]
+    if route.tagged:
+        told = "The ETag of the answer that one has already."
+        found.append({"name": "If-None-Match", "in": "header", "description": told, "schema": {"type": "string"}})
     return found
 
 
@@ -132,6 +141,8 @@ def _answers(route: Route) -> Iterator[tuple[str, dict[str, Any]]]:
         if Role.ANYONE not in route.roles:
             found["headers"] = {HEADER: {"$ref": "#/components/headers/checkpoint"}}
         yield str(answer.status), found
+    if route.tagged:
+        yield "304", {"description": "It is what the ETag in If-None-Match names."}
 
 
 def _refusals(route: Route) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.auth import Role
+from gateway.pages import Page
+from gateway.replies import NOTHING, Keep
 from gateway.rounds import Round
 from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.operator_models import Quarantined, Subject
+from ztrooted.operator_models import OrderView, Quarantined, QuarantineList, Subject
 from ztrooted.reasons import GateReason, Reason
 from ztrooted.records import Record, parse_record
 
@@ -44,6 +46,10 @@ class Order:
             "reason": self.reason,
             "ended": ended,
         }
+
+    def view(self, ended: list[Authorization]) -> OrderView:
+        """For who gave it."""
+        return OrderView(subject=self.subject, revoked=[one.id for one in ended])
 
 
 class Orders:
@@ -87,13 +93,25 @@ class Orders:
         if row is not None:
             raise GateError(GateReason.OPERATOR_QUARANTINED, f"{subject} was put into quarantine by {row[0]}: {row[1]}")
 
-    async def revoke(self, order: Order) -> list[Authorization]:
+    async def revoke(self, order: Order, keep: Keep = NOTHING) -> list[Authorization]:
         """End everything live of a subject; what ended, descendants included."""
-        return await self._database.write(lambda tx: self._revoke(tx, order, "operator.revoked"))
 
-    async def quarantine(self, order: Order) -> list[Authorization]:
+        def commit(tx: Transaction) -> list[Authorization]:
+            ended = self._revoke(tx, order, "operator.revoked")
+            keep.answer(tx, 200, order.view(ended))
+            return ended
+
+        return await self._database.write(commit)
+
+    async def quarantine(self, order: Order, keep: Keep = NOTHING) -> list[Authorization]:
         """The same, and refuse what comes."""
-        return await self._database.write(lambda tx: self._quarantine(tx, order))
+
+        def commit(tx: Transaction) -> list[Authorization]:
+            ended = self._quarantine(tx, order)
+            keep.answer(tx, 200, order.view(ended))
+            return ended
+
+        return await self._database.write(commit)
 
     async def halt(self, order: Order) -> list[Authorization]:
         """A quarantine that the gateway puts itself; none of its own where the subject is in quarantine already."""
@@ -114,7 +132,7 @@ class Orders:
         )
         return self._revoke(tx, order, "operator.quarantined")
 
-    async def release(self, order: Order) -> None:
+    async def release(self, order: Order, keep: Keep = NOTHING) -> None:
         """Let a subject prove itself again. Nothing that ended comes back. GateError ``operator.not_quarantined``."""
 
         def commit(tx: Transaction) -> None:
@@ -123,18 +141,25 @@ class Orders:
             if gone.rowcount == 0:
                 raise GateError(GateReason.OPERATOR_NOT_QUARANTINED, f"{subject} is not in quarantine")
             tx.append(Record("operator.released", order.now_ms, order.body(0)))
+            keep.answer(tx, 200, order.view([]))
 
         await self._database.write(commit)
 
-    def quarantined(self) -> list[Quarantined]:
+    def quarantined(self, page: Page) -> QuarantineList:
         """Who is, the latest first."""
+        at, kind, name = page.after or (None, None, None)
         rows = self._database.reading.execute(
-            "SELECT kind, id, operator, reason, at FROM quarantines ORDER BY at DESC, kind, id"
-        )
-        return [
+            "SELECT kind, id, operator, reason, at FROM quarantines"
+            " WHERE :at IS NULL OR at < :at OR (at = :at AND (kind, id) > (:kind, :name))"
+            " ORDER BY at DESC, kind, id LIMIT :limit",
+            {"at": at, "kind": kind, "name": name, "limit": page.limit + 1},
+        ).fetchall()
+        shown, following = page.cut(rows, lambda row: (row[4], row[0], row[1]))
+        found = [
             Quarantined(kind=kind, id=name, operator=operator, reason=reason, at=at)
-            for kind, name, operator, reason, at in rows.fetchall()
+            for kind, name, operator, reason, at in shown
         ]
+        return QuarantineList(quarantined=found, next=following)
 
     def _revoke(self, tx: Transaction, order: Order, kind: str) -> list[Authorization]:
         ended: list[Authorization] = []

@@ -2,6 +2,7 @@
 
 import json
 
+from gateway.pages import Page
 from gateway.storage import executors
 from gateway.storage.database import Database, Transaction
 from ztrooted.baseline_models import BaselineView
@@ -13,7 +14,7 @@ from ztrooted.reference import Baseline, Reference, parse_baseline
 _VIEW = (
     "SELECT b.digest, b.class, b.pcrs, b.events, b.files, b.captured_from, b.captured_at,"
     " a.version, a.operator, a.at, a.expires,"
-    " a.version IS NOT NULL AND a.version = (SELECT MAX(version) FROM approvals WHERE class = b.class)"
+    " a.version IS NOT NULL AND a.version = (SELECT MAX(version) FROM approvals WHERE class = b.class), b.proposed_at"
     " FROM baselines b LEFT JOIN approvals a ON a.class = b.class AND a.digest = b.digest"
     " AND a.version = (SELECT MAX(version) FROM approvals WHERE class = b.class AND digest = b.digest)"
 )
@@ -105,12 +106,20 @@ class References:
         ).fetchone()
         if row is None:
             raise GateError(GateReason.BASELINE_UNKNOWN, f"there is no baseline {digest}")
-        return _view(row)
+        return _view(row[:-1])
 
-    def every(self, limit: int) -> list[BaselineView]:
-        """The baselines, the latest proposal first."""
-        query = f"{_VIEW} ORDER BY b.proposed_at DESC, b.digest LIMIT ?"
-        return [_view(row) for row in self._database.reading.execute(query, (limit,)).fetchall()]
+    def page(self, page: Page) -> tuple[list[BaselineView], str | None]:
+        """The baselines, the latest proposal first, and the cursor to more."""
+        at, digest, name = page.after or (None, None, None)
+        query = (
+            f"{_VIEW} WHERE :at IS NULL OR b.proposed_at < :at"
+            " OR (b.proposed_at = :at AND (b.digest, b.class) > (:digest, :name))"
+            " ORDER BY b.proposed_at DESC, b.digest, b.class LIMIT :limit"
+        )
+        values = {"at": at, "digest": digest, "name": name, "limit": page.limit + 1}
+        rows = self._database.reading.execute(query, values).fetchall()
+        shown, following = page.cut(rows, lambda row: (row[-1], row[0], row[1]))
+        return [_view(row[:-1]) for row in shown], following
 
     def baseline(self, digest: str) -> Baseline:
         """One baseline, parsed. GateError ``baseline.unknown``."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ztrooted.models import ExecutorId, Hex32, Model, Name, Text
+from ztrooted.models import Cursor, ExecutorId, Hex32, Model, Name, Text
 
 
 class CaptureRequest(Model):
@@ -37,9 +37,10 @@ class BaselineView(Model):
 
 
 class BaselineList(Model):
-    """Every baseline, the latest proposal first."""
+    """Baselines, the latest proposal first; ``next`` is what to ask for as ``cursor`` while there are more."""
 
     baselines: list[BaselineView]
+    next: Cursor | None = None
 
 
 class DifferenceView(Model):

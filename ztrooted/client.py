@@ -47,6 +47,7 @@ from ztrooted.records import Record, parse_record
 from ztrooted.reference import MAXIMUM as BASELINE
 
 M = TypeVar("M", bound=Model)
+P = TypeVar("P", BaselineList, QuarantineList)
 
 TIMEOUT_S = 30.0  # a dispatch waits for a quote, which the policy bounds; nothing else takes a second
 ANSWER = 1 << 20
@@ -121,9 +122,12 @@ class GatewayClient:
         return self._http
 
     # --- orchestrators -------------------------------------------------------------------------------------------
-    async def authorize(self, request: DispatchRequest) -> Grant:
-        """Ask for permission to run one job on one executor. ``Refused`` with the reason when the answer is no."""
-        return await self._call("POST", "/v1/dispatches", Grant, request)
+    async def authorize(self, request: DispatchRequest, *, key: str | None = None) -> Grant:
+        """Ask for permission to run one job on one executor. ``Refused`` with the reason when the answer is no.
+
+        Asked again with the same ``key``, 16 random characters or more, the answer is the same one, and nothing is done.
+        """
+        return await self._call("POST", "/v1/dispatches", Grant, request, key=key)
 
     async def authorization(self, authorization: str) -> AuthorizationView:
         """Where one authorization stands."""
@@ -208,7 +212,7 @@ class GatewayClient:
 
     async def baselines(self) -> list[BaselineView]:
         """The baselines, the latest proposal first."""
-        return (await self._call("GET", "/v1/baselines", BaselineList)).baselines
+        return [one for page in await self._pages("/v1/baselines", BaselineList) for one in page.baselines]
 
     async def baseline(self, baseline: str) -> bytes:
         """A baseline's exact bytes."""
@@ -254,7 +258,7 @@ class GatewayClient:
 
     async def quarantined(self) -> list[Quarantined]:
         """Who is in quarantine."""
-        return (await self._call("GET", "/v1/quarantines", QuarantineList)).quarantined
+        return [one for page in await self._pages("/v1/quarantines", QuarantineList) for one in page.quarantined]
 
     # --- executors -----------------------------------------------------------------------------------------------
     async def enroll(self, request: EnrollmentRequest) -> EnrollmentChallenge:
@@ -271,14 +275,32 @@ class GatewayClient:
         return await self._call("POST", f"/v1/enrollments/{enrollment}/activation", Enrolled, request)
 
     async def _call(
-        self, method: str, path: str, answer: type[M], body: Model | bytes | None = None, *, maximum: int = ANSWER
+        self,
+        method: str,
+        path: str,
+        answer: type[M],
+        body: Model | bytes | None = None,
+        *,
+        maximum: int = ANSWER,
+        key: str | None = None,
     ) -> M:
-        data = await self._bytes(method, path, body, maximum=maximum)
+        headers = None if key is None else {"Idempotency-Key": key}
+        data = await self._bytes(method, path, body, maximum=maximum, headers=headers)
         try:
             parsed: M = parse_json(answer, data, maximum=maximum)
         except GateError as error:
             raise stranger(self.url, f"its answer can't be understood: {error.detail}") from error
         return parsed
+
+    async def _pages(self, path: str, answer: type[P]) -> list[P]:
+        """Every page of a list."""
+        pages, cursors = [await self._call("GET", path, answer)], set[str]()
+        while (cursor := pages[-1].next) is not None:
+            if cursor in cursors:
+                raise stranger(self.url, "its pages go round in a circle")
+            cursors.add(cursor)
+            pages.append(await self._call("GET", f"{path}?cursor={cursor}", answer))
+        return pages
 
     async def _bytes(
         self,

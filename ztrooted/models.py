@@ -53,6 +53,7 @@ User = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,9}):(0|[1-9][
 # A file that a job names: absolute, printable ASCII, as the names of members in canonical JSON are.
 FilePath = Annotated[str, StringConstraints(pattern=r"^/[ -~]*$", max_length=limits.STRING)]
 Text = Annotated[str, StringConstraints(max_length=limits.STRING)]
+Cursor = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,512}$")]
 Token = Annotated[str, StringConstraints(max_length=16 << 10)]
 
 
@@ -395,9 +396,10 @@ class AuthorizationView(Model):
 
 
 class AuthorizationList(Model):
-    """Authorizations, in the order of their making."""
+    """Authorizations; ``next`` is what to ask for as ``cursor`` while there are more."""
 
     authorizations: list[AuthorizationView]
+    next: Cursor | None = None
 
 
 class Problem(Model):

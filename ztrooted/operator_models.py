@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from ztrooted.models import Id, Model, Name, Text
+from ztrooted.models import Cursor, Id, Model, Name, Text
 
 
 def _printable(text: str) -> str:
@@ -52,9 +52,10 @@ class Quarantined(Model):
 
 
 class QuarantineList(Model):
-    """All of them."""
+    """The latest first; ``next`` is what to ask for as ``cursor`` while there are more."""
 
     quarantined: list[Quarantined]
+    next: Cursor | None = None
 
 
 class WebhookView(Model):

@@ -208,6 +208,9 @@ class GateReason(StrEnum):
     POLICY_ROLLBACK = "policy.rollback"
 
     REQUEST_CONTENT_TYPE = "request.content_type"
+    REQUEST_KEY_IN_USE = "request.key_in_use"
+    REQUEST_KEY_LIMIT = "request.key_limit"
+    REQUEST_KEY_REUSED = "request.key_reused"
     REQUEST_MALFORMED = "request.malformed"
     REQUEST_METHOD = "request.method"
     REQUEST_NOT_FOUND = "request.not_found"

@@ -31,6 +31,7 @@ WRITTEN = {
     r"^[A-Za-z0-9][A-Za-z0-9._:-]*$": "letters, digits and any of ._:- after the first",
     r"^[a-z0-9][a-z0-9_-]{0,62}$": "up to 63 lower-case letters, digits and any of _- after the first",
     r"^[A-Za-z0-9_-]{8,64}$": "an id exactly as it was returned",
+    r"^[A-Za-z0-9_-]{1,512}$": "a cursor exactly as it was returned",
     r"^ex-[0-9a-f]{32}$": "an executor's id, 'ex-' and 32 lower-case hexadecimal digits",
     r"^(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,9})$": "a user and a group by number, such as 1000:1000",
     r"^(device|swtpm|socket):/.+$": "the address of a TPM, such as device:/dev/tpmrm0 or swtpm:/folder",

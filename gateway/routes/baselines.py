@@ -7,6 +7,7 @@ from aiohttp import web
 
 from gateway.auth import Caller, Role
 from gateway.declaration import JSON, Body, Route, bytes_of, json_of
+from gateway.pages import PAGED, Page
 from gateway.routes.route import json_answer, read_body, read_bytes
 from ztrooted import limits
 from ztrooted.baseline_diff import diff
@@ -31,7 +32,7 @@ class BaselineRoutes:
         self._gateway = gateway
         operator = frozenset({Role.OPERATOR})
         self.routes = (
-            Route("GET", "/v1/baselines", READERS, self.every, json_of(BaselineList)),
+            Route("GET", "/v1/baselines", READERS, self.every, json_of(BaselineList), query=PAGED),
             Route(
                 "POST",
                 "/v1/baselines",
@@ -49,7 +50,14 @@ class BaselineRoutes:
                 json_of(BaselineView, 201),
                 body=Body(BASELINE, MAXIMUM),
             ),
-            Route("GET", "/v1/baselines/{baseline}", READERS, self.bytes, bytes_of(JSON, "Its exact bytes.", BASELINE)),
+            Route(
+                "GET",
+                "/v1/baselines/{baseline}",
+                READERS,
+                self.bytes,
+                bytes_of(JSON, "Its exact bytes.", BASELINE),
+                tagged=True,
+            ),
             Route("GET", "/v1/baselines/{baseline}/diff/{other}", READERS, self.diff, json_of(DifferenceList)),
             Route(
                 "POST",
@@ -62,9 +70,10 @@ class BaselineRoutes:
             ),
         )
 
-    async def every(self, _request: web.Request, _caller: Caller) -> web.Response:
+    async def every(self, request: web.Request, _caller: Caller) -> web.Response:
         """The baselines, the latest proposal first."""
-        return json_answer(BaselineList(baselines=self._gateway.references.every(limits.PAGE)).model_dump())
+        shown, following = self._gateway.references.page(Page.wanted(request, int, str, str))
+        return json_answer(BaselineList(baselines=shown, next=following).model_dump())
 
     async def capture(self, request: web.Request, _caller: Caller) -> web.Response:
         """Propose the present, verified state of an executor as the baseline of its class."""

@@ -14,7 +14,6 @@ PAGE_HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
 }
 
 
@@ -30,8 +29,9 @@ class DescriptionRoutes:
                 anyone,
                 self.openapi,
                 bytes_of(JSON, "An OpenAPI 3.1 document.", OPENAPI),
+                tagged=True,
             ),
-            Route("GET", "/v1/docs", anyone, self.docs, bytes_of("text/html", "A page for people.", TEXT)),
+            Route("GET", "/v1/docs", anyone, self.docs, bytes_of("text/html", "A page for people.", TEXT), tagged=True),
         )
         made = document((*others, *self.routes))
         self._json = json.dumps(made, separators=(",", ":")).encode()
@@ -39,7 +39,7 @@ class DescriptionRoutes:
 
     async def openapi(self, _request: web.Request, _caller: Caller) -> web.Response:
         """This API as an OpenAPI document."""
-        return web.Response(body=self._json, content_type=JSON, headers={"Cache-Control": "no-cache"})
+        return web.Response(body=self._json, content_type=JSON)
 
     async def docs(self, _request: web.Request, _caller: Caller) -> web.Response:
         """This API as a page."""

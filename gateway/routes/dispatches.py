@@ -9,10 +9,11 @@ from aiohttp import HttpVersion11, web
 from gateway.auth import Caller, Role
 from gateway.declaration import JSON, NUMBER, TEXT, Body, Parameter, Route, bytes_of, json_of
 from gateway.feed import Line
-from gateway.routes.route import PEOPLE, json_answer, read_body
+from gateway.pages import PAGED, Page
+from gateway.replies import NOTHING
+from gateway.routes.route import KEEP, PEOPLE, json_answer, read_body
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
-from ztrooted import limits
 from ztrooted.errors import GateError
 from ztrooted.models import AuthorizationList, AuthorizationView, DispatchRequest, Grant
 from ztrooted.reasons import GateReason
@@ -40,8 +41,9 @@ class DispatchRoutes:
                 json_of(Grant, 201),
                 frozenset({404, 409, 410}),
                 Body(DispatchRequest),
+                keyed=True,
             ),
-            Route("GET", "/v1/authorizations", PEOPLE, self.authorizations, json_of(AuthorizationList)),
+            Route("GET", "/v1/authorizations", PEOPLE, self.authorizations, json_of(AuthorizationList), query=PAGED),
             Route("GET", "/v1/authorizations/{authorization}", PEOPLE, self.authorization, json_of(AuthorizationView)),
             Route(
                 "GET",
@@ -80,14 +82,18 @@ class DispatchRoutes:
     async def dispatch(self, request: web.Request, caller: Caller) -> web.Response:
         """May this job run on this executor, now?"""
         self._gateway.require_ready()
-        grant = await self._gateway.authorizer.dispatch(caller.name, await read_body(request, DispatchRequest))
+        asked, keep = await read_body(request, DispatchRequest), request.get(KEEP, NOTHING)
+        grant = await self._gateway.authorizer.dispatch(caller.name, asked, keep)
         return json_answer(grant.model_dump(), status=201)
 
-    async def authorizations(self, _request: web.Request, caller: Caller) -> web.Response:
-        """The latest authorizations."""
+    async def authorizations(self, request: web.Request, caller: Caller) -> web.Response:
+        """Authorizations, the latest first; orchestrators see their own."""
         own = caller.name if caller.role is Role.ORCHESTRATOR else None
-        found = authorizations.page(self._gateway.database.reading, orchestrator=own, limit=limits.PAGE)
-        return json_answer({"authorizations": [self._view(one) for one in found]})
+        page = Page.wanted(request, int, str)
+        reading = self._gateway.database.reading
+        found = authorizations.page(reading, orchestrator=own, limit=page.limit + 1, after=page.after)
+        shown, following = page.cut(found, lambda one: (one.requested_at, one.id))
+        return json_answer({"authorizations": [self._view(one) for one in shown], "next": following})
 
     async def authorization(self, request: web.Request, caller: Caller) -> web.Response:
         """One authorization."""

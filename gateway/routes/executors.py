@@ -8,6 +8,7 @@ from aiohttp import web
 from gateway.auth import Caller, Role
 from gateway.channel import Said, Session, listen
 from gateway.declaration import Answer, Body, Parameter, Route, json_of
+from gateway.pages import LIMIT, Page
 from gateway.routes.route import PEOPLE, json_answer, read_body
 from gateway.storage import executors
 from gateway.storage.database import Transaction
@@ -78,7 +79,7 @@ class ExecutorRoutes:
                 (Answer(101, "From here on a WebSocket (RFC 6455) of JSON messages."),),
                 frozenset({503}),
             ),
-            Route("GET", "/v1/executors", PEOPLE, self.executors, json_of(ExecutorPage), query=(AFTER,)),
+            Route("GET", "/v1/executors", PEOPLE, self.executors, json_of(ExecutorPage), query=(LIMIT, AFTER)),
             Route(
                 "PUT",
                 "/v1/executors/{executor}/labels",
@@ -169,9 +170,11 @@ class ExecutorRoutes:
 
     async def executors(self, request: web.Request, _caller: Caller) -> web.Response:
         """A page of executors, by id."""
-        found = executors.every(self._gateway.database.reading, after=request.query.get("after", ""), limit=limits.PAGE)
-        views = [self._executor_view(one).model_dump() for one in found]
-        return json_answer({"executors": views, "next": found[-1].id if len(found) == limits.PAGE else None})
+        page = Page(int(request.query.get("limit", limits.PAGE)))
+        after = request.query.get("after", "")
+        found = executors.every(self._gateway.database.reading, after=after, limit=page.limit + 1)
+        views = [self._executor_view(one).model_dump() for one in found[: page.limit]]
+        return json_answer({"executors": views, "next": views[-1]["executor"] if len(found) > page.limit else None})
 
     def _executor_view(self, executor: Executor) -> ExecutorView:
         now_ms = self._gateway.clock.now_ms()

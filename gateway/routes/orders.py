@@ -7,7 +7,9 @@ from aiohttp import web
 from gateway.auth import Caller, Role
 from gateway.declaration import Body, Route, json_of
 from gateway.orders import Order, is_known_orchestrator
-from gateway.routes.route import json_answer, read_body
+from gateway.pages import PAGED, Page
+from gateway.replies import NOTHING, Keep
+from gateway.routes.route import KEEP, json_answer, read_body
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from ztrooted.errors import GateError
@@ -35,6 +37,7 @@ class OrderRoutes:
                 json_of(OrderView),
                 frozenset({404}),
                 Body(OrderRequest),
+                keyed=True,
             ),
             Route(
                 "POST",
@@ -44,6 +47,7 @@ class OrderRoutes:
                 json_of(OrderView),
                 frozenset({404}),
                 Body(OrderRequest),
+                keyed=True,
             ),
             Route(
                 "GET",
@@ -51,6 +55,7 @@ class OrderRoutes:
                 frozenset({Role.OPERATOR, Role.AUDITOR}),
                 self.quarantined,
                 json_of(QuarantineList),
+                query=PAGED,
             ),
             Route(
                 "POST",
@@ -60,31 +65,32 @@ class OrderRoutes:
                 json_of(OrderView),
                 frozenset({404, 409}),
                 Body(OrderRequest),
+                keyed=True,
             ),
         )
 
     async def revoke(self, request: web.Request, caller: Caller) -> web.Response:
         """End everything live of an authorization, executor, orchestrator or class, descendants included."""
         order = await self._order(request, caller)
-        return await self._answer(order, await self._gateway.orders.revoke(order))
+        return await self._answer(order, await self._gateway.orders.revoke(order, _keep(request)))
 
     async def quarantine(self, request: web.Request, caller: Caller) -> web.Response:
         """The same, and refuse what comes until it is released."""
         order = await self._order(request, caller, known=False)
         if order.subject.kind == "authorization":
             raise _no_subject(order.subject, "an authorization ends for ever; revoke it")
-        return await self._answer(order, await self._gateway.orders.quarantine(order))
+        return await self._answer(order, await self._gateway.orders.quarantine(order, _keep(request)))
 
     async def release(self, request: web.Request, caller: Caller) -> web.Response:
         """End a quarantine. What it ended stays ended."""
         asked = await read_body(request, OrderRequest)  # a class that the policy has no more can be released, too
         order = Order(asked.subject, caller.name, asked.reason, self._gateway.clock.now_ms())
-        await self._gateway.orders.release(order)
+        await self._gateway.orders.release(order, _keep(request))
         return await self._answer(order, [])
 
-    async def quarantined(self, _request: web.Request, _caller: Caller) -> web.Response:
+    async def quarantined(self, request: web.Request, _caller: Caller) -> web.Response:
         """Who is in quarantine, and why."""
-        return json_answer(QuarantineList(quarantined=self._gateway.orders.quarantined()).model_dump())
+        return json_answer(self._gateway.orders.quarantined(Page.wanted(request, int, str, str)).model_dump())
 
     async def _order(self, request: web.Request, caller: Caller, *, known: bool = True) -> Order:
         asked = await read_body(request, OrderRequest)
@@ -109,8 +115,12 @@ class OrderRoutes:
 
     async def _answer(self, order: Order, ended: list[Authorization]) -> web.Response:
         await self._gateway.endings.announce(ended)
-        view = OrderView(subject=order.subject, revoked=[one.id for one in ended])
-        return json_answer(view.model_dump())
+        return json_answer(order.view(ended).model_dump())
+
+
+def _keep(request: web.Request) -> Keep:
+    keep: Keep = request.get(KEEP, NOTHING)
+    return keep
 
 
 def _no_subject(subject: Subject, why: str) -> GateError:

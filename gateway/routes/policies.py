@@ -36,7 +36,12 @@ class PolicyRoutes:
         self._gateway = gateway
         self.routes = (
             Route(
-                "GET", "/v1/policies", frozenset({Role.OPERATOR, Role.AUDITOR}), self.in_force, json_of(PoliciesView)
+                "GET",
+                "/v1/policies",
+                frozenset({Role.OPERATOR, Role.AUDITOR}),
+                self.in_force,
+                json_of(PoliciesView),
+                tagged=True,
             ),
             Route(
                 "POST",

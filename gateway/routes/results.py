@@ -49,7 +49,14 @@ class ResultRoutes:
                 frozenset({406, 503}),
                 query=(NONCE,),
             ),
-            Route("GET", "/v1/keys", PEOPLE, self.keys, json_of(KEY_SET, what="A JSON Web Key Set (RFC 7517).")),
+            Route(
+                "GET",
+                "/v1/keys",
+                PEOPLE,
+                self.keys,
+                json_of(KEY_SET, what="A JSON Web Key Set (RFC 7517)."),
+                tagged=True,
+            ),
         )
 
     async def keys(self, _request: web.Request, _caller: Caller) -> web.Response:

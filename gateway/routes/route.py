@@ -1,7 +1,9 @@
 """What every route needs: requests held to its declaration, the body read within bounds, the answer written."""
 
 import asyncio
+import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -9,6 +11,7 @@ from aiohttp import web
 
 from gateway.auth import Authenticator, Caller, Role
 from gateway.declaration import Route
+from gateway.replies import HEADER, KEY, Keep, Replies
 from tpm.errors import EvidenceError
 from ztrooted import limits
 from ztrooted.errors import GateError
@@ -19,23 +22,36 @@ M = TypeVar("M", bound=Model)
 
 CALLER = web.RequestKey("ztrooted.caller", Caller)  # under which a request knows who it is from
 ROUTE = web.RequestKey("ztrooted.route", Route)  # and which route it has taken
+BODY = web.RequestKey("ztrooted.body", bytes)
+KEEP = web.RequestKey("ztrooted.keep", Keep)  # whereby its outcome is kept
 PEOPLE = frozenset({Role.ORCHESTRATOR, Role.AUDITOR, Role.OPERATOR})
 
 
-def add_routes(app: web.Application, routes: tuple[Route, ...], authenticator: Authenticator) -> None:
+def add_routes(app: web.Application, routes: tuple[Route, ...], authenticator: Authenticator, replies: Replies) -> None:
     """Register routes. ValueError for one that says too little of itself: who may use it, what it answers."""
     for route in routes:
         route.check()
-        app.router.add_route(route.method, route.path, _guarded(route, authenticator))
+        app.router.add_route(route.method, route.path, _guarded(route, authenticator, replies))
 
 
-def _guarded(route: Route, authenticator: Authenticator) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _guarded(
+    route: Route, authenticator: Authenticator, replies: Replies
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def guarded(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
         caller = await authenticator.identify(request, route.roles)
         request[CALLER] = caller
         _require_declared(request, route)
-        return await route.handle(request, caller)
+        if not route.keyed or HEADER not in request.headers:
+            answer = await route.handle(request, caller)
+            return _tagged(request, answer) if route.tagged else answer
+
+        async def do(keep: Keep) -> web.StreamResponse:
+            request[KEEP] = keep
+            return await route.handle(request, caller)
+
+        request[BODY] = await read_bytes(request)
+        return await replies.once(request, caller, request[BODY], do)
 
     return guarded
 
@@ -51,14 +67,29 @@ def _require_declared(request: web.Request, route: Route) -> None:
         text = request.query.get(one.name)
         if one.required if text is None else not one.fits(text):
             raise GateError(GateReason.REQUEST_MALFORMED, f"'{one.name}' in the query: {one.what}")
-    for one in route.headers:
+    for one in (*route.headers, *((KEY,) if route.keyed else ())):
         text = request.headers.get(one.name)
         if one.required if text is None else not one.fits(text):
             raise GateError(GateReason.REQUEST_MALFORMED, f"{one.name}: {one.what}")
 
 
+def _tagged(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+    """The answer with its ETag, or 304 for who has it (RFC 9110 §13.1.2). It may be kept, and is asked for each time."""
+    if answer.status != 200 or not isinstance(answer, web.Response) or not isinstance(answer.body, bytes):
+        return answer
+    tag = f'"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
+    wanted = request.headers.get("If-None-Match", "")
+    if wanted.strip() == "*" or tag in re.findall(r'"[^"]*"', wanted):
+        answer = web.Response(status=304)
+    answer.headers["Etag"] = tag
+    answer.headers["Cache-Control"] = "private, no-cache"
+    return answer
+
+
 async def read_bytes(request: web.Request) -> bytes:
     """The body, refused by its declared or real size, its type and its encoding."""
+    if BODY in request:  # read for an Idempotency-Key
+        return request[BODY]
     declared = request[ROUTE].body
     if declared is None:
         raise TypeError("this route declares no body")

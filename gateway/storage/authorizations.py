@@ -307,13 +307,21 @@ def undecided(connection: sqlite3.Connection) -> list[Authorization]:
     return [_from_row(row) for row in connection.execute(query)]
 
 
-def page(connection: sqlite3.Connection, *, orchestrator: str | None, limit: int) -> list[Authorization]:
-    """The latest ones, newest first; only those of one orchestrator where it is named."""
+def page(
+    connection: sqlite3.Connection, *, orchestrator: str | None, limit: int, after: tuple[Any, ...] | None = None
+) -> list[Authorization]:
+    """The latest ones, newest first; only those of one orchestrator where it is named.
+
+    ``after`` is the time (ms) and id of one; those behind it are listed.
+    """
+    at, name = after or (None, None)
     query = (
-        f"SELECT {_COLUMNS} FROM authorizations WHERE ? IS NULL OR orchestrator = ?"  # noqa: S608 -- a constant
-        " ORDER BY requested_at DESC, id LIMIT ?"
+        f"SELECT {_COLUMNS} FROM authorizations WHERE (:own IS NULL OR orchestrator = :own)"  # noqa: S608 -- a constant
+        " AND (:at IS NULL OR requested_at < :at OR (requested_at = :at AND id > :name))"
+        " ORDER BY requested_at DESC, id LIMIT :limit"
     )
-    return [_from_row(row) for row in connection.execute(query, (orchestrator, orchestrator, limit))]
+    values = {"own": orchestrator, "at": at, "name": name, "limit": limit}
+    return [_from_row(row) for row in connection.execute(query, values)]
 
 
 def _at(authorization: Authorization, appended: Appended) -> Authorization:

@@ -171,3 +171,18 @@ def m0001_initial(db: SqliteUtils) -> None:
                 f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table}"
                 f" BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
             )
+
+
+@MIGRATIONS()
+def m0002_replies(db: SqliteUtils) -> None:
+    """Answers that are kept for a while under the Idempotency-Key of whoever asked: see gateway/storage/replies.py."""
+    db.table("replies").create(
+        {"name": str, "caller": str, "request": str, "at": int, "sealed": bytes},
+        pk="name",
+        not_null={"caller", "request", "at", "sealed"},
+        strict=True,
+    )
+    db.execute("CREATE INDEX replies_by_age ON replies(at)")
+    db.execute("CREATE INDEX replies_by_caller ON replies(caller)")
+    # In the order in which lists show them.
+    db.execute("CREATE INDEX authorizations_by_time ON authorizations(requested_at DESC, id)")

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import json
 import os
+import shutil
 import ssl
 import subprocess
 import sys
@@ -23,9 +24,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gateway import local
+from gateway.auth import TOKEN_ROLES, Role
 from gateway.certificates import Authority
 from gateway.config import load_config
 from gateway.providers import AGAIN_S, REFRESH_S
+from tests.adversarial.test_service import paths, watched
 from tests.support.executor import ScriptedExecutor
 from tests.support.gateway_in_process import HOST, TRUST_DOMAIN, Answer, GatewayInProcess
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -507,6 +510,49 @@ async def test_only_a_ca_that_is_named_makes_anybody_somebody(gate: GatewayInPro
     await gate.start()
     answer = await gate.call("GET", "/v1/tokens", certificate=certificate)
     assert (answer.status, answer.code) == (401, "auth.credential_invalid")
+
+
+async def test_M1_every_route_refuses_every_wrong_certificate_before_its_handler(
+    gate: GatewayInProcess, people: People, executor: ScriptedExecutor
+) -> None:
+    """Of another role, nobody's, forged for another's name, replaced, expired: each on each route that asks who one is."""
+    await executor.enroll()
+    with executor.enrolled.client_certificate() as before:
+        replaced = tuple(str(shutil.copy(one, people.folder / f"replaced.{n}")) for n, one in enumerate(before))
+    await executor.enroll()
+    of_role = {role: people.certificate([spiffe(f"{role}/someone")]) for role in sorted(TOKEN_ROLES)}
+    wrong = {
+        "replaced": replaced,
+        "another's session": people.certificate([spiffe(f"executor/{executor.id}")]),
+        "another's session, with its key": people.certificate([spiffe(f"executor/{executor.id}")], key=executor.key),
+        "an operator by the wrong CA": people.certificate([spiffe("operator/o")], issuer=gate.gateway.authority),
+        "no role": people.certificate([spiffe("king/o")]),
+        "another domain": people.certificate([spiffe("operator/o", "other.test")]),
+    }
+    entered: list[str] = []
+    async with watched(gate, entered):
+        for route, path in paths(gate.gateway):
+            if Role.ANYONE in route.roles:
+                continue
+            others = {str(role): one for role, one in of_role.items() if role not in route.roles}
+            with executor.enrolled.client_certificate() as session:
+                if Role.EXECUTOR not in route.roles:
+                    others["executor"] = (str(session[0]), str(session[1]))
+                for name, certificate in {**wrong, **others}.items():
+                    answer = await gate.call(route.method, path, certificate=certificate)
+                    assert answer.status in {401, 403}, (route, name, answer)
+                    assert answer.code.startswith("auth."), (route, name, answer)
+        assert entered == []
+        for route, path in paths(gate.gateway):  # and of its own role it is let in
+            for role in route.roles & TOKEN_ROLES:
+                assert (await gate.call(route.method, path, certificate=of_role[role])).status == 204
+        await gate.pass_time(2 * 86400)
+        entered.clear()
+        for route, path in paths(gate.gateway):
+            for role in route.roles & TOKEN_ROLES:
+                answer = await gate.call(route.method, path, certificate=of_role[role])
+                assert (answer.status, answer.code) == (401, "auth.credential_invalid")
+        assert entered == []
 
 
 async def test_a_certificate_ends_while_its_connection_lasts(gate: GatewayInProcess, people: People) -> None:

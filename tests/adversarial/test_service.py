@@ -24,6 +24,7 @@ from gateway.auth import Authenticator, Role
 from gateway.declaration import Body, Handle, Route, json_of
 from gateway.listening import Runner
 from gateway.middleware import problems
+from gateway.replies import Replies
 from gateway.routes import add_routes, all_routes
 from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import HOST, Answer, GatewayInProcess
@@ -99,6 +100,7 @@ async def watched(gate: GatewayInProcess, entered: list[str]) -> AsyncIterator[G
         Authenticator(
             inner.database, inner.clock, inner.config.trust_domain, inner.client_authorities, inner.providers
         ),
+        Replies(inner.database, inner.clock),
     )
     runner = Runner(app, shutdown_timeout=0.2)
     await runner.setup()
@@ -261,7 +263,7 @@ async def test_M4_nobody_speaks_for_another(
         answer = await gate.call("GET", f"/v1/authorizations/{name}{path}", token=stranger)
         assert (answer.status, answer.code) == (404, "artifact.unknown")
     listed = await gate.call("GET", "/v1/authorizations", token=stranger)
-    assert listed.json == {"authorizations": []}
+    assert listed.json == {"authorizations": [], "next": None}
 
 
 # --- what a request may contain ----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 from gateway import channel as channels
 from gateway import schedule
 from gateway.listening import KEEPALIVE, listen
+from gateway.pages import Page
 from tests.support.executor import Channel, ScriptedExecutor
 from tests.support.gateway_in_process import HOST, GatewayInProcess
 from ztrooted.client import Refused
@@ -66,7 +67,7 @@ async def test_two_machines_with_one_session_are_both_halted(
             await closed(second)
         assert executor.state(authorization) in {"revoked", "interrupted"}
         assert (await executor.wait_for("authorization.revoked", authorization))["reason"] == "session.conflict"
-    (quarantined,) = gate.gateway.orders.quarantined()
+    (quarantined,) = gate.gateway.orders.quarantined(Page()).quarantined
     assert (quarantined.kind, quarantined.id, quarantined.operator) == ("executor", executor.id, "gateway")
     # Neither of them gets anything until an operator has looked, and the second time adds no record.
     async with executor.connect() as alone:
@@ -127,7 +128,7 @@ async def test_a_half_open_connection_is_replaced_without_harm(
             renewed = await second.next(LeaseMessage)  # asked at once, since a job runs
             assert renewed.authorization == authorization
     assert gate.records("authorization.revoked") == []
-    assert gate.gateway.orders.quarantined() == []
+    assert gate.gateway.orders.quarantined(Page()).quarantined == []
 
 
 async def test_a_reader_that_reads_nothing_is_dropped(

@@ -102,6 +102,12 @@ class GatewayInProcess:
         return self._gateway
 
     @property
+    def contradictions(self) -> list[str]:
+        """Every answer that was not as the OpenAPI document says; a gateway that stops must have none."""
+        assert self._described is not None
+        return self._described.contradictions
+
+    @property
     def url(self) -> str:
         return f"https://{HOST}:{self.port}"
 

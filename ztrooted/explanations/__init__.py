@@ -5,7 +5,8 @@ One table for each room of the house: ``keys``, ``boot`` and ``quotes`` for evid
 ``ztrooted.reasons.all_reasons`` exactly once.
 
 Statuses: 400 for what cannot be read, 413 for what is too large, 403 for what is read and refused, 404 and 409 for what
-is unknown or was used, 410 for what came too late, 500 and 503 for what is wrong on our side.
+is unknown or was used, 410 for what came too late, 422 and 429 for Idempotency-Keys, 500 and 503 for what is wrong on
+our side.
 """
 
 from collections.abc import Mapping

@@ -258,6 +258,21 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "The body is not plain JSON.",
             "Send Content-Type: application/json, without Content-Encoding.",
         ),
+        GateReason.REQUEST_KEY_IN_USE: Explanation(
+            409,
+            "A request under this Idempotency-Key is still being answered.",
+            "Wait for that answer, or send the same request again in a moment.",
+        ),
+        GateReason.REQUEST_KEY_LIMIT: Explanation(
+            429,
+            "As many answers are kept under your Idempotency-Keys as may be.",
+            "Wait until the oldest have gone, or send it without a key and see yourself that it is done once.",
+        ),
+        GateReason.REQUEST_KEY_REUSED: Explanation(
+            422,
+            "This Idempotency-Key was used for another request.",
+            "Make a new random key for each request, and keep it only to send that same request again.",
+        ),
         GateReason.REQUEST_MALFORMED: Explanation(
             400,
             "The request does not fit its description.",
