@@ -29,9 +29,7 @@ PAGES = 1024  # copied at once; between two the gateway may write
 MAX_FILE = 1 << 30  # bytes of any file besides the database: policies, certificates, secrets
 # What belongs to a process, or to the database that is copied in another way; a software TPM is not in there, so that what
 # is restored can be told from what was never lost.
-_LEFT_OUT = frozenset(
-    {ADDRESS_FILE, local.FILE, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", Path(DATABASE).stem + ".lock"}
-)
+_LEFT_OUT = frozenset({ADDRESS_FILE, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", Path(DATABASE).stem + ".lock"})
 
 
 def backup(config: GatewayConfig, file: Path) -> dict[str, object]:
