@@ -24,7 +24,7 @@ from gateway.feed import Feed
 from gateway.files import load_authority, load_client_authorities, load_roots, server_tls
 from gateway.gauges import measure
 from gateway.leases import Leases
-from gateway.listening import ADDRESS_FILE, Runner, listen, write_address
+from gateway.listening import ADDRESS_FILE, Runner, listen, serve_tls, write_address
 from gateway.metrics import Metrics
 from gateway.middleware import problems
 from gateway.notify import Manager
@@ -340,7 +340,7 @@ async def serve(
         runner = Runner(gateway.application(), shutdown_timeout=2.0)
         await runner.setup()
         gateway.metrics.connections.set_function(lambda: len(runner.server.connections) if runner.server else 0)
-        await web.SockSite(runner, listening, ssl_context=gateway.tls).start()
+        server = await serve_tls(runner, listening, gateway.tls)
         await web.SockSite(runner, local.listen(config.data)).start()
         _hear_signals(gateway, Reloader(gateway, flags or {}))  # before anybody is told that we are here
         host, port = listening.getsockname()[:2]
@@ -354,6 +354,7 @@ async def serve(
         # Before the HTTP side, which from now on drops what executors say: their silence would be recorded as theirs.
         await gateway.channels.close()
         gateway.feed.close()
+        server.close()
         await runner.cleanup()
     finally:
         for left in (ADDRESS_FILE, local.FILE):

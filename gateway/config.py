@@ -85,6 +85,15 @@ class GatewayConfig(BaseSettings):
         description="How often a checkpoint is bound to the TPM's counter, which wears the TPM's memory a little.",
     )
 
+    connections: int = Field(
+        20_000, ge=16, le=1_000_000, description="How many connections are open at once; one more is closed at once."
+    )
+    connections_per_address: int = Field(
+        2_000,
+        ge=16,
+        le=1_000_000,
+        description="The same for one address, or one /64 of IPv6. An executor needs one; those behind one NAT share it.",
+    )
     client_ca: Path | None = Field(
         None,
         description="PEM file of the CAs that issue client certificates to orchestrators, auditors and operators, named"

@@ -1,8 +1,15 @@
 """Where the gateway is reached: its address, and what HTTP itself refuses, in the one shape of all refusals."""
 
+import asyncio
+import ipaddress
 import secrets
 import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -24,6 +31,61 @@ KEEPALIVE = (
     (socket.TCP_KEEPCNT, 3),
     (socket.TCP_USER_TIMEOUT, 60_000),
 )
+
+
+class Listener(socket.socket):
+    """A listening socket that takes so many connections and no more, of one address and altogether.
+
+    They are counted from the moment the kernel hands them over, so that one that never says a word of TLS counts too.
+    One too many is closed at once: it costs the others nothing.
+    """
+
+    def __init__(self, family: int, *, most: int, most_of_address: int) -> None:
+        super().__init__(family, socket.SOCK_STREAM)
+        self._most = most
+        self._most_of_address = most_of_address
+        self._open: Counter[str] = Counter()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As asyncio asks for it. BlockingIOError where nobody waits, or who waited was one too many."""
+        descriptor, address = self._accept()  # type: ignore[attr-defined]  # what socket.accept itself is made of
+        network = network_of(address[0])
+        if self._open.total() >= self._most or self._open[network] >= self._most_of_address:
+            socket.close(descriptor)
+            raise BlockingIOError(f"too many connections, the last one of {network}")
+        self._open[network] += 1
+        accepted = _Accepted(self.family, self.type, self.proto, fileno=descriptor)
+        accepted.setblocking(False)
+        accepted.on_close = partial(self._forget, network)
+        return accepted, address
+
+    def _forget(self, network: str) -> None:
+        self._open[network] -= 1
+        if not self._open[network]:
+            del self._open[network]
+
+
+class _Accepted(socket.socket):
+    """One connection, which says once when it is closed."""
+
+    on_close: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        """Close it."""
+        super().close()
+        told, self.on_close = self.on_close, None
+        if told is not None:
+            told()
+
+
+def network_of(host: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has (RFC 6177)."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 class Runner(web.AppRunner):
@@ -92,7 +154,7 @@ class _Connection(web.RequestHandler):
 def listen(config: GatewayConfig) -> socket.socket:
     """The listening socket, before anything is written: a port in use must leave no trace."""
     family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening = Listener(family, most=config.connections, most_of_address=config.connections_per_address)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The kernel looks after connections that were lost without a word; what is accepted inherits this.
     for option, value in KEEPALIVE:
@@ -108,6 +170,15 @@ def listen(config: GatewayConfig) -> socket.socket:
             "choose another port with --port, or stop what uses this one",
         ) from error
     return listening
+
+
+async def serve_tls(runner: Runner, listening: socket.socket, tls: ssl.SSLContext) -> asyncio.Server:
+    """Serve on ``listening``. aiohttp's own sites give a handshake a minute, in which it holds a connection."""
+    if runner.server is None:
+        raise RuntimeError("the runner is not set up")
+    return await asyncio.get_running_loop().create_server(
+        runner.server, sock=listening, ssl=tls, ssl_handshake_timeout=limits.HANDSHAKE_S, ssl_shutdown_timeout=2.0
+    )
 
 
 def write_address(config: GatewayConfig, url: str) -> None:

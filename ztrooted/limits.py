@@ -6,6 +6,7 @@ EVIDENCE_BODY = 12 << 20  # evidence is base64 in JSON: 8 MiB of IMA list is 11 
 REQUEST_LINE = 8190  # method, path and query: our longest are under a kilobyte, and many proxies stop here too
 HEADER_FIELD = 8190  # one header; a token of an identity provider is two kilobytes
 HEADERS = 64  # fields of one request; browsers send twenty
+HANDSHAKE_S = 5  # for TLS: two round trips, of which the longest on earth takes half a second
 REQUEST_S = 15  # for a whole body to arrive: 12 MiB at 1 MB/s; who sends a byte a minute holds a connection for ever
 JSON_DEPTH = 32  # our deepest message nests seven levels
 STRING = 4096  # any string no other rule bounds

@@ -25,7 +25,7 @@ from gateway.anchors import anchors_file
 from gateway.app import Gateway
 from gateway.auth import TOKEN_LIFE_MS, Role, create_token
 from gateway.config import load_config
-from gateway.listening import Runner
+from gateway.listening import Runner, listen, serve_tls
 from gateway.setup import create_data_folder
 from gateway.storage import lineage
 from tests.support.described import Described
@@ -91,6 +91,7 @@ class GatewayInProcess:
         )
         self.set_pace(**{**PACE, **pace})
         self._runner: Runner | None = None
+        self._server: asyncio.Server | None = None
         self._gateway: Gateway | None = None
         self._described: Described | None = None
         self.port = 0
@@ -132,10 +133,10 @@ class GatewayInProcess:
         application.on_response_prepare.append(self._described.look)
         self._runner = Runner(application, shutdown_timeout=0.2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, HOST, 0, ssl_context=self.gateway.tls)
-        await site.start()
+        listening = listen(self.gateway.config)
+        self._server = await serve_tls(self._runner, listening, self.gateway.tls)
+        self.port = listening.getsockname()[1]
         await web.SockSite(self._runner, local.listen(self.data)).start()
-        self.port = self._runner.addresses[0][1]
 
     def connections(self) -> int:
         """How many are open."""
@@ -147,6 +148,8 @@ class GatewayInProcess:
         if self._runner is not None:
             self.gateway.stopping.set()
             await self.gateway.channels.close()
+            if self._server is not None:
+                self._server.close()
             await self._runner.cleanup()
             self._runner = None
         if self._gateway is not None:
