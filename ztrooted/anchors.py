@@ -41,7 +41,7 @@ from ztrooted import names, strict_toml
 from ztrooted.checkpoint import SealPolicy, VerifiedCheckpoint, accept_witnesses, verify_checkpoint
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.keys import load_p256
-from ztrooted.note_keys import NoteKey, parse_vkey
+from ztrooted.note_keys import NoteKey, SignatureType, parse_vkey
 from ztrooted.reasons import GateReason
 from ztrooted.validation import explain_validation
 
@@ -166,6 +166,10 @@ def parse_anchors(data: bytes, name: str) -> Anchors:
         raise _unusable(name, explain_validation(error)) from error
     except (ValueError, TpmError, ProofError, GateError) as error:
         raise _unusable(name, str(error)) from error
+    if log_key.type is not SignatureType.ECDSA:
+        raise _unusable(
+            name, f"log_key is of signature type {log_key.type:#04x}, and a TPM-backed log key is of type 0x02"
+        )
     if log_key.name != anchors.origin:
         raise _unusable(
             name, f"log_key is named {log_key.name!r}, and the trust domain's lineage is {anchors.origin!r}"

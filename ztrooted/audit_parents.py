@@ -5,6 +5,7 @@ of the lineage in one unbroken course each; whether a parent itself should have 
 """
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from ztrooted.reasons import GateReason
 if TYPE_CHECKING:
     from ztrooted.verify import Proof
 
+TIERS = ("A0", "A1", "A2", "A3", "A4")
 GRANTS = frozenset({"authorization.issued", "authorization.activated", "authorization.renewed"})
 
 
@@ -63,7 +65,7 @@ class Course:
                 moment,
                 lease_expires=claims["exp"] * 1000,
                 max_runtime_s=claims["lim"]["max_runtime_s"],
-                tier=int(claims["tier"].removeprefix("A")),
+                tier=_tier(claims),
             )
         if kind == "authorization.delegated":
             place = len(moment.children)
@@ -94,8 +96,14 @@ class Course:
             self.job.run,
             self.job.step,
             self.delegation,
-            self.asked["max_runtime_s"],
+            self._asked_runtime(),
         )
+
+    def _asked_runtime(self) -> int | None:
+        asked: int | None = self.asked["max_runtime_s"]
+        if asked is not None and (type(asked) is not int or asked < 1):
+            raise ValueError(f"{asked!r:.40} is no time to run")
+        return asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,12 @@ class Chain:
     def parent_at(self, index: int) -> Granted:
         """The parent as it was when record ``index`` was written."""
         return granted(self.above, index)
+
+
+def _tier(claims: Mapping[str, Any]) -> int:
+    if claims["tier"] not in TIERS:
+        raise ValueError(f"{claims['tier']!r:.40} is no tier")
+    return TIERS.index(claims["tier"])
 
 
 def granted(upwards: tuple[Course, ...], index: int) -> Granted:
@@ -202,7 +216,7 @@ def _check_claims(course: Course, upwards: tuple[Course, ...], max_runtime_s: in
         parent = granted(upwards, one.index) if upwards else None
         if claims.get("par") != (None if parent is None else parent.authorization):
             raise mismatch(f"record {one.index} names another parent than was asked for")
-        if parent is not None and int(claims["tier"].removeprefix("A")) > parent.tier:
+        if parent is not None and _tier(claims) > parent.tier:
             raise mismatch(f"record {one.index} gives a higher tier than that of its parent")
 
 

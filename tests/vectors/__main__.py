@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.vectors.operations import apply
+from tests.vectors.parts import expand, written_parts
 
 DATA = Path(__file__).parent / "data"
 
@@ -18,6 +19,12 @@ def main(folder: Path) -> None:
         (place / "anchors.toml").write_bytes((DATA / case["anchors"]).read_bytes())
         expected = {name: case[name] for name in ("name", "verified", "check", "reason")}
         (place / "expected.json").write_text(json.dumps(expected) + "\n")
+    parts = written_parts()
+    for number, case in enumerate(parts["cases"]):
+        place = folder / f"part-{number:04d}"
+        place.mkdir()
+        complete = {**case, **expand(case, parts["blobs"])}
+        (place / "case.json").write_text(json.dumps(complete) + "\n")
 
 
 if __name__ == "__main__":

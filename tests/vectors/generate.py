@@ -220,6 +220,9 @@ async def resealed_cases(index: Index, folder: Path, software_tpms: SoftwareTpms
             index.files[f"anchors-{name}.toml"] = text.encode()
         for title, bundle_name, anchors_name in resealed.CASES:
             index.case(title, f"{bundle_name}.json", [], anchors=f"anchors-{anchors_name}.toml")
+        for title, operations in resealed.anchor_tears(done.bundles["resealed-anchor"]):
+            name = f"resealed, the counter's line {title}"
+            index.case(name, "resealed-anchor.json", operations, anchors="anchors-resealed.toml")
         tales = resealed.LIES
         forger = partial(Forger, done.bundles["resealed"], done.gate)
         await forged(index, "resealed", forger, tales, anchors="anchors-resealed.toml")

@@ -182,7 +182,7 @@ LIES: dict[str, Lie] = {
     "counter_certified_by_nobody": identity(counter_signature=flip(-1)),
     "counter_with_another_value": identity(counter_attest=flip(-1)),
     "counter_that_began_elsewhere": lambda forger: forger.first("gateway.started")["body"]["identity"].update(
-        counter_start="1"
+        counter_start="99999"
     ),
     "quote_of_no_tpm": evidence("attest", flip(0)),
     "quote_of_another_type": evidence("attest", flip(5, 0x0F)),
@@ -244,6 +244,10 @@ LIES: dict[str, Lie] = {
     "artifact_of_another_chain": lambda forger: setattr(
         forger, "claims", lambda number, claims: {**claims, "ren": {"n": 7, "prev": "0" * 64}} if number else claims
     ),
+    "first_artifact_that_is_a_renewal": lambda forger: forger.first("authorization.issued")["body"]["claims"].update(
+        ren={"n": 1, "prev": "0" * 64}
+    ),
+    "no_time_was_asked_for": told("dispatch.requested", max_runtime_s=None),
     "artifact_past_its_runtime": lambda forger: (
         forger.first("dispatch.requested")["body"].update(max_runtime_s=20)
         or [one["body"]["claims"]["lim"].update(max_runtime_s=20) for one in forger.all() if "claims" in one["body"]]

@@ -26,18 +26,19 @@ def node() -> str:
 def judged(cases: Iterable[tuple[bytes, bytes]], module: Path = VERIFIER / "verify.js") -> list[dict[str, Any]]:
     """The second verifier's report of each (bundle, anchors)."""
     lines = [json.dumps({"bundle": _text(bundle), "anchors": _text(anchors)}) + "\n" for bundle, anchors in cases]
-    return _run("judge.mjs", module, lines)
+    return run("judge.mjs", module.as_uri(), lines)
 
 
 def called(module: str, calls: Iterable[tuple[str, list[Any]]]) -> list[Any]:
     """What functions of a module of the verifier answer: ``{"value": …}`` or ``{"reason": code}``. Bytes go as bytes."""
     lines = [json.dumps({"name": name, "arguments": _tagged(arguments)}) + "\n" for name, arguments in calls]
-    return _run("call.mjs", VERIFIER / module, lines)
+    return run("call.mjs", (VERIFIER / module).as_uri(), lines)
 
 
-def _run(driver: str, module: Path, lines: list[str]) -> list[Any]:
+def run(driver: str, argument: str, lines: list[str]) -> list[Any]:
+    """What a script of this folder answers, a JSON text a line for each of the lines it is given."""
     done = subprocess.run(
-        [node(), str(HERE / driver), module.as_uri()], input="".join(lines), capture_output=True, text=True, check=False
+        [node(), str(HERE / driver), argument], input="".join(lines), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.split("\n")[:-1]]

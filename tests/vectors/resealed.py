@@ -1,7 +1,8 @@
 """A gateway whose state its approver replaced: what it sealed before and after, and anchors that say it rightly or not."""
 
+import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.support.forger import Forger
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.support.tpm import SoftwareTpms
 from tests.vectors.lies import flip, identity
+from tests.vectors.operations import Operation
 from tpm.device import Device
 from ztrooted import canonical
 from ztrooted.errors import GateError
@@ -34,6 +36,7 @@ CASES = (
     ("resealed, without the state before", "before-reseal", "resealed-without-former"),
     ("resealed, after its time in the state before", "resealed", "resealed-not-told"),
     ("resealed, in the state before of those who were not told", "before-reseal", "resealed-not-told"),
+    ("resealed, at an anchor", "resealed-anchor", "resealed"),
     ("resealed, by another approver", "resealed", "resealed-other-approver"),
     ("resealed, by no approver", "resealed", "resealed-no-approver"),
 )
@@ -81,7 +84,10 @@ async def run(folder: Path, software_tpms: SoftwareTpms, ek_ca: bytes) -> AsyncI
         await resealing.reseal(config, canonical.encode(approval), operator="olivia", reason="firmware 2.1")
         await gate.start()
         after = await _denied(executor)
-        bundles = {"before-reseal": before, "resealed": after}
+        async with await gate.client("auditor") as auditor:
+            await gate.gateway.checkpointer.seal(anchor=True)
+            anchored = await auditor.bundle(_grant(before).authorization)
+        bundles = {"before-reseal": before, "resealed": after, "resealed-anchor": anchored}
         yield Resealed(gate, bundles, first, anchors_file(gate.gateway.config), size)
     finally:
         executor.device.close()
@@ -93,6 +99,35 @@ async def _denied(executor: ScriptedExecutor) -> bytes:
         await executor.authorize(job("child"), parent="0" * 32)
     denied = Grant.model_construct(authorization=refused.value.authorization)  # type: ignore[attr-defined]
     return await export(executor.gate, denied)
+
+
+def _grant(bundle: bytes) -> Grant:
+    return Grant.model_construct(authorization=json.loads(bundle)["authorization"])
+
+
+def anchor_tears(bundle: bytes) -> Iterator[tuple[str, list[Operation]]]:
+    """What anybody can do to the line that says what the counter was."""
+    note = json.loads(bundle)["checkpoint"]
+    head, _, block = note.partition("\n\n")
+    log_key, seal, line = block.split("\n")[:-1]
+    others = [log_key, seal]
+    start, encoded = line.rsplit(" ", 1)
+    value = base64.b64decode(encoded)
+    for title, wrong in {
+        "changed": value[:-1] + bytes([value[-1] ^ 1]),
+        "with a byte more": value + b"\0",
+        "cut short": value[:-1],
+        "without its type": value[:4] + b"x" + value[5:],
+    }.items():
+        lines = [*others, f"{start} {base64.b64encode(wrong).decode()}"]
+        yield title, _noted(head, lines)
+    yield "twice", _noted(head, [*others, line, line])
+    yield "missing", _noted(head, others)
+
+
+def _noted(head: str, lines: list[str]) -> list[Operation]:
+    made = head + "\n\n" + "".join(line + "\n" for line in lines)
+    return [{"op": "replace", "path": ["checkpoint"], "value": made}]
 
 
 def anchors(done: Resealed) -> dict[str, str]:

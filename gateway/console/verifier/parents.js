@@ -21,7 +21,7 @@ function delegationOf(value) {
 }
 
 function tierOf(claims) {
-  const found = /^A([0-4])$/.exec(claims.tier);
+  const found = typeof claims.tier === "string" ? /^A([0-4])$/.exec(claims.tier) : null;
   demand(found !== null, MALFORMED, "a tier is A0 to A4");
   return Number(found[1]);
 }

@@ -36,9 +36,12 @@ export async function readEvidence(proof, round) {
     demand(evidence === null, MISMATCH, `record ${index} names evidence, and has no manifest`);
     return null;
   }
-  const fits = hasExactly(manifest, ["attest", "event_log", "ima", "pcrs", "signature"]) && isObject(manifest.pcrs) &&
-    hasExactly(manifest.ima, ["entries", "offset"]) && Number.isSafeInteger(manifest.ima.offset) && manifest.ima.offset >= 0;
+  const names = ["attest", "event_log", "ima", "pcrs", "signature"], holds = (value, name) => Object.hasOwn(value, name);
+  const fits = isObject(manifest) && names.every((name) => holds(manifest, name)) && isObject(manifest.pcrs) && isObject(manifest.ima) &&
+    ["entries", "offset"].every((name) => holds(manifest.ima, name)) && Number.isSafeInteger(manifest.ima.offset) && manifest.ima.offset >= 0;
   demand(fits, MALFORMED, `the manifest of record ${index} is none`);
+  const more = !hasExactly(manifest, names) || !hasExactly(manifest.ima, ["entries", "offset"]);
+  demand(!more, MISMATCH, `the manifest of record ${index} names more than evidence has`);
   const pcrs = {};
   for (const [bank, values] of Object.entries(manifest.pcrs)) {
     pcrs[bank] = {};
@@ -49,7 +52,7 @@ export async function readEvidence(proof, round) {
   }
   const parts = { pcrs, offset: manifest.ima.offset };
   for (const [name, digest] of [["attest", manifest.attest], ["signature", manifest.signature], ["eventLog", manifest.event_log], ["ima", manifest.ima.entries]]) {
-    parts[name] = proof.blob(textOf(digest, name));
+    parts[name] = proof.blob(digest);
   }
   demand((await sha256Hex(canonicalBytes(manifest))) === evidence, MISMATCH, `record ${index} names other evidence than its manifest`);
   return parts;
@@ -92,7 +95,7 @@ function readVerdict(round) {
   const { verdict } = round.body, checks = new Map();
   for (const check of listOf(verdict.checks, "the checks of the verdict")) {
     const fits = hasExactly(check, ["detail", "name", "reason", "status"]) && ["pass", "fail", "not_checked"].includes(check.status) && !checks.has(check.name);
-    demand(fits, MALFORMED, `the verdict of record ${round.index} is none`);
+    demand(fits, MISMATCH, `the verdict of record ${round.index} is none`);
     checks.set(check.name, check);
   }
   const all = [...checks.values()], passed = all.length > 0 && all.every((check) => check.status === "pass");

@@ -51,7 +51,6 @@ export async function verifyEcdsa(key, hashName, r, s, message) {
 export async function verifyRsa(modulus, scheme, hashName, signature, message) {
   if (signature.length !== modulus.length) return false;
   const key = await importRsa(modulus, scheme, hashName);
-  if (key === null) return false;
   if (scheme === "rsassa") return crypto.subtle.verify({ name: "RSASSA-PKCS1-v1_5" }, key, signature, message);
   const digest = { sha256: 32, sha384: 48, sha512: 64 }[hashName];
   for (const saltLength of [digest, modulus.length - digest - 2]) {

@@ -109,8 +109,8 @@ function readRounds(story) {
     if (one.type === "attestation.overdue" && one.body.verdict === null) continue;
     const body = evaluated ? objectOf(one.body.round, "the round") : one.body;
     const verdict = objectOf(body.verdict, "the verdict"), trusted = verdict.trusted === true;
-    const now = countOf(body.now, "now"), enrollment = countOf(body.enrollment, "enrollment");
-    demand(now === one.at, MISMATCH, `record ${one.index} does not say when its round was`);
+    const now = countOf(body.now, "now"), { enrollment } = body;
+    demand(Number.isSafeInteger(enrollment) && now === one.at, MISMATCH, `record ${one.index} does not say when and of whom its round was`);
     demand(evaluated || trusted === (one.type === "attestation.passed"), MISMATCH, `record ${one.index} has another verdict`);
     rounds.push({ index: one.index, type: one.type, now, enrollment, body, trusted });
   }
@@ -169,8 +169,8 @@ export async function checkOutcome(proof) {
     facts.reason = textOf(denied.body.reason, "reason");
     return;
   }
-  demand(closed !== undefined, LIFECYCLE, "nothing says how the execution ended");
-  const outcome = textOf(closed.body.outcome, "outcome");
+  const { outcome } = closed.body; // check 6: a story ends as denied or closed
+  demand(outcome !== undefined, "lineage.record_malformed", "it is not said how the execution ended");
   facts.intent_to_authorization_ms = first("authorization.issued").at - story[0].at;
   if (revoked === undefined) {
     demand(outcome === "exited", LIFECYCLE, `the job was ${outcome}, and nothing had revoked its authorization`);

@@ -22,9 +22,9 @@ function only(reason) {
 function readSelection(reader, reason) {
   const count = reader.u32("count of PCR banks"), banks = [];
   if (count > 16) refuse(reader.reason, `${count} PCR banks`);
+  const entries = new Reader(reader.take(6 * count, "PCR selection"), reader.reason);
   for (let number = 0; number < count; number++) {
-    const bank = ALG_HASHES[reader.u16("bank")], size = reader.u8("size of the bitmap");
-    const bitmap = reader.take(3, "PCR bitmap");
+    const bank = ALG_HASHES[entries.u16("bank")], size = entries.u8("size of the bitmap"), bitmap = entries.take(3, "PCR bitmap");
     demand(size === 3, reason, "a PCR bitmap has not three bytes");
     demand(bank !== undefined && banks.every(([other]) => other !== bank), reason, "a bank is unknown or selected twice");
     const indices = [];
@@ -153,7 +153,6 @@ const COUNTER_ATTRIBUTES = (1 << 3) | (1 << 4) | (1 << 17) | (1 << 18) | (1 << 2
 /** An NV counter from its TPMS_NV_PUBLIC (Part 2 §13.5): {name, policy}. Refusal `counter.invalid`. */
 export async function parseCounter(bytes) {
   const reason = "counter.invalid";
-  demand(bytes.length <= 128, reason, "an NV public area of over 128 bytes");
   const reader = new Reader(bytes, reason);
   reader.u32("index");
   const nameAlg = reader.u16("nameAlg"), attributes = reader.u32("attributes"), policy = reader.sized(64, "policy"), size = reader.u16("data size");

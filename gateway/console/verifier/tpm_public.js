@@ -6,7 +6,14 @@ export const ALG_HASHES = { 0x0004: "sha1", 0x000b: "sha256", 0x000c: "sha384", 
 export const ALG_SCHEMES = { 0x0014: "rsassa", 0x0016: "rsapss", 0x0018: "ecdsa" };
 export const DIGEST_SIZES = { sha1: 20, sha256: 32, sha384: 48, sha512: 64 };
 const CURVES = { 0x0003: "P-256", 0x0004: "P-384", 0x0005: "P-521" };
-const RSA = 0x0001, ECC = 0x0023, NULL = 0x0010, AES = 0x0006, CFB = 0x0043;
+const RSA = 0x0001, ECC = 0x0023, KEYEDHASH = 0x0008, SYMCIPHER = 0x0025, NULL = 0x0010, AES = 0x0006, CFB = 0x0043;
+// What may stand in a public area, from the algorithm registry: hashes, block ciphers, anything at all, curves.
+const HASH_ALGS = new Set([0x0004, 0x000b, 0x000c, 0x000d, 0x0012, 0x0027, 0x0028, 0x0029]);
+const CIPHERS = new Set([AES, 0x0013, 0x0026]), ALGS = new Set([
+  1, 4, 5, 6, 7, 8, 0x0a, 0x0b, 0x0c, 0x0d, 0x10, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x20, 0x22, 0x23, 0x25,
+  0x26, 0x27, 0x28, 0x29, 0x40, 0x41, 0x42, 0x43, 0x44,
+]);
+const KNOWN_CURVES = new Set([1, 2, 3, 4, 5, 0x10, 0x11, 0x20, 0x30, 0x31, 0x32, 0x40, 0x41]), SMALL_CURVES = [1, 2];
 const MAX_PUBLIC = 4096; // bytes; RSA-4096 with a SHA-512 policy has 602
 
 // TPMA_OBJECT (Part 2 §8.3)
@@ -18,45 +25,55 @@ const DEFINED = 0x000f0ff6;
 // What follows each scheme's identifier: nothing, a hash, or a hash and a UINT16.
 const RSA_DETAILS = { 0x0014: 1, 0x0016: 1, 0x0017: 1, 0x0015: 0 };
 const ECC_DETAILS = { 0x0018: 1, 0x0019: 1, 0x001b: 1, 0x001c: 1, 0x001a: 2 };
-const KDF_DETAILS = { 0x0007: 1, 0x0020: 1, 0x0022: 1 };
+const KDF_DETAILS = { 0x0007: 1, 0x0020: 1, 0x0022: 1 }, KEYEDHASH_DETAILS = { 0x0005: 1, 0x000a: 2 };
+
+/** A UINT16 that is one of `known`. */
+function oneOf(reader, known, what) {
+  const value = reader.u16(what);
+  return known.has(value) ? value : refuse(reader.reason, `0x${value.toString(16)} is no ${what}`);
+}
 
 function readScheme(reader, details) {
   const alg = reader.u16("scheme");
   if (alg === NULL) return null;
   if (!Object.hasOwn(details, alg)) refuse(reader.reason, `0x${alg.toString(16)} is no scheme of this type`);
-  const hashAlg = details[alg] ? reader.u16("hash of the scheme") : null;
+  const hashAlg = details[alg] ? oneOf(reader, HASH_ALGS, "hash of the scheme") : null;
   if (details[alg] === 2) reader.u16("detail of the scheme");
   return { alg, hash: hashAlg };
 }
 
 function readSymmetric(reader) {
-  const alg = reader.u16("symmetric algorithm");
-  return alg === NULL ? null : { alg, bits: reader.u16("key bits"), mode: reader.u16("mode") };
+  const alg = oneOf(reader, new Set([NULL, ...CIPHERS]), "symmetric algorithm");
+  return alg === NULL ? null : { alg, bits: reader.u16("key bits"), mode: oneOf(reader, ALGS, "mode") };
+}
+
+/** What comes behind the authPolicy, by the type of the object. */
+function readParameters(reader, type) {
+  if (type === KEYEDHASH) return { scheme: readScheme(reader, KEYEDHASH_DETAILS), unique: reader.sized(64, "unique") };
+  const symmetric = readSymmetric(reader);
+  if (type === SYMCIPHER) return { symmetric, unique: reader.sized(64, "unique") };
+  if (type === RSA) {
+    const scheme = readScheme(reader, RSA_DETAILS), bits = reader.u16("keyBits"), exponent = reader.u32("exponent");
+    return { symmetric, scheme, bits, exponent, modulus: reader.sized(512, "modulus") };
+  }
+  const scheme = readScheme(reader, ECC_DETAILS), curve = oneOf(reader, KNOWN_CURVES, "curve"), kdf = readScheme(reader, KDF_DETAILS);
+  return { symmetric, scheme, curve, kdf, x: reader.sized(66, "x"), y: reader.sized(66, "y") };
 }
 
 /** Read a TPM2B_PUBLIC of an RSA or ECC key with nothing left over. `family` is `ak` or `ek`, whose reasons are used. */
 export function parsePublic(bytes, family) {
   const malformed = `${family}.malformed`;
-  demand(bytes.length <= MAX_PUBLIC, malformed, `over ${MAX_PUBLIC} bytes`);
   const outer = new Reader(bytes, malformed);
   const raw = outer.sized(MAX_PUBLIC, "public area");
   outer.done("TPM2B_PUBLIC");
   const reader = new Reader(raw, malformed);
-  const type = reader.u16("object type"), nameAlg = reader.u16("nameAlg"), attributes = reader.u32("attributes");
-  demand(type === RSA || type === ECC, family === "ak" ? "ak.type_not_allowed" : "ek.template", "this is neither an RSA nor an ECC key");
+  const type = oneOf(reader, new Set([RSA, ECC, KEYEDHASH, SYMCIPHER]), "object type");
+  const nameAlg = oneOf(reader, new Set([NULL, ...HASH_ALGS]), "nameAlg"), attributes = reader.u32("attributes");
   demand((attributes & ~DEFINED) === 0, malformed, "reserved attributes are set");
-  const policy = reader.sized(64, "authPolicy"), symmetric = readSymmetric(reader);
-  const area = { raw, type, nameAlg, attributes, policy, symmetric, family, hash: ALG_HASHES[nameAlg] };
-  if (type === RSA) {
-    area.scheme = readScheme(reader, RSA_DETAILS);
-    Object.assign(area, { bits: reader.u16("keyBits"), exponent: reader.u32("exponent"), modulus: reader.sized(512, "modulus") });
-  } else {
-    area.scheme = readScheme(reader, ECC_DETAILS);
-    Object.assign(area, { curve: reader.u16("curve"), kdf: readScheme(reader, KDF_DETAILS) });
-    Object.assign(area, { x: reader.sized(66, "x"), y: reader.sized(66, "y") });
-  }
+  const policy = reader.sized(64, "authPolicy"), parameters = readParameters(reader, type);
   reader.done("TPMT_PUBLIC");
-  return area;
+  demand(type === RSA || type === ECC, family === "ak" ? "ak.type_not_allowed" : "ek.template", "this is neither an RSA nor an ECC key");
+  return { raw, type, nameAlg, attributes, policy, family, hash: ALG_HASHES[nameAlg], ...parameters };
 }
 
 /** nameAlg ‖ H(TPMT_PUBLIC) (Part 1 §16). */
@@ -69,6 +86,7 @@ async function keyOf(area) {
   const { family } = area;
   if (area.type === ECC) {
     const curve = CURVES[area.curve], size = CURVE_SIZES[curve];
+    demand(!SMALL_CURVES.includes(area.curve), `${family}.key_too_small`, "the curve is too small");
     demand(curve !== undefined, family === "ak" ? "ak.type_not_allowed" : "ek.template", "this curve is not allowed");
     const point = family === "ak" ? "ak.point_invalid" : "ek.malformed";
     demand(area.x.length > 0 && area.y.length > 0 && area.x.length <= size && area.y.length <= size, point, "a coordinate has a wrong length");
