@@ -59,6 +59,7 @@ class Checkpointer:
         self._signer = signer
         self._sealing = asyncio.Lock()
         self._log_key = ecdsa_key(config.origin, signer.identity.log_key())
+        self._plain = signer.plain
         self._ak_name = accept_attestation_key(parse_public(signer.identity.ak_public)).name
         self.anchors = Anchors(config, database, clock, signer)
         self._newest_sealed: tuple[int, bytes] | None = None
@@ -191,6 +192,8 @@ class Checkpointer:
         if anchor is not None:
             certified = anchor.certified
             lines.append(counter_line(self._config.origin, self._ak_name, certified.attest, certified.signature))
+        if self._plain is not None:
+            lines.append(self._plain.sign(checkpoint.text))
         note = format_note(checkpoint.text, lines)
         now_ms = self._clock.now_ms()
 

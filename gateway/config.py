@@ -102,6 +102,10 @@ class GatewayConfig(BaseSettings):
     identity_providers: Annotated[list[ProviderConfig], AfterValidator(provider_config.distinct)] = Field(
         [], description="Whose tokens (OpenID Connect) are believed, each a table [[identity_providers]]."
     )
+    ed25519_signatures: bool = Field(
+        False,
+        description="Sign checkpoints by an Ed25519 key in a file, too, for tools that know no other; it proves no TPM.",
+    )
     webhooks: Annotated[list[WebhookConfig], AfterValidator(unique_names)] = Field(
         [], description="Receivers of events that can't hold a stream, each a table [[webhooks]]."
     )

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.config import GatewayConfig, read_file
 from gateway.metrics import Metrics
+from gateway.plain_key import plain_key
 from gateway.storage.lineage import Trusted
 from tpm.attestation_key import accept_attestation_key
 from tpm.counter import NvPublic, counter_public, floor_public, parse_nv_public
@@ -260,6 +261,7 @@ class Signer:
         self._failing_since: float | None = None
         self._asked_at: float | None = None
         self.identity = Identity.load(config.data)
+        self.plain = plain_key(config)  # beside the TPM, where that is asked for
         self._device = open_device(config.tpm)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tpm")
         self._sealing = self.identity.sealing(config.origin)

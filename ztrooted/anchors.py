@@ -14,6 +14,10 @@ TOML, strict::
     [gateway_pcrs.sha256]                            # the state in which the gateway may sign
     0 = "…"
 
+Of a gateway that signs its checkpoints by a key outside of its TPM, too, for other tools::
+
+    additional_log_key = "example.org/lineage+5e6f…" # Ed25519; one that is known, and never enough
+
 Of a gateway whose state may be replaced by another one that its approver signs for, also::
 
     approver = "3059…"                               # the approver's public key (SubjectPublicKeyInfo)
@@ -59,6 +63,7 @@ class _Document(BaseModel):
     format: Literal["ztrooted-anchors/1"]
     trust_domain: str
     log_key: str
+    additional_log_key: str | None = None
     gateway_ak: Hex
     gateway_pcrs: Pcrs
     approver: Hex | None = None
@@ -83,6 +88,7 @@ class Anchors:
     former_gateway_pcrs: Mapping[int, dict[str, dict[int, bytes]]] = field(default_factory=dict)
     witnesses: tuple[NoteKey, ...] = ()
     witness_quorum: int = 0
+    additional_log_key: NoteKey | None = None
 
     @property
     def origin(self) -> str:
@@ -131,6 +137,7 @@ class Anchors:
             note,
             origin=self.origin,
             log_key=self.log_key,
+            additional=self.additional_log_key,
             witnesses=self.witnesses,
             quorum=self.witness_quorum if witnessed else 0,
             seal=seal,
@@ -157,6 +164,7 @@ def parse_anchors(data: bytes, name: str) -> Anchors:
             },
             witnesses=accept_witnesses([parse_vkey(one) for one in document.witnesses], quorum=document.witness_quorum),
             witness_quorum=document.witness_quorum,
+            additional_log_key=None if document.additional_log_key is None else parse_vkey(document.additional_log_key),
         )
         # What is derived from them later has to be possible.
         if any(PcrSelection.of(values) != anchors.gateway_selection for values in anchors.former_gateway_pcrs.values()):
@@ -170,6 +178,9 @@ def parse_anchors(data: bytes, name: str) -> Anchors:
         raise _unusable(
             name, f"log_key is of signature type {log_key.type:#04x}, and a TPM-backed log key is of type 0x02"
         )
+    additional = anchors.additional_log_key
+    if additional is not None and (additional.name, additional.type) != (anchors.origin, SignatureType.ED25519):
+        raise _unusable(name, f"additional_log_key is no Ed25519 key (type 0x01) named {anchors.origin!r}")
     if log_key.name != anchors.origin:
         raise _unusable(
             name, f"log_key is named {log_key.name!r}, and the trust domain's lineage is {anchors.origin!r}"

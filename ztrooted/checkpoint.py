@@ -158,17 +158,21 @@ def verify_checkpoint(
     *,
     origin: str,
     log_key: NoteKey,
+    additional: NoteKey | None = None,
     witnesses: Sequence[NoteKey] = (),
     quorum: int = 0,
     seal: SealPolicy | None = None,
 ) -> VerifiedCheckpoint:
     """Verify a checkpoint note against what the verifier was told to trust. Raises ProofError.
 
+    ``additional`` is another key of the log. It is known, so what it signed has to verify, and it is never enough: it
+    stands neither for the log's key nor for a witness.
+
     1. It is a note, its text a checkpoint: ``note.malformed``, ``checkpoint.malformed``.
     2. It is about the log ``origin``: ``checkpoint.origin``.
     3. There is a signature by the log's key: ``checkpoint.key``.
     4. Each signature by a known key verifies: ``note.signature``, ``note.key``.
-    5. ``quorum`` different witnesses cosigned, the log's own key not among them: ``checkpoint.quorum``.
+    5. ``quorum`` different witnesses cosigned, the log's own keys not among them: ``checkpoint.quorum``.
     6. Where ``seal`` says what it must be, there is one seal and it is that: ``checkpoint.seal``.
     """
     # 1.
@@ -183,9 +187,10 @@ def verify_checkpoint(
     if not any((line.name, line.key_id) == (log_key.name, log_key.key_id) for line in note.signatures):
         raise ProofError(GateReason.CHECKPOINT_KEY, f"no signature by {log_key.name} ({log_key.key_id:08x})")
     # 4.
-    verified = verify_note(note, (log_key, *_cosigners(witnesses)))
+    own = (log_key,) if additional is None else (log_key, additional)
+    verified = verify_note(note, (*own, *_cosigners(witnesses)))
     # 5.
-    cosigners = tuple(signed for signed in verified.signed_by if signed.key.identity != log_key.identity)
+    cosigners = tuple(one for one in verified.signed_by if one.key.identity not in {key.identity for key in own})
     if len(cosigners) < quorum:
         raise ProofError(
             GateReason.CHECKPOINT_QUORUM, f"{len(cosigners)} known witnesses cosigned, {quorum} are needed"
