@@ -29,6 +29,7 @@ WRITTEN = {
     r"^/[ -~]*$": "an absolute path in printable ASCII",
     r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$": "up to 128 letters, digits and any of ._:@/+- after the first",
     r"^[A-Za-z0-9][A-Za-z0-9._:-]*$": "letters, digits and any of ._:- after the first",
+    r"^[a-z0-9][a-z0-9-]{0,31}$": "up to 32 lower-case letters, digits and hyphens, beginning with no hyphen",
     r"^[a-z0-9][a-z0-9_-]{0,62}$": "up to 63 lower-case letters, digits and any of _- after the first",
     r"^[A-Za-z0-9_-]{8,64}$": "an id exactly as it was returned",
     r"^[A-Za-z0-9_-]{1,512}$": "a cursor exactly as it was returned",

@@ -3,12 +3,8 @@
 import secrets
 import signal
 
-import pytest
-
 from tests.support.gate import SLOW, Gates
 from ztrooted.models import DispatchRequest
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def test_asked_again_after_kill_9_the_gateway_gives_the_same_artifact(gates: Gates) -> None:
