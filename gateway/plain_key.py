@@ -2,7 +2,7 @@
 
 It is in a file, where the log key is in the TPM: whoever reads the file can sign with it. So it is made only where the
 configuration asks for it, verifiers of ours demand the log key's line and the seal all the same, and anchors name it as one
-that is never enough (ADR 0029).
+that is never enough (ADR 0030).
 """
 
 import os
