@@ -11,7 +11,7 @@ from ztrooted.explanations import EXPLANATIONS, TABLES, explain
 from ztrooted.reasons import Reason, all_reasons
 
 ROOT = Path(__file__).parents[2]
-STATUSES = {400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 422, 500, 503, 507}
+STATUSES = {400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 422, 429, 500, 503, 507}
 MAX_SENTENCE = 120  # one line of a table in a terminal
 
 each_reason = pytest.mark.parametrize("reason", all_reasons(), ids=str)
