@@ -8,33 +8,17 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-
-import pytest
 
 from gateway.app import DATABASE
 from gateway.backup import backup
 from gateway.config import load_config
 from tests.support.commands import run
 from tests.support.gateway_in_process import GatewayInProcess, gate
-from tests.support.gateway_process import GatewayProcess
-from tests.support.tpm import missing
+from tests.support.gateway_process import GatewayProcess, running
 
-__all__ = ["gate"]  # a fixture
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[GatewayProcess]:
-    if reason := missing():
-        pytest.skip(reason)
-    made = GatewayProcess(tmp_path)
-    try:
-        made.start(None)
-        yield made
-    finally:
-        made.stop()
+__all__ = ["gate", "running"]  # fixtures
 
 
 def label(gateway: GatewayProcess, number: int) -> None:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ from gateway.config import load_config
 from gateway.config_view import check, settings
 from tests.support.commands import run
 from tests.support.gateway_in_process import GatewayInProcess, gate
-from tests.support.gateway_process import GatewayProcess
-from tests.support.tpm import missing
+from tests.support.gateway_process import GatewayProcess, running
 from ztrooted.demo.stage import wait_until
 from ztrooted.errors import EnvironmentProblem, GateError
 
-__all__ = ["gate"]  # a fixture
+__all__ = ["gate", "running"]  # fixtures
 
 
 def add(data: Path, text: str) -> None:
@@ -103,18 +101,6 @@ async def test_check_finds_each_thing_that_a_start_would(gate: GatewayInProcess)
 
 
 # --- SIGHUP, in a real process ---------------------------------------------------------------------------------------
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[GatewayProcess]:
-    if reason := missing():
-        pytest.skip(reason)
-    made = GatewayProcess(tmp_path)
-    try:
-        made.start(None)
-        yield made
-    finally:
-        made.stop()
-
-
 def lines(gateway: GatewayProcess) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gateway.log.read_text().splitlines() if line.startswith("{")]
 

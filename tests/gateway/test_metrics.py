@@ -5,17 +5,15 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.gateway_in_process import GatewayInProcess, gate
-from tests.support.gateway_process import GatewayProcess
-from tests.support.tpm import missing
+from tests.support.gateway_process import GatewayProcess, running
 
-__all__ = ["gate"]  # a fixture
+__all__ = ["gate", "running"]  # fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "ztrooted.json"
@@ -52,18 +50,6 @@ TYPES = {
     "ztrooted_witness_failures": "counter",
 }
 LABELS = {"decision", "kind", "le", "purpose", "reason", "verdict", "witness"}  # each with few values, all of them ours
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[GatewayProcess]:
-    if reason := missing():
-        pytest.skip(reason)
-    made = GatewayProcess(tmp_path)
-    try:
-        made.start(None)
-        yield made
-    finally:
-        made.stop()
 
 
 def test_a_scrape_has_these_names_and_types(running: GatewayProcess) -> None:

@@ -8,11 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.setup import create_data_folder
 from tests.support.endorsement import INTEL, vendor
+from tests.support.tpm import missing
 from ztrooted.client import GatewayClient
 
 HOST = "127.0.0.1"
@@ -134,3 +138,16 @@ class GatewayProcess:
             text = await answer.text()
         samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[GatewayProcess]:
+    """One that serves."""
+    if reason := missing():
+        pytest.skip(reason)
+    made = GatewayProcess(tmp_path)
+    try:
+        made.start(None)
+        yield made
+    finally:
+        made.stop()
