@@ -158,7 +158,6 @@ class Gateway:
 
         await self.database.write(commit)
         self.signer.adopt(epoch)
-        await self.providers.start()
         revoked = await self.policies.start(now_ms, self.rounds)
         await self.checkpointer.begin()
         await self.authorizer.resume()

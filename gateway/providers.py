@@ -41,15 +41,15 @@ class Providers:
     def __init__(self, config: GatewayConfig, clock: Clock) -> None:
         self._providers = {one.issuer: _Provider(one, config, clock) for one in config.identity_providers}
 
-    async def start(self) -> None:
+    async def refresh(self) -> None:
         """Get the keys. A provider that can't be reached now is asked again; its tokens are refused until then."""
         await asyncio.gather(*[one.refresh() for one in self._providers.values()])
 
     async def run(self, sleep: Callable[[float], Awaitable[None]]) -> None:
-        """Look for new keys, for ever."""
+        """Look for keys, now and for ever: a start waits for no provider."""
         while True:
+            await self.refresh()
             await sleep(REFRESH_S)
-            await self.start()
 
     async def verify(self, token: str) -> tuple[str, Sequence[Grant]]:
         """(name of the bearer, what was granted to it, in the order of the configuration).
@@ -133,6 +133,9 @@ class _Provider:
             raise _refuse("its header can't be read") from error
         if not isinstance(kid, str):
             raise _refuse("it names no key")
+        if kid not in self._keys and self._asking.locked():
+            async with self._asking:  # it may be among those that are on their way
+                pass
         if kid not in self._keys and (self._asked is None or self._clock.monotonic() - self._asked > AGAIN_S):
             await self.refresh()
         if not self._keys:

@@ -5,6 +5,7 @@ import hmac
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from structlog.testing import capture_logs
 
 from gateway import local
 from gateway.auth import TOKEN_ROLES, Role
@@ -227,7 +229,7 @@ async def test_a_provider_changes_its_keys(gate: GatewayInProcess, provider: Pro
             await asyncio.sleep(0.02)
     # What can't be read changes nothing.
     provider.file.write_text("{}")
-    await gate.gateway.providers.start()
+    await gate.gateway.providers.refresh()
     assert (await dispatches(gate, old)).status == 400
 
 
@@ -352,6 +354,17 @@ async def test_without_the_keys_nobody_is_known_by_them_and_others_are(
     answer = await dispatches(gate, key_server.provider.token())
     assert (answer.status, answer.code) == (503, "auth.provider_unavailable")
     assert (await dispatches(gate, await gate.token("orchestrator"))).status == 400
+
+
+async def test_a_start_waits_for_no_provider(gate: GatewayInProcess, key_server: KeyServer) -> None:
+    """Here is one that takes the connection and never says a word."""
+    with socket.create_server((HOST, 0)) as silent:
+        url = f"https://{HOST}:{silent.getsockname()[1]}/keys"
+        with capture_logs() as logged:
+            await restart_with(gate, settings(f'jwks_url = "{url}"\njwks_ca = "{key_server.ca}"'))
+            assert (await dispatches(gate, await gate.token("orchestrator"))).status == 400
+        assert not [one for one in logged if one.get("provider")], "nobody has given up yet"
+        assert gate.gateway.providers._providers[ISSUER]._asking.locked(), "it is still being asked"
 
 
 # --- client certificates -----------------------------------------------------------------------------------------
