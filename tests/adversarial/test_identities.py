@@ -9,7 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Provider:
         self.file.write_text(json.dumps(self.jwks() if value is None else value))
 
     def claims(self, **changed: Any) -> dict[str, Any]:
-        now = int(datetime.now(UTC).timestamp())
+        now = _now()
         made = {"iss": ISSUER, "aud": [AUDIENCE], "sub": ROBOT, "iat": now, "exp": now + 600, **changed}
         return {name: value for name, value in made.items() if value is not None}
 
@@ -72,6 +72,10 @@ class Provider:
         return jwt.encode(
             self.claims(**changed), signer, algorithm=algorithm or _algorithm(signer), headers={"kid": kid}
         )
+
+
+def _now() -> int:
+    return int(datetime.now(UTC).timestamp())
 
 
 def _algorithm(key: Any) -> str:
@@ -138,33 +142,34 @@ async def test_what_they_do_is_recorded_under_their_name(gate: GatewayInProcess,
     assert order["body"]["operator"] == "login:olivia@login.test"
 
 
-NOW = int(datetime.now(UTC).timestamp())
-WRONG: Mapping[str, dict[str, Any]] = {
-    "expired": {"exp": NOW - 60, "iat": NOW - 600},
-    "not yet": {"nbf": NOW + 600},
-    "of the future": {"iat": NOW + 600, "exp": NOW + 900},
-    "for ever": {"exp": NOW + 8 * 86400},
-    "no end": {"exp": None},
-    "no beginning": {"iat": None},
-    "no subject": {"sub": None},
-    "no audience": {"aud": None},
-    "another audience": {"aud": "kubernetes"},
-    "an audience like ours": {"aud": AUDIENCE + "x"},
-    "another issuer": {"iss": "https://evil.test/"},
-    "issuer with more": {"iss": ISSUER + "x"},
-    "no issuer": {"iss": None},
-    "a subject that breaks lines": {"sub": "x\ny"},
-    "a subject with spaces": {"sub": "x y"},
-    "an endless subject": {"sub": "x" * 200},
-    "times as texts": {"exp": str(NOW + 600)},
-    "times that are no numbers": {"exp": True},
+# What is wrong, given the time of the test itself: a run takes longer than these tokens live.
+WRONG: Mapping[str, Callable[[int], dict[str, Any]]] = {
+    "expired": lambda now: {"exp": now - 60, "iat": now - 600},
+    "not yet": lambda now: {"nbf": now + 600},
+    "of the future": lambda now: {"iat": now + 600, "exp": now + 900},
+    "for ever": lambda now: {"exp": now + 8 * 86400},
+    "no end": lambda _: {"exp": None},
+    "no beginning": lambda _: {"iat": None},
+    "no subject": lambda _: {"sub": None},
+    "no audience": lambda _: {"aud": None},
+    "another audience": lambda _: {"aud": "kubernetes"},
+    "an audience like ours": lambda _: {"aud": AUDIENCE + "x"},
+    "another issuer": lambda _: {"iss": "https://evil.test/"},
+    "issuer with more": lambda _: {"iss": ISSUER + "x"},
+    "no issuer": lambda _: {"iss": None},
+    "a subject that breaks lines": lambda _: {"sub": "x\ny"},
+    "a subject with spaces": lambda _: {"sub": "x y"},
+    "an endless subject": lambda _: {"sub": "x" * 200},
+    "times as texts": lambda now: {"exp": str(now + 600)},
+    "times that are no numbers": lambda _: {"exp": True},
 }
 
 
-@pytest.mark.parametrize("changed", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 async def test_a_token_that_is_not_for_us_now_is_refused(
-    gate: GatewayInProcess, provider: Provider, changed: dict[str, Any]
+    gate: GatewayInProcess, provider: Provider, wrong: Callable[[int], dict[str, Any]]
 ) -> None:
+    changed = wrong(_now())
     try:
         token = provider.token(**changed)
     except TypeError:  # the library refuses to write it
@@ -215,7 +220,7 @@ def _named(key: Any, provider: Provider) -> str:
 
 
 async def test_a_provider_changes_its_keys(gate: GatewayInProcess, provider: Provider) -> None:
-    old, gone = provider.token(exp=NOW + 7200), provider.keys.pop("rsa")
+    old, gone = provider.token(exp=_now() + 7200), provider.keys.pop("rsa")
     provider.keys["next"] = rsa.generate_private_key(65537, 2048)
     provider.publish()
     await gate.pass_time(AGAIN_S + 1)
