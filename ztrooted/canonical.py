@@ -11,6 +11,7 @@ is defined.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -101,25 +102,39 @@ def _is_leaf(value: Any, kind: type) -> bool:
 
 
 def _check(value: Any, depth: int) -> None:
-    if value is None or isinstance(value, (str, bool)):
+    if isinstance(value, dict):
+        items: Iterable[Any] = value.values()
+    elif isinstance(value, (list, tuple)):
+        items = value
+    else:
+        _check_leaf(value)
         return
-    if isinstance(value, int):
-        if abs(value) > strict_json.MAX_INTEGER:
-            raise refuse("an integer has more than 53 bits")
-        return
-    if not isinstance(value, (dict, list, tuple)):
-        raise refuse(f"a {type(value).__name__} has no canonical form")
     if depth == 0:
         raise refuse(f"nested deeper than {limits.JSON_DEPTH}")
     if isinstance(value, dict):
-        for name in value:
-            if not (isinstance(name, str) and name.isascii()):
-                raise refuse(f"the member name {name!r} is not ASCII")
-        for item in value.values():
+        _check_names(value)
+    for item in items:
+        if type(item) is not str:  # most are
             _check(item, depth - 1)
-    else:
-        for item in value:
-            _check(item, depth - 1)
+
+
+def _check_names(value: dict[Any, Any]) -> None:
+    try:
+        if "".join(value).isascii():
+            return
+    except TypeError:
+        pass
+    wrong = next(name for name in value if not (isinstance(name, str) and name.isascii()))
+    raise refuse(f"the member name {wrong!r} is not ASCII")
+
+
+def _check_leaf(value: Any) -> None:
+    if value is None or isinstance(value, (str, bool)):
+        return
+    if not isinstance(value, int):
+        raise refuse(f"a {type(value).__name__} has no canonical form")
+    if abs(value) > strict_json.MAX_INTEGER:
+        raise refuse("an integer has more than 53 bits")
 
 
 def refuse(detail: str) -> ProofError:

@@ -30,8 +30,17 @@ class Appended:
 
     index: int
     leaf: bytes
-    size: int
-    root: bytes
+    tree: merkle.Frontier
+
+    @property
+    def size(self) -> int:
+        """The number of records up to and with this one."""
+        return self.tree.size
+
+    @property
+    def root(self) -> bytes:
+        """The root hash over them."""
+        return self.tree.root()
 
     def link(self) -> Link:
         """For the next record of the same authorization."""
@@ -57,7 +66,7 @@ class Lineage:
         for node in self._tree.append(leaf):
             if node.level and node.level % TILE_HEIGHT == 0:
                 self._store_tile(node)
-        return Appended(index, leaf, self._tree.size, self._tree.root())
+        return Appended(index, leaf, self._tree.snapshot())
 
     def snapshot(self) -> merkle.Frontier:
         """The tree as it is, to come back to when the transaction is undone."""
