@@ -26,6 +26,7 @@ from gateway.fsck_file import Look
 from gateway.fsck_seals import Seals
 from gateway.fsck_stories import Stories
 from gateway.fsck_tables import Tables
+from gateway.plain_key import known_key
 from gateway.signer import Identity
 from gateway.storage.lineage import TILE_HEIGHT, TILE_WIDTH
 from ztrooted import merkle
@@ -81,7 +82,8 @@ class _Fsck:
         self._tree = merkle.Tree()
         self._pending: dict[int, list[bytes]] = {}
         self._complete = 0
-        self._seals = Seals(connection, identity, config.origin, [one.key for one in config.witnesses])
+        witnesses = [one.key for one in config.witnesses]
+        self._seals = Seals(connection, identity, config.origin, witnesses, known_key(config))
         self._stories = Stories(connection, config, identity)
         self._tables = Tables(connection)
         self._exists = lru_cache(maxsize=1 << 16)(self._blob_exists)

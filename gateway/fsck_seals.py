@@ -29,12 +29,18 @@ class Seals:
     """Looks at all of it, record by record where it is about records."""
 
     def __init__(
-        self, connection: sqlite3.Connection, identity: Identity, origin: str, witnesses: Sequence[NoteKey]
+        self,
+        connection: sqlite3.Connection,
+        identity: Identity,
+        origin: str,
+        witnesses: Sequence[NoteKey],
+        additional: NoteKey | None,
     ) -> None:
         self._connection = connection
         self._identity = identity
         self._origin = origin
         self._witnesses = witnesses
+        self._additional = additional
         self._ak = accept_attestation_key(parse_public(identity.ak_public))
         self._log_key = ecdsa_key(origin, identity.log_key())
         # size -> (what it is, root): compared when the tree has that size.
@@ -87,6 +93,7 @@ class Seals:
                 yield Finding(where, GateReason.NOTE_SIGNATURE, "it is not one that our TPM signed and sealed")
                 continue
             yield from self._counter_of(where, int(size), bytes(note))
+            yield from self._signed(where, bytes(note), ())
 
     def _counter_of(self, where: str, size: int, note: bytes) -> Iterator[Finding]:
         """What a checkpoint says of the counter is an anchor's: both were stored in one transaction."""
@@ -104,10 +111,17 @@ class Seals:
             if root is None or not trusted(bytes(note), int(size), bytes(root)):
                 yield Finding(where, GateReason.NOTE_SIGNATURE, "it is not a checkpoint that our TPM signed and sealed")
                 continue
-            try:  # Witnesses change: who is not in the configuration any more is not looked at.
-                verify_checkpoint(bytes(note), origin=self._origin, log_key=self._log_key, witnesses=self._witnesses)
-            except ProofError as error:
-                yield Finding(where, error.reason, error.detail)
+            # Witnesses change: who is not in the configuration any more is not looked at.
+            yield from self._signed(where, bytes(note), self._witnesses)
+
+    def _signed(self, where: str, note: bytes, witnesses: Sequence[NoteKey]) -> Iterator[Finding]:
+        """Each line by a key that is known, beside the log key's and the seal."""
+        try:
+            verify_checkpoint(
+                note, origin=self._origin, log_key=self._log_key, additional=self._additional, witnesses=witnesses
+            )
+        except ProofError as error:
+            yield Finding(where, error.reason, error.detail)
 
     # --- the counter -------------------------------------------------------------------------------------------------
     def _anchors(self) -> Iterator[Finding]:

@@ -40,9 +40,18 @@ def plain_key(config: GatewayConfig) -> PlainKey | None:
     """
     if not config.ed25519_signatures:
         return None
-    path = config.data / FILE
-    if not path.exists():
+    if not (config.data / FILE).exists():
         _make(config)
+    return _load(config)
+
+
+def known_key(config: GatewayConfig) -> NoteKey | None:
+    """What verifiers know of the key that signed checkpoints of this data folder; None where there is none."""
+    return _load(config).key if (config.data / FILE).exists() else None
+
+
+def _load(config: GatewayConfig) -> PlainKey:
+    path = config.data / FILE
     data = read_file(path, "Ed25519 key", secret=True)
     try:
         private = serialization.load_pem_private_key(data, None)

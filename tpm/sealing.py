@@ -126,6 +126,9 @@ def encode_pcrs(pcrs: PcrValues) -> dict[str, dict[str, str]]:
 
 def decode_pcrs(value: Mapping[Any, Mapping[str, str]]) -> dict[str, dict[int, bytes]]:
     """PCR values from JSON: bank name -> index -> hexadecimal digits. ValueError or AttributeError where they are none."""
+    for at in (at for values in value.values() for at in values):
+        if str(int(at)) != str(at):  # two ways to write one number would be two ways to write one state
+            raise ValueError(f"{at!r} is no number of a PCR")
     pcrs = {bank: {int(at): bytes.fromhex(one) for at, one in values.items()} for bank, values in value.items()}
     PcrSelection.of(pcrs)  # they are PCRs, of banks that there are
     for bank, values in pcrs.items():

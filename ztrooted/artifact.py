@@ -89,7 +89,7 @@ class Policies(_Claims):
 class Renewal(_Claims):
     """Place in the chain of renewals: 0 and no predecessor for the first artifact."""
 
-    n: Annotated[int, Field(ge=0, le=MAX_RENEWALS)] = 0
+    n: Annotated[int, Field(ge=0, le=MAX_RENEWALS)]
     prev: Digest | None = None
 
     @model_validator(mode="after")
@@ -133,7 +133,7 @@ class ArtifactClaims(_Claims):
     ev: Digest
     tier: Tier
     par: Identifier | None = None
-    ren: Renewal = Renewal()
+    ren: Renewal
     lin: Lineage
 
 
@@ -261,6 +261,10 @@ def verify_renewal(previous: ArtifactClaims, renewed: ArtifactClaims, *, previou
 
 
 def _parse_claims(raw: dict[str, Any]) -> ArtifactClaims:
+    # What an artifact does not say is left out, and there is no other way to write that.
+    for name, value in raw.items():
+        if value is None or (isinstance(value, dict) and None in value.values()):
+            raise _refuse(_REASON_OF.get(name, GateReason.JWS_CLAIMS), f"{name}: there is nothing in it")
     try:
         return ArtifactClaims.model_validate(raw)
     except ValidationError as error:

@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gateway.anchors import anchors_file
+from gateway.app import DATABASE
 from gateway.config import load_config
 from gateway.fsck import fsck
 from gateway.plain_key import FILE, plain_key
@@ -108,6 +111,23 @@ async def test_a_stock_tool_opens_a_checkpoint_and_no_changed_one(plain: Gateway
     assert stock_tool_opens(await sealed(plain), vkey)  # the same key
     await plain.stop()
     assert list(fsck(load_config(plain.data))[1]) == []
+
+
+async def test_a_forged_line_of_it_is_found_in_the_database(plain: GatewayInProcess) -> None:
+    note, known = parse_note(await sealed(plain)), anchors(plain).additional_log_key
+    assert known is not None
+    await plain.stop()
+    other = NoteSigner(Ed25519PrivateKey.generate(), known).sign(note.text)
+    lines = [other if one.key_id == known.key_id else one for one in note.signatures]
+    with closing(sqlite3.connect(plain.data / DATABASE)) as database, database:
+        (ddl,) = database.execute("SELECT sql FROM sqlite_master WHERE name = 'checkpoints_no_update'").fetchone()
+        database.execute("DROP TRIGGER checkpoints_no_update")
+        query = "UPDATE checkpoints SET note = ? WHERE size = (SELECT MAX(size) FROM checkpoints WHERE note = ?)"
+        changed = database.execute(query, (format_note(note.text, lines), format_note(note.text, note.signatures)))
+        assert changed.rowcount == 1
+        database.execute(ddl)
+    found = list(fsck(load_config(plain.data))[1])
+    assert [(one.where.split()[0], str(one.reason)) for one in found] == [("checkpoint", "note.signature")]
 
 
 async def test_its_line_alone_is_refused(plain: GatewayInProcess) -> None:

@@ -27,9 +27,10 @@ function pcrValues(pcrs) {
 const ak = (lib, digits) => lib.acceptAttestationKey(lib.parsePublic(bytes(digits), "ak"));
 const bigs = (clock) => Object.fromEntries(Object.entries(clock).map(([name, value]) => [name, BigInt(value)]));
 
-async function checkpoint(lib, { note, origin, log_key: logKey, witnesses = [], quorum = 0 }) {
+async function checkpoint(lib, { note, origin, log_key: logKey, witnesses = [], quorum = 0, additional = null }) {
   const keys = await lib.parseWitnesses(witnesses, quorum);
-  return lib.verifyCheckpoint(note, origin, await lib.parseVerifierKey(logKey), keys, quorum);
+  const beside = additional === null ? null : await lib.parseVerifierKey(additional);
+  return lib.verifyCheckpoint(note, origin, await lib.parseVerifierKey(logKey), keys, quorum, beside);
 }
 
 /** Some checks of the plan, in its order, over a bundle of which nothing was verified before. */

@@ -122,6 +122,7 @@ def _checkpoint(given: Input, seal: SealPolicy | None = None) -> VerifiedCheckpo
         given["note"].encode(),
         origin=given["origin"],
         log_key=parse_vkey(given["log_key"]),
+        additional=parse_vkey(given["additional"]) if "additional" in given else None,
         witnesses=accept_witnesses([parse_vkey(one) for one in given.get("witnesses", [])], quorum),
         quorum=quorum,
         seal=seal,

@@ -226,8 +226,16 @@ def _anchors() -> Made:
     now = text[text.index("[gateway_pcrs") : text.index("[gateway_pcrs") + 400]
     named = next(line for line in now.splitlines() if line.startswith("4 = "))
     other = NoteSigner.of("gate.test/lineage", SignatureType.ED25519).key.vkey
+    beside = NoteSigner.of("gate.test/lineage", SignatureType.ED25519_COSIGNATURE).key.vkey
+    elsewhere = NoteSigner.of("other.test/lineage", SignatureType.ED25519).key.vkey
     changes = {
         "as they are": text,
+        "with another key": f'additional_log_key = "{other}"\n' + text,
+        "with another key of another log": f'additional_log_key = "{elsewhere}"\n' + text,
+        "with another key of another type": f'additional_log_key = "{beside}"\n' + text,
+        "with another key that is a list": f'additional_log_key = ["{other}"]\n' + text,
+        "with another key that is none": 'additional_log_key = "x"\n' + text,
+        "with a PCR with a zero before it": text.replace(named, "0" + named),
         "with comments": text.replace("ek_vendors", "# what follows\nek_vendors").replace('"\n', '" # behind it\n', 1),
         "no members": "",
         "of another format": text.replace("anchors/1", "anchors/2"),

@@ -5,6 +5,8 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from tests.support import seals
 from tests.support.notes import NoteSigner
 from ztrooted import merkle
@@ -121,6 +123,7 @@ def _cosigned() -> Made:
     ):
         given = {"note": note, "origin": origin, "log_key": log, "witnesses": witnesses, "quorum": quorum}
         yield "checkpoint", title, given
+    yield from _with_another_key()
     root = base64.b64encode(merkle.EMPTY_ROOT).decode()
     for title, body in {
         "of an empty log": f"{seals.ORIGIN}\n0\n{root}\n",
@@ -132,6 +135,25 @@ def _cosigned() -> Made:
     }.items():
         signed = format_note(body.encode(), [seals.LOG.sign(body.encode())]).decode()
         yield "checkpoint", title, {"note": signed, "origin": seals.ORIGIN, "log_key": log}
+
+
+def _with_another_key() -> Made:
+    """Checkpoints of a log that has an Ed25519 key, too."""
+    text, origin, log = seals.CHECKPOINT.text, seals.ORIGIN, seals.LOG.key.vkey
+    beside = NoteSigner.of(origin, SignatureType.ED25519)
+    assert isinstance(beside.private, Ed25519PrivateKey)
+    witness = NoteSigner.of("witness.test/1", SignatureType.ED25519_COSIGNATURE, beside.private)
+    forged = Signature(origin, beside.key.key_id, bytes(64))
+    head, ours = text.decode() + "\n", seals.LOG.sign(text).line()
+    for title, lines, witnesses in (
+        ("by both of its keys", ours + beside.sign(text).line(), []),
+        ("by the key in its TPM alone", ours, []),
+        ("by the other key alone", beside.sign(text).line(), []),
+        ("with a forged line of the other key", ours + forged.line(), []),
+        ("with the other key as its witness", ours + witness.sign(text).line(), [witness.key.vkey]),
+    ):
+        given = {"note": head + lines, "origin": origin, "log_key": log, "additional": beside.key.vkey}
+        yield "checkpoint", title, given | {"witnesses": witnesses, "quorum": len(witnesses)}
 
 
 def _signatures() -> Made:

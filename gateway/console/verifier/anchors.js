@@ -4,7 +4,7 @@
 // refused: `name = "text"`, `name = '''text of several lines'''`, `name = ["text", …]`, `name = 12`, `[table.table]`, and
 // comments.
 import { Refusal, demand, fromHex, fromUtf8, refuse, utf8 } from "./bytes.js";
-import { ECDSA, parseVerifierKey, parseWitnesses } from "./note.js";
+import { ECDSA, ED25519, parseVerifierKey, parseWitnesses } from "./note.js";
 import { importP256Spki } from "./signatures.js";
 import { policyAuthorize, policyPcr } from "./tpm_policy.js";
 import { DIGEST_SIZES, acceptAttestationKey, parsePublic } from "./tpm_public.js";
@@ -73,7 +73,7 @@ export function parseAnchorsToml(text) {
 }
 
 const REQUIRED = ["format", "trust_domain", "log_key", "gateway_ak", "gateway_pcrs", "ek_vendors", "ek_roots"];
-const OPTIONAL = { approver: null, former_gateway_pcrs: {}, witnesses: [], witness_quorum: 0 };
+const OPTIONAL = { additional_log_key: null, approver: null, former_gateway_pcrs: {}, witnesses: [], witness_quorum: 0 };
 const MAX_FORMER = 256; // states
 
 const isTable = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
@@ -113,6 +113,15 @@ async function sealingPolicyOf(approver, origin, pcrs) {
   return policyAuthorize(await importP256Spki(fromHex(approver, INVALID), INVALID), utf8(origin));
 }
 
+/** A key of the log beside the TPM's, which is never enough, or null. */
+async function additionalKeyOf(text, origin) {
+  if (text === null) return null;
+  demand(typeof text === "string", INVALID, "additional_log_key is no text");
+  const key = await parseVerifierKey(text);
+  demand(key.name === origin && key.type === ED25519, INVALID, `additional_log_key is no key of type 0x01 named ${origin}`);
+  return key;
+}
+
 /** Read an anchors file. Refusal `config.invalid` where it can't be used; nothing is verified then. */
 export async function parseAnchors(bytes) {
   demand(bytes.length <= MAX_ANCHORS, INVALID, `over ${MAX_ANCHORS} bytes`);
@@ -130,7 +139,7 @@ export async function parseAnchors(bytes) {
     const gatewayPcrs = pcrsOf(value.gateway_pcrs), formerPcrs = formerOf(value.former_gateway_pcrs, gatewayPcrs);
     demand(formerPcrs.length === 0 || value.approver !== null, INVALID, "there are former_gateway_pcrs, and no approver who could have replaced them");
     return {
-      origin, logKey, gatewayAk, gatewayPcrs, formerPcrs,
+      origin, logKey, additionalKey: await additionalKeyOf(value.additional_log_key, origin), gatewayAk, gatewayPcrs, formerPcrs,
       sealingPolicy: await sealingPolicyOf(value.approver, origin, gatewayPcrs),
       witnesses: await parseWitnesses(value.witnesses, value.witness_quorum),
       quorum: value.witness_quorum,

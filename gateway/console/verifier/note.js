@@ -8,7 +8,8 @@ const MAX_NOTE = 512 * 1024; // bytes
 const MAX_WITNESSES = 64;
 const MAX_SIGNATURES = 100; // as in Go's sumdb/note
 export const ECDSA = 0x02; // signature types
-const ED25519 = 0x01, COSIGNATURE = 0x04, RFC6962 = 0x05, ML_DSA_44 = 0x06;
+export const ED25519 = 0x01;
+const COSIGNATURE = 0x04, RFC6962 = 0x05, ML_DSA_44 = 0x06;
 const LF = utf8("\n");
 
 /** What a key may be called: no white space, no control character, no plus, at most 255 bytes. */
@@ -121,14 +122,18 @@ export async function parseWitnesses(texts, quorum) {
   return keys;
 }
 
-/** A checkpoint of the log `origin`, signed by its key and by as many witnesses as `quorum` says: {note, checkpoint}. */
-export async function verifyCheckpoint(text, origin, logKey, witnesses = [], quorum = 0) {
+/**
+ * A checkpoint of the log `origin`, signed by its key and by as many witnesses as `quorum` says: {note, checkpoint}.
+ * What `additional`, another key of the log, signed must verify, and it stands neither for the log's key nor for a witness.
+ */
+export async function verifyCheckpoint(text, origin, logKey, witnesses = [], quorum = 0, additional = null) {
   const note = parseNote(text), checkpoint = await parseCheckpoint(note.text);
   demand(checkpoint.origin === origin, "checkpoint.origin", `a checkpoint of ${checkpoint.origin}, not of ${origin}`);
   const signed = note.lines.some((line) => line.name === logKey.name && line.id === logKey.id);
   demand(signed, "checkpoint.key", `no signature by ${logKey.name} (${logKey.id})`);
-  const signers = await verifyNote(note, [logKey, ...witnesses]);
-  const cosigners = signers.filter(({ key }) => key !== logKey).length;
+  const own = additional === null ? [logKey] : [logKey, additional];
+  const signers = await verifyNote(note, [...own, ...witnesses]);
+  const cosigners = signers.filter(({ key }) => !own.some(({ material }) => equal(material, key.material))).length;
   demand(cosigners >= quorum, "checkpoint.quorum", `${cosigners} known witnesses cosigned, ${quorum} are needed`);
   return { note, checkpoint };
 }

@@ -76,7 +76,7 @@ async function checkCheckpoint(proof) {
   const { bundle, anchors } = proof;
   demand(bundle.origin === anchors.origin, "checkpoint.origin", `the bundle is of ${bundle.origin}, not of ${anchors.origin}`);
   const { note, checkpoint } = await verifyCheckpoint(
-    bundle.checkpoint, anchors.origin, anchors.logKey, anchors.witnesses, anchors.quorum,
+    bundle.checkpoint, anchors.origin, anchors.logKey, anchors.witnesses, anchors.quorum, anchors.additionalKey,
   );
   Object.assign(proof, { note, checkpoint });
 }
