@@ -5,6 +5,7 @@ declarations, and a route that says too little does not start the server.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
@@ -59,7 +60,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
-            "schemas": _schemas(listed),
+            "schemas": _schemas(_models(listed)),
             "responses": {f"problem-{status}": _problem(status) for status in statuses},
             "headers": {
                 "checkpoint": {"description": "The newest checkpoint of the lineage.", "schema": {"type": "string"}}
@@ -165,12 +166,18 @@ def _schema(schema: type[BaseModel] | Schema) -> dict[str, Any]:
     return {"$ref": REFERENCE.format(model=schema.__name__)} if isinstance(schema, type) else dict(schema)
 
 
-def _schemas(routes: tuple[Route, ...]) -> dict[str, Any]:
+def _models(routes: tuple[Route, ...]) -> frozenset[type[BaseModel]]:
     models: set[type[BaseModel]] = {Problem}
     for route in routes:
         contents: list[Content] = [one for answer in route.answers for one in answer.contents]
         schemas = [one.schema for one in contents] + ([] if route.body is None else [route.body.model])
         models |= {one for one in schemas if isinstance(one, type)}
+    return frozenset(models)
+
+
+@cache
+def _schemas(models: frozenset[type[BaseModel]]) -> dict[str, Any]:
+    """JSON Schema of each model, made once: it takes as long as all else at a start. Not to be changed."""
     ordered = sorted(models, key=lambda model: model.__name__)
     _, made = models_json_schema(
         [(model, "validation") for model in ordered], ref_template=REFERENCE, schema_generator=_WireSchema

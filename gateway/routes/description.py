@@ -1,6 +1,8 @@
 """The API described by itself: an OpenAPI document for programs, and the same as a page for people."""
 
+import asyncio
 import json
+from functools import cached_property
 
 from aiohttp import web
 
@@ -18,7 +20,7 @@ PAGE_HEADERS = {
 
 
 class DescriptionRoutes:
-    """Both are made once, of all routes and these two; whoever has no token yet may read how to use one."""
+    """Both are made of all routes and these two when somebody first asks, which may be who has no token yet."""
 
     def __init__(self, others: tuple[Route, ...]) -> None:
         anyone = frozenset({Role.ANYONE})
@@ -33,14 +35,21 @@ class DescriptionRoutes:
             ),
             Route("GET", "/v1/docs", anyone, self.docs, bytes_of("text/html", "A page for people.", TEXT), tagged=True),
         )
-        made = document((*others, *self.routes))
-        self._json = json.dumps(made, separators=(",", ":")).encode()
-        self._page = page(made).encode()
+        self._described = (*others, *self.routes)
+
+    @cached_property
+    def _json(self) -> bytes:
+        return json.dumps(document(self._described), separators=(",", ":")).encode()
+
+    @cached_property
+    def _page(self) -> bytes:
+        return page(document(self._described)).encode()
 
     async def openapi(self, _request: web.Request, _caller: Caller) -> web.Response:
         """This API as an OpenAPI document."""
-        return web.Response(body=self._json, content_type=JSON)
+        return web.Response(body=await asyncio.to_thread(lambda: self._json), content_type=JSON)
 
     async def docs(self, _request: web.Request, _caller: Caller) -> web.Response:
         """This API as a page."""
-        return web.Response(body=self._page, content_type="text/html", charset="utf-8", headers=PAGE_HEADERS)
+        body = await asyncio.to_thread(lambda: self._page)
+        return web.Response(body=body, content_type="text/html", charset="utf-8", headers=PAGE_HEADERS)

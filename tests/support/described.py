@@ -22,6 +22,7 @@ class Described:
 
     def __init__(self, gateway: Gateway) -> None:
         self._document = document(all_routes(gateway))
+        self._components = json.dumps(self._document["components"])
         self.contradictions: list[str] = []
 
     async def look(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -46,9 +47,7 @@ class Described:
                 self._compare(name, contents[response.content_type]["schema"], body)
 
     def _compare(self, name: str, schema: dict[str, Any], body: bytes) -> None:
-        for error in validator(json.dumps(schema), json.dumps(self._document["components"])).iter_errors(
-            json.loads(body)
-        ):
+        for error in validator(json.dumps(schema), self._components).iter_errors(json.loads(body)):
             self.contradictions.append(f"{name}: {error.json_path}: {error.message[:200]}")
 
 
