@@ -47,7 +47,7 @@ SCHEMES = {
 
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
-    """The whole document. ValueError for a route that does not declare enough to be described."""
+    """The whole document, not to be changed. ValueError for a route that does not declare enough to be described."""
     listed = tuple(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in listed:

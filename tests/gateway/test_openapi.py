@@ -2,6 +2,7 @@
 
 import json
 import re
+from copy import deepcopy
 from html.parser import HTMLParser
 from typing import Any
 
@@ -124,7 +125,7 @@ async def test_the_page_shows_every_address_and_every_document(gate: GatewayInPr
 
 
 async def test_what_is_described_can_not_become_markup(gate: GatewayInProcess) -> None:
-    made = document(all_routes(gate.gateway))
+    made = deepcopy(document(all_routes(gate.gateway)))
     nasty = "<script>alert(1)</script>\"'&"
     made["info"]["description"] = nasty
     made["paths"]["/livez"]["get"]["summary"] = nasty
