@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -31,6 +32,7 @@ from gateway.notify import Manager
 from gateway.orders import GATEWAY, Order, Orders
 from gateway.policies import PolicyStore
 from gateway.providers import Providers
+from gateway.rates import Rates
 from gateway.references import References
 from gateway.reload import Reloader
 from gateway.replies import Replies
@@ -42,6 +44,7 @@ from gateway.signer import Signer
 from gateway.storage import authorizations, lineage
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
+from gateway.streams import Streams
 from gateway.tasks import Tasks
 from gateway.webhooks import Receiver, Webhooks, load_receivers
 from ztrooted import limits
@@ -61,6 +64,8 @@ DATABASE = "gateway.db"
 SWEEP_LATE_S = 5.0
 EPOCH_CHECK_S = 30.0
 PROBE_S = 5.0  # without a write, then one is tried: a page of four kilobytes
+# Python's threads take turns: what answers executors is not to wait for what reads a large list each time it has waited.
+SWITCH_S = 0.0005
 RECHECK_S = 0.02  # between two pieces of it: a tenth of a core
 
 
@@ -94,8 +99,8 @@ class Gateway:
             self.database.abandon()
             self.signer.close()
             raise
-        self.tasks = Tasks(self._fail)
-        self.manager = Manager()
+        self.rates, self.streams = Rates(config, self.metrics, self.clock.monotonic), Streams(self.clock)
+        self.tasks, self.manager = Tasks(self._fail), Manager()
         self.deadlines = Deadlines(self.clock, self.tasks.start, self.manager.feed)
         self.schedule = Schedule(self.deadlines, self.clock, self.metrics)
         self.channels = Channels()
@@ -114,6 +119,7 @@ class Gateway:
             self.references,
             self.signer,
             self.orders,
+            self.rates,
         )
         self.endings = Endings(self.database, self.clock, self.channels, self.deadlines)
         self.checkpointer = Checkpointer(config, self.database, self.clock, self.signer, self.metrics)
@@ -166,6 +172,7 @@ class Gateway:
         self.tasks.start(self.deadlines.run())
         self.tasks.start(self.checkpointer.run(partial(self.deadlines.sleep, "checkpoint")))
         self.tasks.start(self.providers.run(partial(self.deadlines.sleep, "identity providers")))
+        self.tasks.start(self.streams.run(partial(self.deadlines.sleep, "streams")))
         self.tasks.start(self.feed.run())
         self._sending = {name: self.tasks.start(self.webhooks.run(name)) for name in self.webhooks.names}
         self.tasks.start(self._epochs())
@@ -299,6 +306,7 @@ class Gateway:
         self.stopping.set()
         await self.channels.close()
         await self.tasks.stop()
+        self.enrollments.close()
         if self.database.alive:
             now_ms = self.clock.now_ms()
             await self.database.write(lambda tx: tx.append(Record("gateway.stopped", now_ms, {})))
@@ -321,7 +329,7 @@ class Gateway:
         app.on_response_prepare.append(self._tell_checkpoint)
         domain = self.config.trust_domain
         who = Authenticator(self.database, self.clock, domain, self.client_authorities, self.providers)
-        add_routes(app, all_routes(self), who, Replies(self.database, self.clock))
+        add_routes(app, all_routes(self), who, Replies(self.database, self.clock), self.rates)
         return app
 
 
@@ -333,12 +341,14 @@ async def serve(
     ``flags`` are what the configuration was loaded with, for when it is read again.
     """
     listening = listen(config)
+    sys.setswitchinterval(SWITCH_S)
     gateway = Gateway(config)
     try:
         await gateway.start()
         runner = Runner(gateway.application(), shutdown_timeout=2.0)
         await runner.setup()
         gateway.metrics.connections.set_function(lambda: len(runner.server.connections) if runner.server else 0)
+        gateway.metrics.connections_refused.set_function(lambda: listening.refused)
         server = await serve_tls(runner, listening, gateway.tls)
         await web.SockSite(runner, local.listen(config.data)).start()
         _hear_signals(gateway, Reloader(gateway, flags or {}))  # before anybody is told that we are here

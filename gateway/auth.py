@@ -56,7 +56,8 @@ class Caller:
     role: Role
     name: str
     session_key: ec.EllipticCurvePublicKey | None = None
-    certificate_ends_ms: int = 0
+    ends_ms: int | None = None  # when the credential that was shown ends; None for the local socket and nobody
+    token: str | None = None  # the hash of a token of ours, which may be revoked before that
 
 
 class Authenticator:
@@ -96,22 +97,31 @@ class Authenticator:
             await self._database.write(lambda tx: tx.append(record))
         return caller
 
+    def executor_of(self, request: web.Request) -> Caller | None:
+        """The executor whose session certificate the connection has shown, where nobody has to show any."""
+        try:
+            caller = self._certificate(request)
+        except GateError:
+            return None
+        return caller if caller.role is Role.EXECUTOR else None
+
     async def _bearer(self, header: str, roles: frozenset[Role]) -> Caller:
         scheme, _, token = header.partition(" ")
         if scheme != "Bearer" or not token:
             raise GateError(GateReason.AUTH_CREDENTIAL_MISSING, "send a token: 'Authorization: Bearer zt-…'")
         if not token.startswith(TOKEN_PREFIX):
-            name, grants = await self._providers.verify(token)
+            name, grants, ends_ms = await self._providers.verify(token)
             granted = [Role(one.role) for one in grants]
             if not granted:
                 raise GateError(GateReason.AUTH_ROLE, f"{name} is known, and no role is granted to it")
-            return Caller(next((role for role in granted if role in roles), granted[0]), name)
+            return Caller(next((role for role in granted if role in roles), granted[0]), name, ends_ms=ends_ms)
+        hashed = token_hash(token)
         row = self._database.reading.execute(
-            "SELECT role, name, expires FROM tokens WHERE hash = ?", (token_hash(token),)
+            "SELECT role, name, expires FROM tokens WHERE hash = ?", (hashed,)
         ).fetchone()
         if row is None or row[2] <= self._clock.now_ms():
             raise GateError(GateReason.AUTH_CREDENTIAL_INVALID, "this token is unknown or has expired")
-        return Caller(Role(row[0]), row[1])
+        return Caller(Role(row[0]), row[1], ends_ms=row[2], token=hashed)
 
     def _certificate(self, request: web.Request) -> Caller:
         """By the certificate of the TLS connection. That a CA of ours issued it, TLS has verified; here, which one."""
@@ -137,7 +147,7 @@ class Authenticator:
                     GateReason.AUTH_CREDENTIAL_INVALID,
                     f"this certificate is not of spiffe://{self._trust_domain}/ROLE/NAME",
                 )
-            return Caller(Role(person[0]), person[1])
+            return Caller(Role(person[0]), person[1], ends_ms=ends_ms)
         raise GateError(GateReason.AUTH_CREDENTIAL_INVALID, "this certificate's issuer may not vouch for anybody here")
 
     def _executor(self, certificate: x509.Certificate, uri: str, ends_ms: int) -> Caller:
@@ -199,12 +209,12 @@ def tokens(connection: sqlite3.Connection) -> list[TokenView]:
     ]
 
 
-def revoke_token(tx: Transaction, wanted: str, now_ms: int, operator: str | None) -> TokenView:
-    """End a token at once. GateError ``request.not_found`` where there is none of that id."""
+def revoke_token(tx: Transaction, wanted: str, now_ms: int, operator: str | None) -> tuple[TokenView, str]:
+    """End a token at once; what it was, and its hash. GateError ``request.not_found`` where there is none of that id."""
     found = next((one for one in tokens(tx.connection) if one.id == wanted), None)
     if found is None:
         raise GateError(GateReason.REQUEST_NOT_FOUND, f"there is no token {wanted!r:.40}")
     (row,) = tx.execute("DELETE FROM tokens WHERE substr(hash, 1, ?) = ? RETURNING hash", (TOKEN_ID, wanted)).fetchall()
     body = {"hash": row[0], "role": found.role, "name": found.name, "operator": operator}
     tx.append(Record("operator.token_revoked", now_ms, body))
-    return found
+    return found, str(row[0])

@@ -31,6 +31,7 @@ from ztrooted.models import (
     parse_json,
 )
 from ztrooted.reasons import GateReason, Reason
+from ztrooted.request_rate import RequestRate
 
 log = structlog.get_logger()
 
@@ -277,14 +278,20 @@ Handler = Callable[[Session, Said], Awaitable[None]]
 
 
 async def listen(session: Session, socket: web.WebSocketResponse, handle: Handler) -> None:
-    """Read messages until the executor hangs up or says something malformed."""
+    """Read messages until the executor hangs up or says something malformed; from one that says too much, more slowly."""
+    loop = asyncio.get_running_loop()
+    rate = RequestRate(limits.CHANNEL_MESSAGES_PER_S, limits.CHANNEL_MESSAGES_AT_ONCE, loop.time)
     async for message in socket:
         if message.type is not WSMsgType.TEXT:
             log.warning("channel message is not text", executor=session.executor, code=GateReason.CHANNEL_MALFORMED)
             session.malformed = True
             return
+        data = message.data.encode()
+        cost = 1 + len(data) // limits.PIECE
+        await asyncio.sleep(rate.wait_s("", cost))
+        rate.take("", cost)
         try:
-            parsed: ExecutorMessage = parse_json(EXECUTOR_MESSAGE, message.data.encode(), maximum=MESSAGE)
+            parsed = await asyncio.to_thread(_parse, data) if len(data) > limits.PIECE else _parse(data)
         except GateError as error:
             log.warning("malformed channel message", executor=session.executor, code=error.reason, detail=error.detail)
             session.malformed = True
@@ -295,3 +302,8 @@ async def listen(session: Session, socket: web.WebSocketResponse, handle: Handle
             session.ponged(parsed.nonce)
         else:
             await handle(session, parsed)
+
+
+def _parse(data: bytes) -> ExecutorMessage:
+    parsed: ExecutorMessage = parse_json(EXECUTOR_MESSAGE, data, maximum=MESSAGE, values=limits.JSON_VALUES)
+    return parsed

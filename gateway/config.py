@@ -94,6 +94,30 @@ class GatewayConfig(BaseSettings):
         le=1_000_000,
         description="The same for one address, or one /64 of IPv6. An executor needs one; those behind one NAT share it.",
     )
+    connections_per_address_s: float = Field(
+        100,
+        ge=1,
+        le=100_000,
+        description="How many new connections one address makes in a second for long; at once it may make as many as it"
+        " may have.",
+    )
+    unproved_requests_per_s: float = Field(
+        10,
+        ge=1,
+        le=100_000,
+        description="How many requests without a valid credential are answered for one address in a second for long."
+        " Each 64 KiB of a body counts as one more; an enrollment that succeeds as none.",
+    )
+    unproved_requests_at_once: int = Field(
+        256, ge=256, le=1_000_000, description="The same at once; at least what the largest enrollment costs."
+    )
+    requests_per_s: float = Field(
+        2_000,
+        ge=1,
+        le=1_000_000,
+        description="How many requests of one orchestrator, auditor or operator are answered in a second for long, and"
+        " twice as many at once.",
+    )
     client_ca: Path | None = Field(
         None,
         description="PEM file of the CAs that issue client certificates to orchestrators, auditors and operators, named"

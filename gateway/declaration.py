@@ -85,6 +85,7 @@ class Route:
     query: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     keyed: bool = False  # done once under an Idempotency-Key
+    limited: bool = True  # by how often somebody asks; what watches over the gateway always gets its answer
     tagged: bool = False  # its answer has an ETag, and is not sent again to who has it
 
     @property
@@ -96,6 +97,8 @@ class Route:
     def statuses(self) -> frozenset[int]:
         """Every status of a problem document that it may answer with."""
         found = {400, 500} | self.refuses  # 400: whatever has no meaning as HTTP
+        if self.limited:
+            found.add(429)
         if Role.ANYONE not in self.roles:
             found |= {401, 403}
         if self.names:
@@ -103,7 +106,7 @@ class Route:
         if self.body is not None:
             found |= {408, 413, 415}
         if self.keyed:
-            found |= {409, 422, 429}
+            found |= {409, 422}
         if self.method != "GET" or Role.ANYONE not in self.roles:  # a change, or who it was, can't be written down
             found.add(503)
         return frozenset(found)

@@ -12,9 +12,12 @@ Only then does the executor exist, under an id that follows from its EK. What it
 import asyncio
 import hmac
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import structlog
 from cryptography.hazmat.primitives import serialization
@@ -23,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gateway.certificates import Authority
 from gateway.config import GatewayConfig
 from gateway.orders import Orders
+from gateway.rates import Rates
 from gateway.references import References
 from gateway.rounds import Round, Rounds
 from gateway.signer import Signer
@@ -49,6 +53,8 @@ from ztrooted.records import Record
 
 log = structlog.get_logger()
 
+R = TypeVar("R")
+
 SECRET = 32
 
 
@@ -66,6 +72,8 @@ class Pending:
     nonce: bytes
     ends: float
     began: int
+    source: str = ""
+    paid: float = 0.0
 
     def transcript(self) -> bytes:
         """What the MAC covers: everything that was said so far."""
@@ -79,6 +87,7 @@ class Admitted:
     executor: Executor
     certificate: str
     revoked: tuple[Authorization, ...]
+    paid: float
 
 
 class Enrollments:
@@ -95,6 +104,7 @@ class Enrollments:
         references: References,
         signer: Signer,
         orders: Orders,
+        rates: Rates,
     ) -> None:
         self._config = config
         self._database = database
@@ -104,7 +114,11 @@ class Enrollments:
         self._references = references
         self._signer = signer
         self._orders = orders
+        self._rates = rates
         self._pending: dict[str, Pending] = {}
+        self._examining: Counter[str] = Counter()  # by address
+        # Strangers have one thread among them, and take none that the executors' own proofs are judged on.
+        self._thread = ThreadPoolExecutor(1, "enrollment")
         self.trust(roots, config.ek_vendors)
 
     def trust(self, roots: EkRoots, vendors: Sequence[str]) -> None:
@@ -112,14 +126,27 @@ class Enrollments:
         self._roots = roots
         self._ek_policy = EkPolicy(vendors=frozenset(vendors) or None)
 
-    async def begin(self, request: EnrollmentRequest) -> EnrollmentChallenge:
-        """Steps 1 to 3. EvidenceError or GateError when the machine is refused."""
-        self._make_room()
+    async def begin(self, request: EnrollmentRequest, source: str, paid: float = 0.0) -> EnrollmentChallenge:
+        """Steps 1 to 3, for somebody at ``source``. EvidenceError or GateError when the machine is refused.
+
+        What it has ``paid`` of its address's rate is given back when it is admitted.
+        """
+        self._require_room(source)
         began = self._orders.epoch
-        pending, challenge = await asyncio.to_thread(self._examine, request, began)
-        self._make_room()  # others came meanwhile
-        self._pending[pending.id] = pending
+        self._examining[source] += 1
+        try:
+            pending, challenge = await self._beside(self._examine, request, began)
+        finally:
+            self._examining -= Counter({source: 1})
+        self._pending[pending.id] = replace(pending, source=source, paid=paid)
         return challenge
+
+    async def _beside(self, work: Callable[..., R], *arguments: Any) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _examine(self, request: EnrollmentRequest, began: int) -> tuple[Pending, EnrollmentChallenge]:
         # 1. The TPM is one our roots vouch for.
@@ -184,7 +211,7 @@ class Enrollments:
                 "the TPM with this endorsement key does not hold this attestation key",
             )
         # 5. What it booted and loaded explains its quote.
-        done = await asyncio.to_thread(self._appraise, pending, request)
+        done = await self._beside(self._appraise, pending, request)
         try:
             done.appraisal.require_authentic()
         except GateError as error:
@@ -192,7 +219,7 @@ class Enrollments:
             raise
         certificate = self.session_certificate(pending.executor, pending.session_key)
         executor, revoked = await self._database.write(lambda tx: self._admit(tx, pending, done))
-        return Admitted(executor, certificate, tuple(revoked))
+        return Admitted(executor, certificate, tuple(revoked), pending.paid)
 
     def require_pending(self, enrollment: str) -> None:
         """GateError ``enroll.challenge_used`` unless this enrollment waits for its second half."""
@@ -300,14 +327,23 @@ class Enrollments:
         return executor, revoked
 
     async def _note_refusal(self, pending: Pending, reason: object, detail: str) -> None:
-        """A refusal of a machine with a genuine TPM goes into the lineage; anybody else's only into the log."""
+        """A refusal of a machine with a genuine TPM goes into the lineage; anybody else's only into the log.
+
+        Whoever knows an EK certificate can be refused in that machine's name, so there is a bound of these, too.
+        """
+        if not self._rates.may_record(pending.executor, pending.source):
+            log.warning("refusal not recorded", executor=pending.executor, code=str(reason), detail=detail)
+            return
         body = {"executor": pending.executor, "ak": pending.ak.name.hex(), "reason": str(reason), "detail": detail}
         record = Record("executor.refused", self._clock.now_ms(), body)
         await self._database.write(lambda tx: tx.append(record))
 
-    def _make_room(self) -> None:
+    def _require_room(self, source: str) -> None:
+        """GateError ``service.not_ready`` where too many enrollments are under way, of everybody or of one address."""
         now = self._clock.monotonic()
         for pending in [one for one in self._pending.values() if one.ends < now]:
             del self._pending[pending.id]
-        if len(self._pending) >= limits.PENDING_ENROLLMENTS:
+        under_way = len(self._pending) + self._examining.total()
+        of_address = sum(one.source == source for one in self._pending.values()) + self._examining[source]
+        if under_way >= limits.PENDING_ENROLLMENTS or of_address >= limits.PENDING_OF_ADDRESS:
             raise GateError(GateReason.SERVICE_NOT_READY, "too many enrollments are under way; try again in a minute")

@@ -1,12 +1,13 @@
 """Where the gateway is reached: its address, and what HTTP itself refuses, in the one shape of all refusals."""
 
 import asyncio
-import ipaddress
 import secrets
 import socket
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
+from gateway.addresses import network_of, source_of
 from gateway.config import GatewayConfig
-from gateway.middleware import problem, refused
+from gateway.middleware import RATES, problem, refused
+from gateway.rates import RateExceededError, Rates
 from ztrooted import limits
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.reasons import GateReason
+from ztrooted.request_rate import RequestRate
 
 log = structlog.get_logger()
 
@@ -37,23 +41,30 @@ class Listener(socket.socket):
     """A listening socket that takes so many connections and no more, of one address and altogether.
 
     They are counted from the moment the kernel hands them over, so that one that never says a word of TLS counts too.
-    One too many is closed at once: it costs the others nothing.
+    One too many is closed at once, and so is one too soon after many others of its address: a handshake costs us as
+    much as a request.
     """
 
-    def __init__(self, family: int, *, most: int, most_of_address: int) -> None:
+    def __init__(self, family: int, *, most: int, most_of_address: int, per_second: float = 100.0) -> None:
         super().__init__(family, socket.SOCK_STREAM)
         self._most = most
         self._most_of_address = most_of_address
+        self._new = RequestRate(per_second, most_of_address, time.monotonic)
+        self.refused = 0
         self._open: Counter[str] = Counter()
+        self._count = 0  # of all of them
 
     def accept(self) -> tuple[socket.socket, Any]:
         """As asyncio asks for it. BlockingIOError where nobody waits, or who waited was one too many."""
         descriptor, address = self._accept()  # type: ignore[attr-defined]  # what socket.accept itself is made of
         network = network_of(address[0])
-        if self._open.total() >= self._most or self._open[network] >= self._most_of_address:
+        many = self._count >= self._most or self._open[network] >= self._most_of_address
+        if many or not self._new.take(network):
+            self.refused += 1
             socket.close(descriptor)
             raise BlockingIOError(f"too many connections, the last one of {network}")
         self._open[network] += 1
+        self._count += 1
         accepted = _Accepted(self.family, self.type, self.proto, fileno=descriptor)
         accepted.setblocking(False)
         accepted.on_close = partial(self._forget, network)
@@ -61,6 +72,7 @@ class Listener(socket.socket):
 
     def _forget(self, network: str) -> None:
         self._open[network] -= 1
+        self._count -= 1
         if not self._open[network]:
             del self._open[network]
 
@@ -78,16 +90,6 @@ class _Accepted(socket.socket):
             told()
 
 
-def network_of(host: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has (RFC 6177)."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
-
-
 class Runner(web.AppRunner):
     """An application behind a parser that is bounded, and whose refusals are problem documents as well."""
 
@@ -96,6 +98,7 @@ class Runner(web.AppRunner):
             app,
             access_log=None,
             shutdown_timeout=shutdown_timeout,
+            keepalive_timeout=limits.IDLE_S,
             max_line_size=limits.REQUEST_LINE,
             max_field_size=limits.HEADER_FIELD,
             max_headers=limits.HEADERS,
@@ -110,16 +113,32 @@ class Runner(web.AppRunner):
             except web.HTTPException as error:  # of an Expect header, which is looked at before any middleware
                 return refused(request, error)
 
-        return _Server(answered, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001
+        return _Server(self.app[RATES], answered, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001
 
 
 class _Server(web.Server):
+    def __init__(self, rates: Rates, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._rates = rates
+
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return _Connection(self._rates, self, loop=self._loop, **self._kwargs)
 
 
 class _Connection(web.RequestHandler):
     """One connection. What never becomes a request is refused here, before any middleware sees it."""
+
+    __slots__ = ("_rates",)
+
+    def __init__(self, rates: Rates, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._rates = rates
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Its first request is to be whole within ``HEADERS_S``; what aiohttp gives every later one is ``IDLE_S``."""
+        patience, self._keepalive_timeout = self._keepalive_timeout, limits.HEADERS_S
+        super().connection_made(transport)
+        self._keepalive_timeout = patience
 
     def handle_error(
         self,
@@ -144,17 +163,24 @@ class _Connection(web.RequestHandler):
         else:
             answer = problem(GateReason.INTERNAL_ERROR, "this is a defect of the gateway; its log has more", instance)
         if status < 500:
-            log.info("refused", instance=instance, status=answer.status, kind=type(exc).__name__)
+            with suppress(RateExceededError):  # then it is answered all the same, and not one more line is written
+                self._rates.unproved(source_of(request))
+                log.info("refused", instance=instance, status=answer.status, kind=type(exc).__name__)
         else:
             log.error("internal error", instance=instance, exc_info=exc)
         answer.force_close()
         return answer
 
 
-def listen(config: GatewayConfig) -> socket.socket:
+def listen(config: GatewayConfig) -> Listener:
     """The listening socket, before anything is written: a port in use must leave no trace."""
     family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
-    listening = Listener(family, most=config.connections, most_of_address=config.connections_per_address)
+    listening = Listener(
+        family,
+        most=config.connections,
+        most_of_address=config.connections_per_address,
+        per_second=config.connections_per_address_s,
+    )
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The kernel looks after connections that were lost without a word; what is accepted inherits this.
     for option, value in KEEPALIVE:

@@ -77,6 +77,16 @@ class Metrics:
             "ztrooted_connections", "Open connections of every kind, accepted ones.", registry=self._registry
         )
 
+        self.connections_refused = Gauge(
+            "ztrooted_connections_refused", "Connections closed at once, since the start.", registry=self._registry
+        )
+        self.limited = Counter(
+            "ztrooted_requests_limited",
+            "Requests refused by rate: of an address without a credential, or of an identity.",
+            ["kind"],
+            registry=self._registry,
+        )
+
         self.increments = Gauge(
             "ztrooted_tpm_counter_increments",
             "How often this gateway has incremented its TPM's counter, whose memory wears.",

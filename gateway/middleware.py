@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
+from gateway.addresses import source_of
+from gateway.rates import RateExceededError, Rates
 from tpm.errors import EvidenceError
 from ztrooted.errors import GateError
 from ztrooted.explanations import explain
@@ -16,6 +18,8 @@ from ztrooted.reasons import GateReason, Reason, parse_reason
 log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+RATES = web.AppKey("ztrooted.rates", Rates)  # of the application
 
 _BY_STATUS: dict[int, Reason] = {
     404: GateReason.REQUEST_NOT_FOUND,
@@ -30,12 +34,18 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     instance = secrets.token_hex(8)
     try:
         return await handler(request)
+    except RateExceededError as error:
+        return too_often(error, instance)
     except (GateError, EvidenceError) as error:
         reason = parse_reason(error.reason)
         log.info("refused", instance=instance, path=request.path, code=reason, detail=error.detail)
         authorization = getattr(error, "authorization", None)
         return problem(reason, error.detail, instance, getattr(error, "remedy", ""), authorization)
     except web.HTTPException as error:
+        try:  # there is no such address, or no such method: nobody looked at who asks
+            request.app[RATES].unproved(source_of(request))
+        except RateExceededError as exceeded:
+            return too_often(exceeded, instance)
         return refused(request, error, instance)
     except Exception:  # one of the two places: whatever went wrong, the answer is no
         log.exception("internal error", instance=instance, path=request.path)
@@ -50,6 +60,15 @@ def refused(request: web.BaseRequest, error: web.HTTPException, instance: str | 
     answer = problem(reason, error.reason, named, status=error.status)
     if "Allow" in error.headers:  # RFC 9110 §15.5.6
         answer.headers["Allow"] = error.headers["Allow"]
+    return answer
+
+
+def too_often(error: RateExceededError, instance: str) -> web.Response:
+    """A refusal by rate. It has no line of the log for itself, and costs as little as may be."""
+    answer = problem(GateReason.REQUEST_RATE, error.detail, instance)
+    answer.headers["Retry-After"] = str(error.retry_after_s)
+    if error.hang_up:
+        answer.force_close()
     return answer
 
 

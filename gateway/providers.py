@@ -51,8 +51,8 @@ class Providers:
             await self.refresh()
             await sleep(REFRESH_S)
 
-    async def verify(self, token: str) -> tuple[str, Sequence[Grant]]:
-        """(name of the bearer, what was granted to it, in the order of the configuration).
+    async def verify(self, token: str) -> tuple[str, Sequence[Grant], int]:
+        """(name of the bearer, what was granted to it in the order of the configuration, when the token ends in ms).
 
         GateError ``auth.credential_invalid`` for any token that is not, now, one of a provider for us;
         ``auth.provider_unavailable`` where its provider's keys could not be had.
@@ -90,7 +90,7 @@ class _Provider:
             except (ssl.SSLError, ValueError) as error:
                 raise _unusable(config.name, f"{path} holds no CA certificates: {error}") from error
 
-    async def verify(self, token: str) -> tuple[str, Sequence[Grant]]:
+    async def verify(self, token: str) -> tuple[str, Sequence[Grant], int]:
         key = await self._key(token)
         config = self._config
         try:
@@ -114,7 +114,8 @@ class _Provider:
         name = f"{config.name}:{claims['sub']}"
         if not NAME.fullmatch(name):
             raise _refuse("its subject can't be a name here")
-        return name, [one for one in config.grants if _has(claims, one.claims)]
+        ends_ms = int((claims["exp"] + limits.CLOCK_LEEWAY_S) * 1000)
+        return name, [one for one in config.grants if _has(claims, one.claims)], ends_ms
 
     def _check_times(self, claims: Mapping[str, Any]) -> None:
         times = {name: claims[name] for name in ("iat", "nbf", "exp") if name in claims}

@@ -1,7 +1,7 @@
 """Background tasks that may not die quietly: the first that does ends the process, and readiness is false before that."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -28,6 +28,8 @@ class Tasks:
 
         task = asyncio.create_task(supervised())
         self._running.add(task)
+        if isinstance(work, Coroutine):  # one that is cancelled before it has begun is closed, too
+            task.add_done_callback(lambda _: work.close())
         task.add_done_callback(self._running.discard)
         return task
 

@@ -56,7 +56,7 @@ async def revoke(config: GatewayConfig, token: str) -> TokenView:
         f"/v1/tokens/{token}",
         None,
         TokenView,
-        lambda tx: auth.revoke_token(tx, token, SystemClock().now_ms(), None),
+        lambda tx: auth.revoke_token(tx, token, SystemClock().now_ms(), None)[0],
     )
 
 

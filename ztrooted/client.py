@@ -5,6 +5,7 @@ Every way in which an answer can fail to arrive or to be understood ends as an e
 
 import asyncio
 import io
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -62,11 +63,17 @@ OPEN = frozenset({"/v1/enrollments", "/v1/gateway/attestation"})  # what anybody
 
 
 class Refused(GateError):  # noqa: N818 -- it is an answer
-    """The gateway said no. ``authorization`` names the recorded denial where there is one."""
+    """The gateway said no. ``authorization`` names the recorded denial where there is one.
 
-    def __init__(self, reason: Reason, detail: str, remedy: str, authorization: str | None) -> None:
+    ``retry_after_s``: in how many seconds it is worth another try, where the gateway said so.
+    """
+
+    def __init__(
+        self, reason: Reason, detail: str, remedy: str, authorization: str | None, retry_after_s: int = 0
+    ) -> None:
         super().__init__(reason, detail, remedy)
         self.authorization = authorization
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -519,4 +526,6 @@ async def _refusal(response: aiohttp.ClientResponse, url: str) -> GateError:
         reason = parse_reason(problem.code)
     except (GateError, KeyError):
         return stranger(url, f"it answers with status {response.status} and no problem document")
-    return Refused(reason, problem.detail, problem.remedy, problem.authorization)
+    after = response.headers.get("Retry-After", "")
+    retry_after_s = int(after) if re.fullmatch("[0-9]{1,6}", after) else 0
+    return Refused(reason, problem.detail, problem.remedy, problem.authorization, retry_after_s)

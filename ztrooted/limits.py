@@ -8,6 +8,14 @@ HEADER_FIELD = 8190  # one header; a token of an identity provider is two kiloby
 HEADERS = 64  # fields of one request; browsers send twenty
 HANDSHAKE_S = 5  # for TLS: two round trips, of which the longest on earth takes half a second
 REQUEST_S = 15  # for a whole body to arrive: 12 MiB at 1 MB/s; who sends a byte a minute holds a connection for ever
+HEADERS_S = 10  # for the first request on a connection to begin and be whole, as far as its body
+IDLE_S = 75  # between two requests on one connection; what browsers and proxies expect
+PIECE = 64 << 10  # of a body: who is not known pays for each, and what is larger is read beside the event loop
+JSON_VALUES = 8192  # commas and colons of one request; the largest job has 1,500
+EXECUTOR_REQUESTS_PER_S = 10  # an executor asks three times for each connection
+EXECUTOR_REQUESTS_AT_ONCE = 100
+CHANNEL_MESSAGES_PER_S = 200  # of one executor, each 64 KiB one more; beyond, it is read from more slowly
+CHANNEL_MESSAGES_AT_ONCE = 512  # two of the largest, and some
 JSON_DEPTH = 32  # our deepest message nests seven levels
 STRING = 4096  # any string no other rule bounds
 ARGV_ITEMS = 256  # a command line longer than this belongs into a script that the job names by digest
@@ -44,6 +52,9 @@ CLOCK_LEEWAY_S = 5  # between gateway and executor, in both directions
 
 # --- memory ------------------------------------------------------------------------------------------------------
 PENDING_ENROLLMENTS = 256  # each holds one public area, a certificate chain and a secret
+PENDING_OF_ADDRESS = 64  # of them, so that it takes several addresses to keep everybody else out
+REFUSALS_PER_S = 0.1  # refused enrollments in the lineage, of one address or one machine, for long
+REFUSALS_AT_ONCE = 20
 FEED_BATCH = 500  # records read at once for one subscriber
 FEED_RECENT = 1000  # events kept ready for subscribers that are up to date; who is behind reads the database
 REPLAYED = 10_000  # recorded decisions in one trial of policies; each costs about a millisecond

@@ -214,6 +214,7 @@ class GateReason(StrEnum):
     REQUEST_MALFORMED = "request.malformed"
     REQUEST_METHOD = "request.method"
     REQUEST_NOT_FOUND = "request.not_found"
+    REQUEST_RATE = "request.rate"
     REQUEST_TIMEOUT = "request.timeout"
     REQUEST_TOO_LARGE = "request.too_large"
 

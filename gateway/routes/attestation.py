@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from aiohttp import web
 
 from gateway.auth import Caller, Role
 from gateway.declaration import Parameter, Route, json_of
-from gateway.routes.route import json_answer
+from gateway.routes.route import PEER, json_answer
 from ztrooted import limits
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.gateway_attestation import MAX_NONCE, MIN_NONCE, GatewayAttestation, Identity, attestation_qualifying_data
@@ -29,12 +30,15 @@ NONCE = Parameter(
 
 
 class AttestationRoutes:
-    """Anybody may ask: executors have to before they are known. The TPM gives it half of its time at most."""
+    """Anybody may ask: executors have to before they are known. The TPM gives it half of its time at most.
+
+    Strangers wait for each other first, so that an executor with a session has one of them before it at most.
+    """
 
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
-        self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._turn, self._strangers = asyncio.Lock(), asyncio.Lock()
+        self._waiting = {True: 0, False: 0}  # executors with a session, and strangers
         self._log = _read_event_log(gateway)
         identity = gateway.signer.identity.encode()
         self._identity = Identity.model_validate({name: identity[name] for name in Identity.model_fields})
@@ -53,17 +57,18 @@ class AttestationRoutes:
     async def attestation(self, request: web.Request, _caller: Caller) -> web.Response:
         """A quote by the gateway's attestation key over its PCRs, for the nonce that was asked with."""
         nonce = request.query["nonce"]
-        if self._waiting >= MAX_WAITING:
+        known = PEER in request
+        if self._waiting[known] >= MAX_WAITING:
             raise GateError(GateReason.SERVICE_BUSY, f"{MAX_WAITING} others wait for the gateway's attestation")
-        self._waiting += 1
+        self._waiting[known] += 1
         try:
-            async with self._turn:
+            async with nullcontext() if known else self._strangers, self._turn:
                 began = time.monotonic()
                 wanted = attestation_qualifying_data(self._gateway.config.origin, bytes.fromhex(nonce))
                 quoted = await self._gateway.signer.quote(wanted)
                 await asyncio.sleep(time.monotonic() - began)  # as long again belongs to the seals
         finally:
-            self._waiting -= 1
+            self._waiting[known] -= 1
         answer = GatewayAttestation(
             attest=quoted.attest,
             signature=quoted.signature,

@@ -14,6 +14,7 @@ from gateway.replies import NOTHING
 from gateway.routes.route import KEEP, PEOPLE, json_answer, read_body
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
+from gateway.streams import Stream
 from ztrooted.errors import GateError
 from ztrooted.models import AuthorizationList, AuthorizationView, DispatchRequest, Grant
 from ztrooted.reasons import GateReason
@@ -128,9 +129,24 @@ class DispatchRoutes:
             start = int(seen) + 1
         own = caller.name if caller.role is Role.ORCHESTRATOR else None
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-        await response.prepare(request)
+        with suppress(TimeoutError):  # the credential has ended, or was revoked
+            async with asyncio.timeout(None) as lasting:
+
+                def end() -> None:
+                    lasting.reschedule(asyncio.get_running_loop().time())
+
+                with self._gateway.streams.open(Stream(lambda: caller.ends_ms, caller.token, end)):
+                    await response.prepare(request)
+                    await response.write(b": here\n\n")  # the head leaves with the first bytes of the body
+                    await self._follow(request, response, start, own)
+        transport = request.transport
+        if lasting.expired() and transport is not None and transport.get_write_buffer_size():
+            transport.abort()  # who does not read does not read a goodbye either
+        return response
+
+    async def _follow(self, request: web.Request, response: web.StreamResponse, start: int, own: str | None) -> None:
         if request.transport is None:
-            return response
+            return
         line = Line(request.transport, start, own, chunked=request.version >= HttpVersion11)
         with suppress(ConnectionError):  # a subscriber that leaves is no error of ours
             async for chunk in self._gateway.feed.follow(line):
@@ -141,7 +157,6 @@ class DispatchRoutes:
                     if request.transport is not None:
                         request.transport.abort()  # what waits to be sent would never be taken
                     break
-        return response
 
     async def checkpoint(self, _request: web.Request, _caller: Caller) -> web.Response:
         """The newest sealed checkpoint."""

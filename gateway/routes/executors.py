@@ -1,18 +1,22 @@
 """Executors: enrollment, their channel, and what people see of them."""
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from gateway.addresses import source_of
 from gateway.auth import Caller, Role
 from gateway.channel import Said, Session, listen
 from gateway.declaration import Answer, Body, Parameter, Route, json_of
 from gateway.pages import LIMIT, Page
-from gateway.routes.route import PEOPLE, json_answer, read_body
+from gateway.rates import RateExceededError
+from gateway.routes.route import PAID, PEOPLE, json_answer, read_body
 from gateway.storage import executors
 from gateway.storage.database import Transaction
 from gateway.storage.executors import Executor
+from gateway.streams import Stream
 from ztrooted import limits
 from ztrooted.appraisal import Verdict
 from ztrooted.errors import GateError, PolicyError
@@ -93,7 +97,8 @@ class ExecutorRoutes:
     async def enroll(self, request: web.Request, _caller: Caller) -> web.Response:
         """First half of an enrollment."""
         self._gateway.require_ready()
-        challenge = await self._gateway.enrollments.begin(await read_body(request, EnrollmentRequest))
+        asked = await read_body(request, EnrollmentRequest)
+        challenge = await self._gateway.enrollments.begin(asked, source_of(request), request[PAID])
         return json_answer(challenge.model_dump(), status=201)
 
     async def activate(self, request: web.Request, _caller: Caller) -> web.Response:
@@ -105,6 +110,9 @@ class ExecutorRoutes:
         admitted = await self._gateway.enrollments.activate(enrollment, body)
         await self._gateway.endings.announce(list(admitted.revoked))
         executor = admitted.executor
+        with suppress(RateExceededError):  # who enrolls again and again pays for it like a stranger
+            self._gateway.rates.known(Caller(Role.EXECUTOR, executor.id))
+            self._gateway.rates.give_back(source_of(request), request[PAID] + admitted.paid)
         # The channel of the session before; beside, since a half-open one takes a second to close.
         self._gateway.tasks.start(self._gateway.channels.end(executor.id, GateReason.CHANNEL_SUPERSEDED))
         verdict = executor.verdict
@@ -130,23 +138,32 @@ class ExecutorRoutes:
             raise GateError(GateReason.AUTH_CREDENTIAL_MISSING, "this needs an executor's session certificate")
         socket = web.WebSocketResponse(timeout=CLOSE_S, max_msg_size=limits.EVIDENCE_BODY, compress=False)
         await socket.prepare(request)
-        session = Session(caller.name, caller.session_key, socket, caller.certificate_ends_ms, request.transport)
+        session = Session(caller.name, caller.session_key, socket, caller.ends_ms or 0, request.transport)
+
+        def end() -> None:
+            self._gateway.tasks.start(session.close(GateReason.AUTH_CREDENTIAL_INVALID))
+
+        with self._gateway.streams.open(Stream(lambda: session.certificate_ends_ms, None, end)):
+            await self._serve(session, socket)
+        return socket
+
+    async def _serve(self, session: Session, socket: web.WebSocketResponse) -> None:
+        """One session, from its admission to its end."""
         try:
             await self._gateway.channels.admit(session)  # before it is listened to: until then it is nobody's word
         except GateError as error:
             session.log_refusal("channel", error)
             await self._gateway.halt(session, error)
-            return socket
+            return
         try:
             for issuer in self._gateway.signer.introductions():
                 await session.send(IssuerMessage(issuer=issuer))
-            self._gateway.authorizer.connected(caller.name)
+            self._gateway.authorizer.connected(session.executor)
             await listen(session, socket, self._said)
         except GateError as error:  # it hung up already; there is nobody left to tell
             session.log_refusal("channel", error)
         finally:
             await self._gateway.channels.remove(session)
-        return socket
 
     async def _said(self, session: Session, message: Said) -> None:
         """What an executor reports is settled beside the channel, which must stay free for the evidence it asks for."""

@@ -19,13 +19,14 @@ class HealthRoutes:
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
         self.routes = (
-            Route("GET", "/livez", frozenset({Role.ANYONE}), self.livez, json_of(Liveness)),
+            Route("GET", "/livez", frozenset({Role.ANYONE}), self.livez, json_of(Liveness), limited=False),
             Route(
                 "GET",
                 "/readyz",
                 frozenset({Role.ANYONE}),
                 self.readyz,
                 json_of(Readiness, 200, "It could.") + json_of(Readiness, 503, "It could not."),
+                limited=False,
             ),
             Route("GET", "/metrics", PEOPLE, self.metrics, bytes_of("text/plain", "Prometheus' text format.", TEXT)),
         )

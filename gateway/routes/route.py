@@ -9,8 +9,11 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from gateway.addresses import source_of
 from gateway.auth import Authenticator, Caller, Role
 from gateway.declaration import Route
+from gateway.middleware import RATES
+from gateway.rates import Rates
 from gateway.replies import HEADER, KEY, Keep, Replies
 from tpm.errors import EvidenceError
 from ztrooted import limits
@@ -21,14 +24,19 @@ from ztrooted.reasons import GateReason
 M = TypeVar("M", bound=Model)
 
 CALLER = web.RequestKey("ztrooted.caller", Caller)  # under which a request knows who it is from
+PEER = web.RequestKey("ztrooted.peer", Caller)  # who asks what anybody may ask, where it is known
+PAID = web.RequestKey("ztrooted.paid", float)  # what a request has cost its address
 ROUTE = web.RequestKey("ztrooted.route", Route)  # and which route it has taken
 BODY = web.RequestKey("ztrooted.body", bytes)
 KEEP = web.RequestKey("ztrooted.keep", Keep)  # whereby its outcome is kept
 PEOPLE = frozenset({Role.ORCHESTRATOR, Role.AUDITOR, Role.OPERATOR})
 
 
-def add_routes(app: web.Application, routes: tuple[Route, ...], authenticator: Authenticator, replies: Replies) -> None:
+def add_routes(
+    app: web.Application, routes: tuple[Route, ...], authenticator: Authenticator, replies: Replies, rates: Rates
+) -> None:
     """Register routes. ValueError for one that says too little of itself: who may use it, what it answers."""
+    app[RATES] = rates
     for route in routes:
         route.check()
         app.router.add_route(route.method, route.path, _guarded(route, authenticator, replies))
@@ -39,7 +47,8 @@ def _guarded(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def guarded(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
-        caller = await authenticator.identify(request, route.roles)
+        request[PAID] = 0.0
+        caller = await _identify(request, route, authenticator)
         request[CALLER] = caller
         _require_declared(request, route)
         if not route.keyed or HEADER not in request.headers:
@@ -54,6 +63,37 @@ def _guarded(
         return await replies.once(request, caller, request[BODY], do)
 
     return guarded
+
+
+async def _identify(request: web.Request, route: Route, authenticator: Authenticator) -> Caller:
+    """Who asks, who has now paid for it. GateError ``auth.*``, or ``request.rate``."""
+    rates = request.app[RATES]
+    try:
+        caller = await authenticator.identify(request, route.roles)
+    except GateError:
+        rates.unproved(source_of(request))
+        raise
+    if not route.limited:
+        return caller
+    if caller.role is not Role.ANYONE:
+        rates.known(caller)
+        return caller
+    peer = authenticator.executor_of(request)
+    request[CALLER] = caller
+    if peer is not None:
+        request[PEER] = peer
+    pay(request, 1.0)
+    return caller
+
+
+def pay(request: web.Request, cost: float) -> None:
+    """Have whoever asks pay, or else the address. RateExceededError where they can't."""
+    who = request.get(PEER, request[CALLER])
+    if who.role is not Role.ANYONE:
+        request.app[RATES].known(who, cost)
+        return
+    request.app[RATES].unproved(source_of(request), cost)
+    request[PAID] += cost
 
 
 def _require_declared(request: web.Request, route: Route) -> None:
@@ -96,13 +136,16 @@ async def read_bytes(request: web.Request) -> bytes:
     maximum = declared.maximum
     if request.headers.get("Content-Encoding") or request.content_type != "application/json":
         raise GateError(GateReason.REQUEST_CONTENT_TYPE, "send plain application/json")
-    data = bytearray()
+    data, paid_for = bytearray(), limits.PIECE  # the first is in the price of the request
     try:
         async with asyncio.timeout(limits.REQUEST_S):
             async for chunk in request.content.iter_chunked(1 << 16):
                 data += chunk
                 if len(data) > maximum:
                     raise GateError(GateReason.REQUEST_TOO_LARGE, f"the body is over {maximum} bytes")
+                while len(data) > paid_for:
+                    pay(request, 1.0)
+                    paid_for += limits.PIECE
     except TimeoutError:
         raise GateError(GateReason.REQUEST_TIMEOUT, f"the body did not arrive within {limits.REQUEST_S} s") from None
     return bytes(data)
@@ -115,9 +158,15 @@ async def read_body(request: web.Request, model: type[M]) -> M:
         raise TypeError(f"this route does not declare a body of {model.__name__}")
     data = await read_bytes(request)
     try:
-        parsed: M = parse_json(model, data, maximum=declared.maximum)
+        if len(data) > limits.PIECE:
+            return await asyncio.to_thread(_parse, model, data, declared.maximum)
+        return _parse(model, data, declared.maximum)
     except EvidenceError as error:
         raise GateError(GateReason.REQUEST_MALFORMED, error.detail) from error
+
+
+def _parse(model: type[M], data: bytes, maximum: int) -> M:
+    parsed: M = parse_json(model, data, maximum=maximum, values=limits.JSON_VALUES)
     return parsed
 
 

@@ -1,5 +1,6 @@
 """Operators' work on credentials: bearer tokens are made, listed and revoked."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -44,7 +45,12 @@ class TokenRoutes:
         return json_answer(TokenList(tokens=auth.tokens(self._gateway.database.reading)).model_dump())
 
     async def revoke(self, request: web.Request, caller: Caller) -> web.Response:
-        """End a token. What it was used for before stays as it is; to end that, revoke its orchestrator."""
+        """End a token, and the feeds that it opened.
+
+        What it was used for before stays as it is; to end that, revoke its orchestrator.
+        """
         now_ms, wanted = self._gateway.clock.now_ms(), request.match_info["token"]
-        ended = await self._gateway.database.write(lambda tx: auth.revoke_token(tx, wanted, now_ms, caller.name))
+        revoke = partial(auth.revoke_token, wanted=wanted, now_ms=now_ms, operator=caller.name)
+        ended, hashed = await self._gateway.database.write(revoke)
+        self._gateway.streams.revoked(hashed)
         return json_answer(ended.model_dump())

@@ -18,6 +18,7 @@ from gateway.channel import Session
 from gateway.rounds import Round
 from tests.support.executor import Channel, ScriptedExecutor, job, wire
 from tests.support.gateway_in_process import GatewayInProcess
+from ztrooted import limits
 from ztrooted.client import Refused
 from ztrooted.evidence import Evidence, Purpose, live_set_digest, qualifying_data
 from ztrooted.models import ChallengeMessage, EvidenceMessage, Job
@@ -324,10 +325,14 @@ async def test_D8_a_flood_of_enrollments_of_a_machine_does_not_disturb_it(
     """Anybody may know a machine's EK certificate, and begin enrollments in its name; nothing of it is touched."""
     request = executor.request()
     before = gate.records()
-    flood = [gate.gateway.enrollments.begin(request) for _ in range(300)]
+    flood = [gate.gateway.enrollments.begin(request, "192.0.2.1") for _ in range(limits.PENDING_OF_ADDRESS + 10)]
     outcomes = await asyncio.gather(*flood, return_exceptions=True)
     refusals = [one for one in outcomes if isinstance(one, BaseException)]
-    assert refusals
+    assert len(refusals) == 10  # one address takes no more than its share
+    elsewhere = [f"192.0.2.{number}" for number in range(2, 102) for _ in range(3)]
+    flood = [gate.gateway.enrollments.begin(request, source) for source in elsewhere]
+    refusals += [one for one in await asyncio.gather(*flood, return_exceptions=True) if isinstance(one, BaseException)]
+    assert len(refusals) == 10 + 300 - (limits.PENDING_ENROLLMENTS - limits.PENDING_OF_ADDRESS)
     assert {getattr(one, "reason", None) for one in refusals} == {GateReason.SERVICE_NOT_READY}
     assert gate.records() == before
     assert (await prove(gate, executor)).trusted
@@ -336,7 +341,7 @@ async def test_D8_a_flood_of_enrollments_of_a_machine_does_not_disturb_it(
     await executor.enroll()
 
 
-async def test_garbage_instead_of_evidence_is_a_verdict_and_ends_only_its_own_channel(
+async def test_J14_garbage_instead_of_evidence_is_a_verdict_and_ends_only_its_own_channel(
     gate: GatewayInProcess, executors: Callable[[], ScriptedExecutor]
 ) -> None:
     executor, other = executors(), executors()
@@ -395,7 +400,7 @@ async def test_E14_drift_is_recorded_and_shown_whatever_the_file_is_called(
     assert refused.value.reason == reason
 
 
-async def test_E14_what_drifted_stays_drifted(
+async def test_E14_J11_what_drifted_stays_drifted(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
 ) -> None:
     """Silence about the file does not help: the quote covers it, and every later round finds it again."""
@@ -418,7 +423,7 @@ async def test_E14_what_drifted_stays_drifted(
     assert refused.value.reason == "ima.replay_mismatch"
 
 
-async def test_G1_a_reset_behind_the_session_is_drift_even_with_the_same_pcrs(
+async def test_G1_G10_L16_a_reset_behind_the_session_is_drift_even_with_the_same_pcrs(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
 ) -> None:
     grant = await executor.authorize()

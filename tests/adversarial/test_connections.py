@@ -99,7 +99,7 @@ async def test_K8_who_never_says_a_word_of_TLS_is_hung_up_on(
 
 
 def test_a_connection_is_counted_until_it_is_closed_and_once() -> None:
-    with Listener(socket.AF_INET, most=4, most_of_address=2) as listening:
+    with Listener(socket.AF_INET, most=4, most_of_address=2, per_second=1e6) as listening:
         listening.bind((HOST, 0))
         listening.listen()
         clients = [socket.create_connection(listening.getsockname()) for _ in range(3)]

@@ -159,7 +159,7 @@ async def test_a_wrong_nonce_is_told(gate: GatewayInProcess, executor: ScriptedE
     ],
     ids=["forbidden", "no_permit", "error"],
 )
-async def test_what_the_dispatch_policy_said_is_told(
+async def test_J5_what_the_dispatch_policy_said_is_told(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel, policy: str, says: str
 ) -> None:
     async with await gate.client("operator") as operator:

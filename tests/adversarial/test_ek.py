@@ -337,7 +337,7 @@ def test_A10_factorable_modulus_is_refused(modulus: Callable[[], int], reason: s
         (2048, 65538, "ek.exponent"),
     ],
 )
-def test_A11_small_huge_and_forgeable_keys_are_refused(bits: int, exponent: int, reason: str) -> None:
+def test_A11_N6_small_huge_and_forgeable_keys_are_refused(bits: int, exponent: int, reason: str) -> None:
     assert refusal(with_rsa_numbers(vendor().issuer, rough_number(bits), exponent)) == reason
 
 
@@ -533,7 +533,7 @@ def test_A16_36_cross_signed_authorities_are_too_many() -> None:
 
 
 @pytest.mark.parametrize("one_name", [True, False])
-def test_A16_a_search_among_the_allowed_number_ends_soon(one_name: bool) -> None:
+def test_A16_N9_a_search_among_the_allowed_number_ends_soon(one_name: bool) -> None:
     crossed = [entry.der for entry in _cross_signed(4, one_name=one_name)]
     leaf = ek_certificate(authority("X" if one_name else "X0", number=200))
     assert _bounded(lambda: refusal(leaf, crossed)) in {"ek.too_large", "ek.chain"}

@@ -14,6 +14,7 @@ from tests.support.executor import Channel, Proof, ScriptedExecutor, job, wire
 from tests.support.gateway_in_process import GatewayInProcess
 from tpm.errors import DeviceError
 from tpm.public import parse_public
+from ztrooted import limits
 from ztrooted.client import Refused
 from ztrooted.enrollment import activation_mac, transcript
 from ztrooted.evidence import Purpose, qualifying_data
@@ -126,9 +127,9 @@ async def test_B13_secrets_and_nonces_are_long_distinct_and_of_the_system(
 
     request = executor.request()
     seen: set[bytes] = set()
-    for _ in range(200):
+    for number in range(200):
         random.seed(1)
-        challenge = await gate.gateway.enrollments.begin(request)
+        challenge = await gate.gateway.enrollments.begin(request, f"192.0.2.{number // limits.PENDING_OF_ADDRESS}")
         pending = gate.gateway.enrollments._pending[challenge.enrollment]
         assert len(pending.secret) == 32
         assert len(bytes.fromhex(challenge.nonce)) == 32
@@ -199,7 +200,7 @@ async def test_D10_the_session_key_is_the_one_that_the_tpm_quoted(
     assert enrolled(gate) == 0
 
 
-async def test_an_enrollment_needs_the_whole_evidence(gate: GatewayInProcess, executor: ScriptedExecutor) -> None:
+async def test_J8_an_enrollment_needs_the_whole_evidence(gate: GatewayInProcess, executor: ScriptedExecutor) -> None:
     """No log, another log, no list, part of a list: the machine does not exist before all of it explains its quote."""
     for changes, reason in (
         ({"event_log": None}, "evidence.missing"),

@@ -139,6 +139,15 @@ def test_H3_log_that_measures_nothing_is_refused() -> None:
     assert refused(Log(records=[event(0, NO_ACTION, b"StartupLocality\x00\x00")])) == "log.empty"
 
 
+@pytest.mark.parametrize("records", [[], None], ids=["no events", "a usual log"])
+def test_E15_pcrs_that_nothing_was_ever_extended_into_are_refused(records: list[Any] | None) -> None:
+    """Firmware that leaves a bank out lets whoever comes after it extend what they like (CVE-2021-42299)."""
+    log = Log() if records is None else Log(records=records)
+    assert refused(log, dict.fromkeys(range(8), bytes(32))) == (
+        "log.replay_mismatch" if records is None else "log.empty"
+    )
+
+
 def test_H3_no_pcr_values_are_refused() -> None:
     assert refused(Log(), {}) == "evidence.missing"
 
@@ -687,7 +696,7 @@ def test_H15_signature_list_that_lies_about_sizes_is_refused(value: bytes) -> No
         assert refused(log) == "log.siglist"
 
 
-def test_H16_true_bank_does_not_vouch_for_another() -> None:
+def test_H16_J9_true_bank_does_not_vouch_for_another() -> None:
     """The SHA-1 digests are the machine's, the SHA-256 digests are a lie: each bank is judged alone."""
     honest, lie = Log(), Log()
     index = lie.find(4, APPLICATION)

@@ -165,7 +165,7 @@ async def test_an_executor_that_demands_it_enrolls_with_the_anchored_state_only(
             await demanding.run(asyncio.Event())
 
 
-async def test_a_log_key_that_is_not_the_anchored_one_is_refused(
+async def test_O11_a_log_key_that_is_not_the_anchored_one_is_refused(
     gate: GatewayInProcess, executor: ScriptedExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gateway proves one key and hands out another."""

@@ -28,7 +28,7 @@ async def dispatch(gate: GatewayInProcess, token: str, executor: str, sent: str,
     return await gate.call("POST", "/v1/dispatches", token=token, body=body, headers=headers)
 
 
-async def test_a_yes_is_given_once_and_again_after_a_restart(
+async def test_P8_a_yes_is_given_once_and_again_after_a_restart(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
 ) -> None:
     token, sent = await gate.token("orchestrator", "flows"), key()

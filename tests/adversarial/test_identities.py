@@ -581,7 +581,7 @@ async def test_a_certificate_ends_while_its_connection_lasts(gate: GatewayInProc
 
 
 # --- tokens of ours ----------------------------------------------------------------------------------------------
-async def test_tokens_are_made_listed_rotated_and_revoked(gate: GatewayInProcess) -> None:
+async def test_P2_tokens_are_made_listed_rotated_and_revoked(gate: GatewayInProcess) -> None:
     operator = await gate.token("operator", "olivia")
     asked = b'{"role":"orchestrator","name":"argo","life_s":3600}'
     made = [(await gate.call("POST", "/v1/tokens", token=operator, body=asked)) for _ in range(2)]

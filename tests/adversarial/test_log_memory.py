@@ -141,7 +141,7 @@ async def test_ranges_that_are_none(gate: GatewayInProcess, query: str, code: st
     assert (await gate.call("GET", f"/v1/log/consistency{query}", token=token)).code == code
 
 
-async def test_a_client_that_was_there_notices_a_restored_snapshot(
+async def test_O6_a_client_that_was_there_notices_a_restored_snapshot(
     gate: GatewayInProcess, snapshot: Snapshot, tmp_path: Path
 ) -> None:
     token = await gate.token("operator", "olivia")

@@ -214,7 +214,7 @@ async def test_a_quarantine_lasts_until_it_is_released(
         await running(again, await executor.authorize(job("released")))
 
 
-async def test_an_executor_in_quarantine_does_not_enroll(gate: GatewayInProcess, executor: ScriptedExecutor) -> None:
+async def test_C6_an_executor_in_quarantine_does_not_enroll(gate: GatewayInProcess, executor: ScriptedExecutor) -> None:
     await executor.enroll()
     await order(gate, "quarantines", "executor", executor.id)
     with pytest.raises(Refused) as told:

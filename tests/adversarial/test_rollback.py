@@ -115,7 +115,7 @@ async def test_a_copy_made_at_an_intent_is_not_the_newest_database(gate: Gateway
     assert str(after) in problem.detail
 
 
-async def test_an_older_database_is_refused_with_both_numbers(gate: GatewayInProcess, tmp_path: Path) -> None:
+async def test_O4_an_older_database_is_refused_with_both_numbers(gate: GatewayInProcess, tmp_path: Path) -> None:
     await gate.stop()
     old = newest(gate)
     shutil.copy(gate.data / DATABASE, tmp_path / "old.db")

@@ -101,6 +101,7 @@ async def watched(gate: GatewayInProcess, entered: list[str]) -> AsyncIterator[G
             inner.database, inner.clock, inner.config.trust_domain, inner.client_authorities, inner.providers
         ),
         Replies(inner.database, inner.clock),
+        inner.rates,
     )
     runner = Runner(app, shutdown_timeout=0.2)
     await runner.setup()
@@ -605,7 +606,7 @@ async def test_L15_what_was_revoked_is_not_activated(
         assert (await orchestrator.authorization(grant.authorization)).reason == "operator.revoked"
 
 
-async def test_L15_a_quote_that_comes_after_the_lease_renews_nothing(
+async def test_L15_P4_a_quote_that_comes_after_the_lease_renews_nothing(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
 ) -> None:
     """The gateway was stopped for longer than a lease and finds a good quote when it goes on: it is too late."""

@@ -283,7 +283,8 @@ async def test_a_connection_lost_during_a_round_is_no_verdict_and_no_renewal(
 
 async def test_the_kernel_looks_after_connections_that_are_accepted() -> None:
     """One that was lost without a word is noticed by no heartbeat of ours."""
-    config = SimpleNamespace(listen_host="127.0.0.1", listen_port=0, connections=2, connections_per_address=2)
+    few = {"connections": 2, "connections_per_address": 2, "connections_per_address_s": 1}
+    config = SimpleNamespace(listen_host="127.0.0.1", listen_port=0, **few)
     listening = listen(config)  # type: ignore[arg-type]
     with listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()

@@ -243,6 +243,8 @@ def test_what_is_no_secret_is_refused(text: str) -> None:
         'name = "ci"\nurl = "https://user:word@example.org/hook"',
         'name = "ci"\nurl = "https://example.org/hook#x"',
         'name = "ci"\nurl = "https://"',
+        'name = "ci"\nurl = "file:///etc/passwd"',
+        'name = "ci"\nurl = "http://169.254.169.254/latest/meta-data"',
         'name = "../ci"\nurl = "https://example.org/hook"',
         'name = "ci"\nurl = "https://example.org/hook"\nevents = []',
         'name = "ci"\nurl = "https://example.org/hook"\nevents = ["executor.enrolled"]',
@@ -250,7 +252,7 @@ def test_what_is_no_secret_is_refused(text: str) -> None:
         'name = "ci"\nurl = "https://a.example/"\n[[webhooks]]\nname = "ci"\nurl = "https://b.example/"',
     ],
 )
-async def test_a_wrong_configuration_is_refused(gate: GatewayInProcess, table: str) -> None:
+async def test_M13_a_wrong_configuration_is_refused(gate: GatewayInProcess, table: str) -> None:
     settings = gate.data / "gateway.toml"
     settings.write_text(settings.read_text() + "[[webhooks]]\n" + table + "\n")
     with pytest.raises(EnvironmentProblem) as refused:

@@ -137,14 +137,14 @@ class _Fleet:
         return {"herd_s": took, "herd_false_revocations": float(self.refusals() - refused)}
 
 
-def p99(delta: Mapping[str, float], name: str, kind: str) -> float:
-    """Seconds, interpolated within the bucket of a histogram; the last bound for what lies beyond."""
+def p99(delta: Mapping[str, float], name: str, kind: str, *, share: float = 0.99) -> float:
+    """Seconds that ``share`` stays below, interpolated within a bucket of a histogram; the last bound for what is more."""
     prefix = f'{name}_bucket{{kind="{kind}",le="'
     buckets = [(float(key.removeprefix(prefix).rstrip('"}')), n) for key, n in delta.items() if key.startswith(prefix)]
     buckets.sort()
     if not buckets or not buckets[-1][1]:
         return 0.0
-    wanted, lower, below = 0.99 * buckets[-1][1], 0.0, 0.0
+    wanted, lower, below = share * buckets[-1][1], 0.0, 0.0
     for bound, count in buckets:
         if count >= wanted:
             return (

@@ -114,7 +114,7 @@ def test_supervisor_killed(shared: Gate, name: str) -> None:
 
 @pytest.mark.fail_closed("executor silent", "the lease ends on both sides; its own supervisor kills the job")
 @pytest.mark.parametrize("frozen", [("agent",), ("ztrooted-guard",), ("agent", "ztrooted-guard")], ids="+".join)
-def test_enforcement_frozen(shared: Gate, frozen: tuple[str, ...]) -> None:
+def test_K10_enforcement_frozen(shared: Gate, frozen: tuple[str, ...]) -> None:
     """Whoever is stopped with SIGSTOP, and be it all but one, can't keep a job alive beyond its lease."""
     gate = shared
     life = gate.run()
@@ -138,7 +138,7 @@ def test_enforcement_frozen(shared: Gate, frozen: tuple[str, ...]) -> None:
 
 
 @pytest.mark.fail_closed("gateway dead or cut off", "no renewal, so every executor fences itself within one lease")
-def test_gateway_killed(gates: Gates) -> None:
+def test_K2_gateway_killed(gates: Gates) -> None:
     gate = gates()
     life = gate.run()
     at = gate.signal_gateway(signal.SIGKILL)
@@ -232,7 +232,7 @@ def test_executor_tpm_gone(gates: Gates) -> None:
 
 @pytest.mark.fail_closed("TPM of the gateway gone", "no checkpoint; then nothing issued, jobs end")
 @pytest.mark.timeout(120)
-def test_gateway_tpm_gone(gates: Gates) -> None:
+def test_K11_gateway_tpm_gone(gates: Gates) -> None:
     """Without its TPM a gateway seals nothing, says so, and issues nothing once its last checkpoint is too old."""
     gate = gates(serve=False, agent=False)
     settings = gate.gateway / "gateway.toml"

@@ -113,7 +113,7 @@ async def test_a_tpm_that_keeps_us_waiting(gate: GatewayInProcess) -> None:
 
 
 @pytest.mark.parametrize("by_s", [3600, -3600])
-async def test_a_clock_that_was_set(gate: GatewayInProcess, by_s: float) -> None:
+async def test_O12_a_clock_that_was_set(gate: GatewayInProcess, by_s: float) -> None:
     made = await token(gate)
     assert made
     gate.clock.set_s += by_s

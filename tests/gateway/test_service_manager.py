@@ -97,7 +97,7 @@ def test_abstract_sockets_and_managers_that_are_gone(monkeypatch: pytest.MonkeyP
     Manager().tell("READY=1")
 
 
-def test_told_to_stop_it_ends_streams_records_the_end_and_seals_it(stopped: GatewayProcess) -> None:
+def test_K13_told_to_stop_it_ends_streams_records_the_end_and_seals_it(stopped: GatewayProcess) -> None:
     stopped.start(None)
 
     async def follow() -> bytes:

@@ -94,7 +94,7 @@ async def test_O16_a_build_that_keeps_another_synchronous_is_refused(
         pass  # and nothing was left open
 
 
-async def test_O20_a_second_gateway_on_the_same_file_is_refused(path: Path) -> None:
+async def test_O20_P3_a_second_gateway_on_the_same_file_is_refused(path: Path) -> None:
     async with opened(path) as first:
         with pytest.raises(EnvironmentProblem) as refusal:
             Database(path, on_failure=lambda: None)

@@ -158,7 +158,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("statements", OTHERS.values(), ids=OTHERS.keys())
-async def test_a_database_of_another_shape_is_refused(quick_path: Path, statements: tuple[str, ...]) -> None:
+async def test_K12_a_database_of_another_shape_is_refused(quick_path: Path, statements: tuple[str, ...]) -> None:
     path = quick_path / "gateway.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for statement in statements:

@@ -45,6 +45,12 @@ HOST = "127.0.0.1"
 PACE = {"interval_s": 60, "idle_interval_s": 120, "response_deadline_s": 2, "lease_s": 90}
 
 
+# All tests come from one address, and many of them ask for nothing but refusals.
+UNHURRIED = (
+    "unproved_requests_per_s = 100000.0\nunproved_requests_at_once = 1000000\nconnections_per_address_s = 100000.0\n"
+)
+
+
 class MovedClock(SystemClock):
     """The machine's clocks, moved on: both together as time passes, or wall time alone as an administrator sets it."""
 
@@ -89,6 +95,8 @@ class GatewayInProcess:
             names=[HOST],
             approver=approver,
         )
+        file = self.data / "gateway.toml"
+        file.write_text(UNHURRIED + file.read_text())
         self.set_pace(**{**PACE, **pace})
         self._runner: Runner | None = None
         self._server: asyncio.Server | None = None

@@ -224,7 +224,7 @@ def test_counters_in_quotes_are_the_true_ones(device: Device) -> None:
     assert clock.restart_count < 1000
 
 
-def test_quotes_race_with_extends_and_stay_consistent(device: Device, software_tpm: SoftwareTpm) -> None:
+def test_E19_quotes_race_with_extends_and_stay_consistent(device: Device, software_tpm: SoftwareTpm) -> None:
     """IMA extends PCR 10 whenever it likes: the values handed out are those of the quote, or there is no quote."""
     stop = threading.Event()
     selection = PcrSelection.of({"sha256": [0, 10]})

@@ -135,7 +135,7 @@ def test_an_older_quote_does_not_shrink_the_list(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("length", [2, 5])
-def test_another_history_is_a_fork(machine: Machine, length: int) -> None:
+def test_O5_another_history_is_a_fork(machine: Machine, length: int) -> None:
     state = machine.replayed().state
     other = Machine().measure(*[f"/bin/other{index}" for index in range(length - 1)])
     refused(EvidenceReason.IMA_FORK, other, state)

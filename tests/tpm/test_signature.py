@@ -43,7 +43,7 @@ def groups(kind: str) -> list[tuple[str, Any]]:
     return [(name, group) for name, file in loaded for group in file["testGroups"] if group.get("type") == kind]
 
 
-def test_wycheproof_ecdsa() -> None:
+def test_F7_wycheproof_ecdsa() -> None:
     tried = 0
     for name, group in groups("EcdsaVerify"):
         key = load_der_public_key(bytes.fromhex(group["publicKeyDer"]))
@@ -61,7 +61,7 @@ def test_wycheproof_ecdsa() -> None:
 
 
 @pytest.mark.parametrize(("kind", "alg"), [("RsassaPkcs1Verify", Alg.RSASSA), ("RsassaPssVerify", Alg.RSAPSS)])
-def test_wycheproof_rsa(kind: str, alg: Alg) -> None:
+def test_F7_wycheproof_rsa(kind: str, alg: Alg) -> None:
     tried = 0
     for name, group in groups(kind):
         if group.get("mgfSha", group["sha"]) != group["sha"]:

@@ -68,6 +68,7 @@ UNTRUSTED = frozenset(
     }
 )
 PROOF_S = 300.0  # between two proofs that the gateway's log is still the one that it was; and one at each connection
+RETRY_AFTER_S = 60.0  # the longest that a gateway can have us wait before we ask again
 BACKOFF_S = (0.2, 10.0)  # first and longest pause before connecting again; each is drawn at random below its bound
 
 
@@ -172,6 +173,8 @@ class Agent:
                 if str(error.reason).partition(".")[0] in HOPELESS or error.reason in UNTRUSTED:
                     raise
                 log.warning("not connected", code=error.reason, detail=error.detail, remedy=error.remedy)
+                if isinstance(error, Refused) and error.retry_after_s:  # too many ask: no sooner than it was told
+                    await asyncio.sleep(min(error.retry_after_s, RETRY_AFTER_S))
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 -- jitter
             pause = min(pause * 2, BACKOFF_S[1])
 

@@ -288,6 +288,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "There is nothing at this address.",
             "Check the path, and the id in it.",
         ),
+        GateReason.REQUEST_RATE: Explanation(
+            429,
+            "More was asked in a short time than one address or one caller may ask.",
+            "Wait for as many seconds as Retry-After says, then go on more slowly.",
+        ),
         GateReason.REQUEST_TIMEOUT: Explanation(
             408,
             "The body of the request did not arrive in time.",
