@@ -1,8 +1,8 @@
 """Writes the anchors file that the gateway's operator hands to auditors and executors, out of band."""
 
 from gateway.config import GatewayConfig, read_file
-from gateway.plain_key import plain_key
-from gateway.signer import Identity
+from gateway.identity import Identity
+from gateway.plain_key import public_key
 from tpm.pcr import PcrValues
 from ztrooted.anchors import FORMAT
 from ztrooted.note_keys import ecdsa_key
@@ -27,11 +27,11 @@ def anchors_file(config: GatewayConfig) -> str:
         f"ek_vendors = [{vendors}]",
         f"ek_roots = '''\n{roots}\n'''",
     ]
-    plain = plain_key(config)
+    plain = public_key(config)
     if plain is not None:
         lines += [
-            "# A key in a file that signs them, too, for tools that know no other. It is never enough.",
-            f'additional_log_key = "{plain.key.vkey}"',
+            "# A key that is not in the TPM and signs them, too, for tools that know no other. It is never enough.",
+            f'additional_log_key = "{plain.vkey}"',
         ]
     if config.witnesses:
         listed = ", ".join(f'"{one.vkey}"' for one in config.witnesses)

@@ -22,7 +22,7 @@ from gateway.decision_files import DecisionFiles
 from gateway.endings import Endings
 from gateway.enrollments import Enrollments
 from gateway.feed import Feed
-from gateway.files import load_authority, load_client_authorities, load_roots, server_tls
+from gateway.files import executor_ca, load_authority, load_client_authorities, load_roots, server_tls
 from gateway.gauges import measure
 from gateway.leases import Leases
 from gateway.listening import ADDRESS_FILE, Runner, listen, serve_tls, write_address
@@ -78,14 +78,14 @@ class Gateway:
         self.stopping, self.failed = asyncio.Event(), False
         read_policies(config)  # refused before anything is opened or written
         self.roots = load_roots(config)
-        self.authority = load_authority(config)
-        self.client_authorities = load_client_authorities(config, self.authority)
+        self.client_authorities = load_client_authorities(config, executor_ca(config))
         self.providers = Providers(config, self.clock)
-        self.tls = server_tls(config, self.client_authorities)
         receivers = load_receivers(config)
         self.metrics = Metrics()
         self.signer = Signer(config, self.clock, self.metrics)
         try:
+            self.authority = load_authority(config, self.signer.vault)
+            self.tls = server_tls(config, self.client_authorities, self.signer.vault)
             trusted = self.signer.identity.trusts(config.origin)
             self.database = Database(config.data / DATABASE, on_failure=self._fail, trusted=trusted)
             authorizations.check(self.database.reading)

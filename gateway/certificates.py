@@ -95,7 +95,7 @@ class Authority:
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """PKCS #8, unencrypted: the file's mode is what protects it."""
+    """PKCS #8, unencrypted, for the vault to encrypt."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -11,6 +11,7 @@ import typer
 
 from gateway.config_cli import app as config_app
 from gateway.config_cli import flags_of
+from gateway.keys_cli import app as keys_app
 from ztrooted import canonical
 from ztrooted.cli.executor import tpm_address
 from ztrooted.cli.files import new_secret, read_at_most
@@ -21,6 +22,7 @@ from ztrooted.reasons import GateReason
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(keys_app)  # its commands stand beside ours
 
 COLLECT_AFTER = (50_000, 20, 50)  # objects of the youngest generation, and times of the younger ones
 
@@ -66,11 +68,27 @@ def init(
             metavar="KEY",
         ),
     ] = None,
+    recovery: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take over the CAs and keys of an older gateway of this trust domain, from its recovery export.",
+            metavar="FILE",
+        ),
+    ] = None,
+    passphrase_file: Annotated[Path | None, typer.Option(help="The passphrase of --recovery.", metavar="FILE")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Create a gateway: keys in the TPM, certificates, starter policies. Complete or not at all."""
+    from gateway.recovery_export import MAX_EXPORT, read_passphrase, unpack  # noqa: PLC0415
     from gateway.setup import create_data_folder  # noqa: PLC0415 -- loads the TSS, which --help has no use for
 
+    if (recovery is None) != (passphrase_file is None):
+        raise UsageProblem(
+            GateReason.RECOVERY_PASSPHRASE, "--recovery and --passphrase-file go together", "give both, or none"
+        )
+    recovered = None
+    if recovery is not None and passphrase_file is not None:
+        recovered = unpack(read_at_most(recovery, MAX_EXPORT), read_passphrase(passphrase_file))
     summary = create_data_folder(
         data,
         tpm=tpm,
@@ -81,6 +99,7 @@ def init(
         port=port,
         names=name or list(dict.fromkeys([host, "localhost", socket.gethostname()])),
         approver=approver,
+        recovered=recovered,
     )
     lines = [
         f"Created a gateway in {summary['data']}.",

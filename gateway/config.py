@@ -128,7 +128,7 @@ class GatewayConfig(BaseSettings):
     )
     ed25519_signatures: bool = Field(
         False,
-        description="Sign checkpoints by an Ed25519 key in a file, too, for tools that know no other; it proves no TPM.",
+        description="Sign checkpoints by an Ed25519 key that is not in the TPM, too, for tools that know no other.",
     )
     webhooks: Annotated[list[WebhookConfig], AfterValidator(unique_names)] = Field(
         [], description="Receivers of events that can't hold a stream, each a table [[webhooks]]."

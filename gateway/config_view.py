@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.config import FILE, PREFIX, GatewayConfig, read_policies
-from gateway.files import load_authority, load_client_authorities, load_roots, server_tls
+from gateway.files import executor_ca, load_client_authorities, load_roots, server_tls
 from gateway.providers import Providers
 from gateway.reload import RELOADABLE
+from gateway.vault import check_files
 from gateway.webhooks import load_receivers
 from ztrooted.clock import SystemClock
 from ztrooted.toml_lines import line_of
@@ -55,7 +56,8 @@ def check(config: GatewayConfig) -> list[str]:
     """Read whatever a start reads, short of TPM and database; notes for people. GateError for what is wrong."""
     read_policies(config)
     load_roots(config)
-    server_tls(config, load_client_authorities(config, load_authority(config)))
+    check_files(config.data)
+    server_tls(config, load_client_authorities(config, executor_ca(config)), None)
     Providers(config, SystemClock())
     load_receivers(config)
     known = {PREFIX + name.upper() for name in GatewayConfig.model_fields}

@@ -14,8 +14,9 @@ from cryptography import x509
 
 from gateway.app import DATABASE
 from gateway.config import GatewayConfig, load_config, read_file, read_policies
+from gateway.identity import Identity
 from gateway.listening import ADDRESS_FILE
-from gateway.signer import Identity
+from gateway.vault import SERVER, check_files, plain_file
 from gateway.webhooks import load_receivers
 from tpm.endorsement import EkRoots
 from tpm.errors import TpmError
@@ -59,11 +60,17 @@ def _secrets(config: GatewayConfig) -> Iterator[Finding]:
         yield warned("data folder", GateReason.ENVIRONMENT_DATA_FOLDER, said, f"chmod 700 {config.data}")
     else:
         yield passed("data folder", f"{config.data} is its owner's only")
-    for name in ("tls/key.pem", "executor-ca/key.pem"):
-        path = config.data / name
-        yield _try(name, partial(_secret, path))
+    yield _try("sealed keys", lambda: _sealed(config))
+    own = plain_file(config.data, SERVER)
+    if own.exists():
+        yield _try("tls/key.pem", partial(_secret, own))
     if config.webhooks:
         yield _try("webhooks", lambda: f"{len(load_receivers(config))} receivers have their secrets")
+
+
+def _sealed(config: GatewayConfig) -> str:
+    check_files(config.data)
+    return "keys are sealed to the TPM, and their files are their owner's only"
 
 
 def _secret(path: Path) -> str:

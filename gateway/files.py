@@ -1,7 +1,10 @@
 """Files that a gateway reads at its start: what it trusts, its certificates and their keys."""
 
 import asyncio.sslproto
+import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography import x509
@@ -9,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.certificates import Authority, ClientAuthorities
 from gateway.config import GatewayConfig, read_file
+from gateway.vault import EXECUTOR_CA, SERVER, Vault, plain_file, refuse_plain, sealed_file
 from tpm.endorsement import EkRoots
 from tpm.errors import TpmError
 from ztrooted.errors import EnvironmentProblem
@@ -18,8 +22,9 @@ TLS_RECORD = 16 << 10
 
 
 def server_certificate(config: GatewayConfig) -> tuple[Path, Path]:
-    """Where the server's certificate and its key lie."""
-    return config.data / "tls" / "cert.pem", config.data / "tls" / "key.pem"
+    """Where the server's certificate and its key lie: the vault's, unless the operator has put another one there."""
+    own = plain_file(config.data, SERVER)
+    return config.data / "tls" / "cert.pem", own if own.exists() else sealed_file(config.data, SERVER)
 
 
 def load_roots(config: GatewayConfig) -> EkRoots:
@@ -35,24 +40,40 @@ def load_roots(config: GatewayConfig) -> EkRoots:
         ) from error
 
 
-def load_authority(config: GatewayConfig) -> Authority:
-    """The CA of executors' session certificates."""
-    certificate = config.data / "executor-ca" / "cert.pem"
-    key = config.data / "executor-ca" / "key.pem"
+def executor_ca(config: GatewayConfig) -> x509.Certificate:
+    """The certificate of the CA of executors' session certificates."""
+    path = config.data / "executor-ca" / "cert.pem"
     try:
-        return Authority.load(
-            read_file(certificate, "executor CA's certificate"), read_file(key, "executor CA's key", secret=True)
-        )
-    except (ValueError, TypeError) as error:
+        return x509.load_pem_x509_certificate(read_file(path, "executor CA's certificate"))
+    except ValueError as error:
         raise EnvironmentProblem(
-            GateReason.ENVIRONMENT_KEY_FILE, f"the executor CA in {key.parent} is damaged: {error}", "restore it"
+            GateReason.ENVIRONMENT_KEY_FILE, f"the executor CA {path} is damaged: {error}", "restore it"
         ) from error
 
 
-def load_client_authorities(config: GatewayConfig, ours: Authority) -> ClientAuthorities:
+def load_authority(config: GatewayConfig, vault: Vault | None) -> Authority:
+    """The CA of executors' session certificates. EnvironmentProblem where its key is not in the vault alone."""
+    refuse_plain(config.data)
+    if vault is None:
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_KEY_FILE,
+            f"{config.data} has no sealed keys",
+            "restore sealed-key.json from a backup, or all keys: 'ztrooted gateway recovery-import'",
+        )
+    try:
+        return Authority.load(executor_ca(config).public_bytes(Encoding.PEM), vault.read(EXECUTOR_CA))
+    except (ValueError, TypeError) as error:
+        raise EnvironmentProblem(
+            GateReason.ENVIRONMENT_KEY_FILE,
+            f"the executor CA in {config.data / 'executor-ca'} is damaged: {error}",
+            "restore it",
+        ) from error
+
+
+def load_client_authorities(config: GatewayConfig, ours: x509.Certificate) -> ClientAuthorities:
     """Who issues client certificates: our CA to executors, the configured ones to everybody else."""
     if config.client_ca is None:
-        return ClientAuthorities(ours.certificate)
+        return ClientAuthorities(ours)
     path = config.path(config.client_ca)
     try:
         others = x509.load_pem_x509_certificates(read_file(path, "CA of client certificates"))
@@ -60,14 +81,11 @@ def load_client_authorities(config: GatewayConfig, ours: Authority) -> ClientAut
         raise EnvironmentProblem(
             GateReason.ENVIRONMENT_TLS, f"{path} holds no CA certificates: {error}", "correct 'client_ca'"
         ) from error
-    return ClientAuthorities(ours.certificate, others)
+    return ClientAuthorities(ours, others)
 
 
-def server_tls(config: GatewayConfig, clients: ClientAuthorities) -> ssl.SSLContext:
-    """How this server proves who it is, and asks executors to."""
-    certificate, key = server_certificate(config)
-    read_file(certificate, "TLS certificate")
-    read_file(key, "TLS key", secret=True)
+def server_tls(config: GatewayConfig, clients: ClientAuthorities, vault: Vault | None) -> ssl.SSLContext:
+    """How this server proves who it is, and asks executors to. Without the vault, as far as that can be checked."""
     # asyncio keeps a buffer of this size for each connection, a quarter of a megabyte unless told otherwise; what it reads
     # at once is one TLS record at most. Ten thousand executors are connected all day and say little.
     asyncio.sslproto.SSLProtocol.max_size = TLS_RECORD
@@ -76,12 +94,37 @@ def server_tls(config: GatewayConfig, clients: ClientAuthorities) -> ssl.SSLCont
     context.num_tickets = 0  # no resumption: each connection proves the session key anew
     # Executors present the session certificate of our own CA, others a token or a certificate of another CA.
     context.verify_mode = ssl.CERT_OPTIONAL
+    load_server_key(context, config, vault)
+    for one in (clients.executors, *clients.others):
+        context.load_verify_locations(cadata=one.public_bytes(Encoding.DER))
+    return context
+
+
+def load_server_key(context: ssl.SSLContext, config: GatewayConfig, vault: Vault | None) -> None:
+    """Have a context use the server's certificate and key of today. EnvironmentProblem where they can't be used."""
+    certificate, key = server_certificate(config)
+    chain = read_file(certificate, "TLS certificate")
+    read_file(key, "TLS key", secret=True)
     try:
-        context.load_cert_chain(certificate, key)
-        for one in (clients.executors, *clients.others):
-            context.load_verify_locations(cadata=one.public_bytes(Encoding.DER))
-    except (ssl.SSLError, OSError) as error:
+        if key == plain_file(config.data, SERVER):
+            context.load_cert_chain(certificate, key)
+        elif vault is None:
+            x509.load_pem_x509_certificates(chain)
+        else:
+            with _in_memory(vault.read(SERVER)) as path:
+                context.load_cert_chain(certificate, path)
+    except (ssl.SSLError, OSError, ValueError) as error:
         raise EnvironmentProblem(
             GateReason.ENVIRONMENT_TLS, f"{certificate} and {key} can't be used: {error}", "restore or replace both"
         ) from error
-    return context
+
+
+@contextmanager
+def _in_memory(secret: bytes) -> Iterator[str]:
+    """A file for OpenSSL, which reads keys from files only; it is on no disk, and gone afterwards."""
+    descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, secret)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

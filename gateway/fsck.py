@@ -26,8 +26,8 @@ from gateway.fsck_file import Look
 from gateway.fsck_seals import Seals
 from gateway.fsck_stories import Stories
 from gateway.fsck_tables import Tables
+from gateway.identity import Identity
 from gateway.plain_key import known_key
-from gateway.signer import Identity
 from gateway.storage.lineage import TILE_HEIGHT, TILE_WIDTH
 from ztrooted import merkle
 from ztrooted.errors import EnvironmentProblem, ProofError

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.findings import Finding
+from gateway.identity import Identity
 from gateway.rollback import intent
-from gateway.signer import Identity
 from tpm.attestation_key import accept_attestation_key
 from tpm.counter import verify_counter
 from tpm.errors import EvidenceError

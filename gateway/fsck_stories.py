@@ -11,7 +11,7 @@ from typing import Any
 from gateway import orders
 from gateway.config import GatewayConfig
 from gateway.findings import Finding
-from gateway.signer import Identity
+from gateway.identity import Identity
 from gateway.storage import authorizations
 from ztrooted import artifact, jose, merkle
 from ztrooted.artifact import ArtifactClaims

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from gateway.config import GatewayConfig, load_config, read_policies
-from gateway.files import load_client_authorities, load_roots, server_certificate, server_tls
+from gateway.files import load_client_authorities, load_roots, load_server_key, server_certificate, server_tls
 from gateway.webhooks import load_receivers
 from ztrooted.errors import GateError
 from ztrooted.logs import configure
@@ -49,8 +49,9 @@ class Reloader:
         old = self._gateway.config
         try:
             fresh = load_config(old.data, **self._flags)
+            vault = self._gateway.signer.vault
             roots, receivers = load_roots(fresh), load_receivers(fresh)
-            server_tls(fresh, load_client_authorities(fresh, self._gateway.authority))
+            server_tls(fresh, load_client_authorities(fresh, self._gateway.authority.certificate), vault)
             policies = read_policies(fresh)
             contents = _contents(fresh)
         except GateError as error:
@@ -68,7 +69,7 @@ class Reloader:
         if "webhooks" in changed | touched:
             await self._gateway.take_receivers(receivers)
         if "tls" in touched:  # connections that are open stay as they are
-            self._gateway.tls.load_cert_chain(*server_certificate(fresh))
+            load_server_key(self._gateway.tls, fresh, vault)
         taken = {name: getattr(fresh, name) for name in changed & RELOADABLE}
         self._gateway.config = old.model_copy(update=taken)
         self._contents = contents

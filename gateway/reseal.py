@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gateway.app import DATABASE
 from gateway.checkpointer import Checkpointer
 from gateway.config import GatewayConfig, read_file
+from gateway.identity import IDENTITY_FILE, SEALED_PCRS, Identity
+from gateway.own_tpm import environment_problem, open_device
 from gateway.recover import Accountable
-from gateway.signer import IDENTITY_FILE, SEALED_PCRS, Identity, Signer, environment_problem, open_device
+from gateway.signer import Signer
 from gateway.storage import authorizations, lineage
 from gateway.storage.database import Database, Transaction
 from tpm.counter import parse_nv_public

@@ -12,8 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.certificates import Authority, private_pem
 from gateway.config import FILE, FORMAT, load_config
+from gateway.identity import IDENTITY_FILE, create_identity
+from gateway.own_tpm import environment_problem, open_device
+from gateway.recovery import put_recovered, require_same_origin
+from gateway.recovery_export import Recovered
 from gateway.reseal import approver_key
-from gateway.signer import IDENTITY_FILE, create_identity, environment_problem, open_device
+from gateway.vault import EXECUTOR_CA, SERVER, Vault
 from tpm.endorsement import EkRoots
 from tpm.errors import DeviceError, TpmError
 from ztrooted import canonical, ready_made
@@ -36,11 +40,13 @@ def create_data_folder(  # noqa: PLR0913 -- an option of the command each
     port: int,
     names: list[str],
     approver: Path | None = None,
+    recovered: Recovered | None = None,
 ) -> dict[str, Any]:
     """Make ``data`` a gateway's data folder. EnvironmentProblem, and nothing left behind, when anything is missing.
     UsageProblem, and likewise, for what no gateway can be configured with.
 
     ``approver`` is the private key of who may approve another state of this machine one day; it is used once, not kept.
+    ``recovered`` are the keys of an older gateway of this trust domain, taken over in place of new ones.
     Everything is made in a folder beside it that is renamed at the end, so a half-made one never has the right name.
     """
     data = data.absolute()
@@ -55,7 +61,7 @@ def create_data_folder(  # noqa: PLR0913 -- an option of the command each
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True, mode=0o700)
-        summary = _fill(fresh, tpm, trust_domain, roots, ek_vendors, host, port, names, private)
+        summary = _fill(fresh, tpm, trust_domain, roots, ek_vendors, host, port, names, private, recovered)
         if data.exists():
             data.rmdir()
         fresh.rename(data)
@@ -78,18 +84,34 @@ def _fill(  # noqa: PLR0913, PLR0917 -- likewise
     port: int,
     names: list[str],
     private: ec.EllipticCurvePrivateKey | None,
+    recovered: Recovered | None,
 ) -> dict[str, Any]:
-    now = datetime.now(UTC)
+    origin = lineage(trust_domain)
+    if recovered is not None:
+        require_same_origin(recovered, origin)
     with open_device(tpm) as device:
         try:
-            identity = create_identity(device, lineage(trust_domain), private)
+            identity = create_identity(device, origin, private)
         except DeviceError as error:
             raise environment_problem(error) from error
+        vault = Vault.create(folder, origin, device, identity)
     _write_settings(folder, trust_domain, tpm, ek_vendors, host, port)
     _write(folder / IDENTITY_FILE, canonical.encode(identity.encode()))
+    if recovered is None:
+        _make_keys(folder, vault, trust_domain, names)
+    else:
+        put_recovered(recovered, folder, vault)
+    _write(folder / "ek-roots" / "roots.pem", roots)
+    for name, data in ready_made.files(STARTER).items():
+        _write(folder / "policy" / name, data)
+    return {"trust_domain": trust_domain, "tpm": tpm, "virtual_tpm": identity.virtual, "ek_vendors": ek_vendors}
+
+
+def _make_keys(folder: Path, vault: Vault, trust_domain: str, names: list[str]) -> None:
+    now = datetime.now(UTC)
     executor_ca = Authority.create(f"executors of {trust_domain}"[:COMMON_NAME], now)
     _write(folder / "executor-ca" / "cert.pem", executor_ca.pem())
-    _write(folder / "executor-ca" / "key.pem", private_pem(executor_ca.key), 0o600)
+    vault.write(EXECUTOR_CA, private_pem(executor_ca.key))
     server_ca = Authority.create(f"gateway of {trust_domain}"[:COMMON_NAME], now)
     server_key = ec.generate_private_key(ec.SECP256R1())
     try:
@@ -101,11 +123,7 @@ def _fill(  # noqa: PLR0913, PLR0917 -- likewise
     # The CA's key signed once and is not kept: this certificate is what clients pin, and nothing else can pass for it.
     _write(folder / "tls" / "ca.pem", server_ca.pem())
     _write(folder / "tls" / "cert.pem", server.public_bytes(serialization.Encoding.PEM))
-    _write(folder / "tls" / "key.pem", private_pem(server_key), 0o600)
-    _write(folder / "ek-roots" / "roots.pem", roots)
-    for name, data in ready_made.files(STARTER).items():
-        _write(folder / "policy" / name, data)
-    return {"trust_domain": trust_domain, "tpm": tpm, "virtual_tpm": identity.virtual, "ek_vendors": ek_vendors}
+    vault.write(SERVER, private_pem(server_key))
 
 
 def _write_settings(folder: Path, trust_domain: str, tpm: str, ek_vendors: list[str], host: str, port: int) -> None:
@@ -146,8 +164,8 @@ def _files(paths: list[Path]) -> list[Path]:
     return found
 
 
-def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(exist_ok=True, mode=0o700)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
         file.write(data)
         os.fsync(file.fileno())

@@ -7,7 +7,7 @@ from gateway import auth, local
 from gateway.app import DATABASE
 from gateway.auth import Role
 from gateway.config import GatewayConfig
-from gateway.signer import Identity
+from gateway.identity import Identity
 from gateway.storage.database import Database, Transaction
 from ztrooted.clock import SystemClock
 from ztrooted.errors import UsageProblem

@@ -33,6 +33,7 @@ def _aes(bits: int) -> bytes:
     return struct.pack(">HHH", Alg.AES, bits, Alg.CFB)
 
 
+_NO_SCHEME = struct.pack(">H", Alg.NULL)
 _NO_SYMMETRIC = struct.pack(">H", Alg.NULL)
 _ECDSA_SHA256 = struct.pack(">HH", Alg.ECDSA, Alg.SHA256)
 
@@ -73,6 +74,23 @@ def log_key_template(policy: bytes) -> bytes:
     """
     unique = hashlib.sha256(b"ztrooted log key").digest()
     return ecc_template(_OURS | ObjectAttributes.SIGN, x=unique, y=bytes(32), policy=policy)
+
+
+def storage_key_template() -> bytes:
+    """Template of the key that our sealed data lies under: restricted P-256 decryption key in the owner hierarchy."""
+    unique = hashlib.sha256(b"ztrooted storage key").digest()
+    attributes = _OURS | ObjectAttributes.USER_WITH_AUTH | ObjectAttributes.RESTRICTED | ObjectAttributes.DECRYPT
+    return ecc_template(attributes, x=unique, y=bytes(32), symmetric=_aes(128), scheme=_NO_SCHEME)
+
+
+def sealed_data_template(policy: bytes) -> bytes:
+    """Template of a sealed data object (TPM_ALG_KEYEDHASH without scheme, Part 1 §27.2) that only ``policy`` opens.
+
+    SENSITIVEDATAORIGIN is clear, since the data is ours; so is USERWITHAUTH, as for the log key.
+    """
+    attributes = ObjectAttributes.FIXED_TPM | ObjectAttributes.FIXED_PARENT | ObjectAttributes.NO_DA
+    head = struct.pack(">HHI", Alg.KEYEDHASH, Alg.SHA256, attributes) + sized(policy)
+    return head + _NO_SCHEME + sized(b"")
 
 
 def policy_pcr(selection: PcrSelection, pcrs: PcrValues) -> bytes:
@@ -122,7 +140,6 @@ _LOW = (
     | ObjectAttributes.DECRYPT
 )
 _HIGH = _LOW | ObjectAttributes.USER_WITH_AUTH
-_NO_SCHEME = struct.pack(">H", Alg.NULL)
 
 # ECC first: a P-256 key is made in a fraction of the time of an RSA key, on chips seconds against minutes.
 ENDORSEMENT_TEMPLATES = (

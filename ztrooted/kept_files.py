@@ -12,11 +12,15 @@ from ztrooted.reasons import GateReason
 NEW = ".new"
 
 
-def stage(path: Path, data: bytes) -> Path:
-    """Write a file beside its place, on the disk before this returns; ``publish`` puts it there."""
+def stage(path: Path, data: bytes, mode: int = 0o666) -> Path:
+    """Write a file beside its place, on the disk before this returns; ``publish`` puts it there.
+
+    ``mode`` is what a new file gets, less what this process's umask takes away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + NEW)
-    with fresh.open("wb") as file:
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -36,6 +40,11 @@ def publish(fresh: Path) -> None:
 def replace(path: Path, data: bytes) -> None:
     """The file has ``data`` from now on, or what it had before; never half of it."""
     publish(stage(path, data))
+
+
+def replace_secret(path: Path, data: bytes) -> None:
+    """The same, for a file that only its owner may read."""
+    publish(stage(path, data, 0o600))
 
 
 @contextmanager

@@ -207,6 +207,9 @@ class GateReason(StrEnum):
     POLICY_PERMITS_ALL = "policy.permits_all"
     POLICY_ROLLBACK = "policy.rollback"
 
+    RECOVERY_PASSPHRASE = "recovery.passphrase"  # noqa: S105 -- a code
+    RECOVERY_REFUSED = "recovery.refused"
+
     REQUEST_CONTENT_TYPE = "request.content_type"
     REQUEST_KEY_IN_USE = "request.key_in_use"
     REQUEST_KEY_LIMIT = "request.key_limit"
@@ -221,6 +224,9 @@ class GateReason(StrEnum):
     RESEAL_DOCUMENT = "reseal.document"
     RESEAL_NO_APPROVER = "reseal.no_approver"
     RESEAL_REFUSED = "reseal.refused"
+
+    SECRETS_DAMAGED = "secrets.damaged"
+    SECRETS_PLAIN = "secrets.plain"
 
     SERVICE_BUSY = "service.busy"
     SERVICE_LATE = "service.late"

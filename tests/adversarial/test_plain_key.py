@@ -16,7 +16,8 @@ from gateway.anchors import anchors_file
 from gateway.app import DATABASE
 from gateway.config import load_config
 from gateway.fsck import fsck
-from gateway.plain_key import FILE, plain_key
+from gateway.plain_key import PUBLIC_FILE
+from gateway.vault import ED25519, SERVER, sealed_file
 from tests.support import corpus
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.support.notes import NoteSigner
@@ -77,7 +78,8 @@ def anchors(gate: GatewayInProcess) -> Anchors:
 async def plain(gate: GatewayInProcess) -> GatewayInProcess:
     """A gateway that was told to, after it had made checkpoints without."""
     before = await sealed(gate)
-    assert not (gate.data / FILE).exists()
+    assert not (gate.data / PUBLIC_FILE).exists()
+    assert not sealed_file(gate.data, ED25519).exists()
     assert len(parse_note(before).signatures) == 2
     assert anchors(gate).additional_log_key is None
     await gate.stop()
@@ -156,7 +158,7 @@ async def test_its_line_alone_is_refused(plain: GatewayInProcess) -> None:
 async def test_it_is_no_witness(plain: GatewayInProcess) -> None:
     """Not even where somebody names the same key pair as one."""
     text, known = parse_note(await sealed(plain)), anchors(plain)
-    made = plain_key(load_config(plain.data))
+    made = plain.gateway.signer.plain
     assert made is not None
     witness = NoteSigner.of("w.test/1", SignatureType.ED25519_COSIGNATURE, made.private)
     for lines in ([*text.signatures, witness.sign(text.text)], [witness.sign(text.text), *text.signatures]):
@@ -192,17 +194,30 @@ async def test_anchors_take_it_for_nothing_else(plain: GatewayInProcess) -> None
         assert refused.value.reason is GateReason.CONFIG_INVALID
 
 
-async def test_the_key_is_for_its_owner_and_a_damaged_one_is_not_used(plain: GatewayInProcess) -> None:
-    assert stat.S_IMODE((plain.data / FILE).stat().st_mode) == 0o600
+async def test_the_key_is_sealed_and_one_that_is_damaged_or_another_is_not_used(plain: GatewayInProcess) -> None:
+    file, public = sealed_file(plain.data, ED25519), plain.data / PUBLIC_FILE
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    vault = plain.gateway.signer.vault
+    assert vault is not None
+    good, told = file.read_bytes(), public.read_text()
+    other = NoteSigner.of("gate.test/lineage", SignatureType.ED25519).key.vkey
+    vault.write(ED25519, vault.read(SERVER))
+    another_kind = file.read_bytes()
+    vault.write(ED25519, b"hello")
+    damaged = file.read_bytes()
     await plain.stop()
-    good = (plain.data / FILE).read_bytes()
-    write(plain.data / FILE, good, 0o640)
-    with pytest.raises(EnvironmentProblem, match="others than its owner"):
-        await plain.start()
-    for data, said in ((b"hello", "damaged"), ((plain.data / "tls" / "key.pem").read_bytes(), "another kind")):
-        write(plain.data / FILE, data)
+    for data, mode, vkey, said in (
+        (good, 0o640, told, "others than its owner"),
+        (another_kind, 0o600, told, "another kind"),
+        (damaged, 0o600, told, "damaged"),
+        (good, 0o600, other, "is not the one"),
+        (good, 0o600, "x", "public half"),
+    ):
+        write(file, data, mode)
+        public.write_text(vkey)
         with pytest.raises(EnvironmentProblem, match=said) as refused:
             await plain.start()
         assert refused.value.reason is GateReason.ENVIRONMENT_KEY_FILE
-    write(plain.data / FILE, good)
+    write(file, good)
+    public.write_text(told)
     await plain.start()

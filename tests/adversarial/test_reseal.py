@@ -16,7 +16,7 @@ from gateway.anchors import anchors_file
 from gateway.app import DATABASE
 from gateway.config import load_config
 from gateway.fsck import fsck
-from gateway.signer import IDENTITY_FILE
+from gateway.identity import IDENTITY_FILE
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.support.tpm import SoftwareTpms
 from tpm.device import Device

@@ -449,7 +449,7 @@ async def test_M12_requests_without_a_credential_change_nothing(
     assert state(gate) == before
 
 
-@pytest.mark.parametrize("name", ["tls/key.pem", "executor-ca/key.pem"])
+@pytest.mark.parametrize("name", ["tls/key.sealed", "executor-ca/key.sealed", "sealed-key.json"])
 async def test_M14_a_key_that_others_can_read_is_not_used(name: str, gate: GatewayInProcess) -> None:
     path: Path = gate.data / name
     await gate.stop()

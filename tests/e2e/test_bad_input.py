@@ -219,7 +219,7 @@ def test_a_half_written_data_folder(folder: Path) -> None:
         path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["executor-ca/key.pem", "tls/key.pem"])
+@pytest.mark.parametrize("name", ["executor-ca/key.sealed", "tls/key.sealed"])
 def test_a_missing_open_or_damaged_key_file(folder: Path, name: str) -> None:
     key = folder / name
     key.chmod(0o644)

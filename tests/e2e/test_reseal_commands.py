@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from gateway.app import DATABASE
-from gateway.signer import IDENTITY_FILE
+from gateway.identity import IDENTITY_FILE
 from tests.e2e.test_bad_input import ENVIRONMENT, NO, USAGE, refuse
 from tests.support.commands import run
 from tests.support.tpm import SoftwareTpms

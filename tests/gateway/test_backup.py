@@ -48,7 +48,7 @@ def test_backup_restore_refusal_recovery(running: GatewayProcess, tmp_path: Path
 
     assert run("gateway", "restore", str(file), str(data)).returncode == 0
     assert data.stat().st_mode & 0o777 == 0o700
-    assert (data / "tls" / "key.pem").stat().st_mode & 0o077 == 0
+    assert (data / "tls" / "key.sealed").stat().st_mode & 0o077 == 0
     assert run("gateway", "config", "check", str(data)).returncode == 0
     fsck = run("gateway", "fsck", str(data))
     assert fsck.returncode == 0, fsck.stdout
@@ -101,7 +101,14 @@ async def test_it_writes_nothing_into_the_folder_and_over_no_file(gate: GatewayI
     assert before == {path: path.read_bytes() for path in before}
     with tarfile.open(file) as archive:
         names = set(archive.getnames())
-    assert {"gateway.toml", "identity.json", "tls/key.pem", "policy/dispatch.cedar", DATABASE} <= names
+    assert {
+        "gateway.toml",
+        "identity.json",
+        "tls/key.sealed",
+        "sealed-key.json",
+        "policy/dispatch.cedar",
+        DATABASE,
+    } <= names
     assert not any(name.endswith(("-wal", "-shm", ".lock")) or name == "address" for name in names)
     kept = file.read_bytes()
     assert run("gateway", "backup", str(gate.data), str(file)).returncode == 3

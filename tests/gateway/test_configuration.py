@@ -77,7 +77,13 @@ async def test_check_finds_each_thing_that_a_start_would(gate: GatewayInProcess)
     data = gate.data
     await gate.stop()
     check(load_config(data))
-    for name in ("policy/dispatch.cedar", "policy/appraisal.toml", "ek-roots", "executor-ca/key.pem", "tls/cert.pem"):
+    for name in (
+        "policy/dispatch.cedar",
+        "policy/appraisal.toml",
+        "ek-roots",
+        "executor-ca/key.sealed",
+        "tls/cert.pem",
+    ):
         (data / name).rename(data / "away")
         with pytest.raises(GateError):
             check(load_config(data))
@@ -174,6 +180,7 @@ def test_what_can_be_reloaded_is_and_the_rest_is_named(running: GatewayProcess) 
 
     key = ec.generate_private_key(ec.SECP256R1())
     issued = Authority.create("new", datetime.now(UTC)).issue_server(key.public_key(), ["127.0.0.1"], datetime.now(UTC))
+    (data / "tls" / "key.pem").touch(0o600)
     (data / "tls" / "key.pem").write_bytes(private_pem(key))
     assert reload(running) == [("configuration kept", "environment.tls")]  # the key of another certificate
     assert certificate(running) == before

@@ -52,7 +52,7 @@ async def test_broken_one_by_one(gate: GatewayInProcess, monkeypatch: pytest.Mon
     assert await look(data) == {"environment.data_folder": "warning"}
     data.chmod(0o700)
 
-    for name in ("tls/key.pem", "executor-ca/key.pem"):
+    for name in ("tls/key.sealed", "executor-ca/key.sealed", "sealed-key.json"):
         (data / name).chmod(0o640)
         assert await look(data) == {"environment.key_file": "fail"}
         (data / name).chmod(0o600)

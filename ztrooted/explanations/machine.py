@@ -61,7 +61,7 @@ MACHINE: Mapping[Reason, Explanation] = MappingProxyType(
         GateReason.MACHINE_TLS_ENDS: Explanation(
             503,
             "The gateway's TLS certificate ends soon or is over; then nobody can connect any more.",
-            "Replace tls/cert.pem and tls/key.pem, and hand out the new CA file.",
+            "Replace tls/cert.pem, and put its key into tls/key.pem, and hand out the new CA file.",
         ),
         GateReason.MACHINE_TPM_ABSENT: Explanation(
             503,

@@ -118,6 +118,26 @@ PROOFS: Mapping[Reason, Explanation] = MappingProxyType(
             "The TPM's counter and the database disagree: the database is an older copy, or the counter went on without it.",
             "Bring back the newest database; where there is none, 'ztrooted gateway recover' goes on, and the log says so.",
         ),
+        GateReason.RECOVERY_PASSPHRASE: Explanation(
+            400,
+            "The passphrase for a recovery export is too short to keep keys for years.",
+            "Put a longer one into the file, such as 'openssl rand -base64 24' makes.",
+        ),
+        GateReason.RECOVERY_REFUSED: Explanation(
+            400,
+            "The recovery export is none, was altered, is of another gateway, or has another passphrase.",
+            "Take the file that 'ztrooted gateway recovery-export' wrote for this trust domain, and its passphrase.",
+        ),
+        GateReason.SECRETS_DAMAGED: Explanation(
+            500,
+            "A sealed key of the gateway is damaged, or was put where it does not belong.",
+            "Restore its file from a backup of this gateway, or all keys: 'ztrooted gateway recovery-import'.",
+        ),
+        GateReason.SECRETS_PLAIN: Explanation(
+            500,
+            "A key of the gateway lies in its data folder in the clear, so a copy of the folder is enough to misuse it.",
+            "Stop the gateway and seal it: 'ztrooted gateway seal-keys'.",
+        ),
         GateReason.RESEAL_DOCUMENT: Explanation(
             400,
             "The request or approval of another state of the gateway is none, is damaged, or is for another gateway.",
