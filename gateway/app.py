@@ -53,6 +53,7 @@ from ztrooted.operator_models import Subject
 from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
+from ztrooted.tracing import tracing_to
 
 log = structlog.get_logger()
 
@@ -333,6 +334,7 @@ async def serve(
     ``flags`` are what the configuration was loaded with, for when it is read again.
     """
     listening = listen(config)
+    tracing = tracing_to(config.otlp_endpoint, "ztrooted-gateway")
     gateway = Gateway(config)
     try:
         await gateway.start()
@@ -359,6 +361,8 @@ async def serve(
         for left in (ADDRESS_FILE, local.FILE):
             (config.data / left).unlink(missing_ok=True)  # nobody is there any more
         await gateway.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
     return 1 if gateway.failed else 0
 
 

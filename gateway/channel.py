@@ -31,6 +31,7 @@ from ztrooted.models import (
     parse_json,
 )
 from ztrooted.reasons import GateReason, Reason
+from ztrooted.tracing import traceparent_of_ours
 
 log = structlog.get_logger()
 
@@ -101,6 +102,7 @@ class Session:
                     ima_offset=ima_offset,
                     event_log_digest=event_log_digest,
                     deadline_ms=round(deadline_s * 1000),
+                    traceparent=traceparent_of_ours(),
                 )
             )
             return await answer

@@ -85,6 +85,7 @@ class Route:
     query: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     keyed: bool = False  # done once under an Idempotency-Key
+    lasting: bool = False  # it lasts for as long as the connection
     tagged: bool = False  # its answer has an ETag, and is not sent again to who has it
 
     @property

@@ -68,6 +68,7 @@ class DispatchRoutes:
                 bytes_of("text/event-stream", "Events for as long as the connection lasts.", TEXT),
                 query=(FROM,),
                 headers=(SEEN,),
+                lasting=True,
             ),
             Route(
                 "GET",

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -13,10 +14,13 @@ from gateway.auth import Authenticator, Caller, Role
 from gateway.declaration import Route
 from gateway.replies import HEADER, KEY, Keep, Replies
 from tpm.errors import EvidenceError
+from tpm.observation import observed
 from ztrooted import limits
 from ztrooted.errors import GateError
 from ztrooted.models import Model, parse_json
 from ztrooted.reasons import GateReason
+from ztrooted.tracing import HEADER as HEADER_OF_TRACE
+from ztrooted.tracing import continued
 
 M = TypeVar("M", bound=Model)
 
@@ -41,6 +45,10 @@ def _guarded(
         request[ROUTE] = route
         caller = await authenticator.identify(request, route.roles)
         request[CALLER] = caller
+        with continued(_parent(request, caller)), _observed(request, route):
+            return await answered(request, route, caller)
+
+    async def answered(request: web.Request, route: Route, caller: Caller) -> web.StreamResponse:
         _require_declared(request, route)
         if not route.keyed or HEADER not in request.headers:
             answer = await route.handle(request, caller)
@@ -54,6 +62,18 @@ def _guarded(
         return await replies.once(request, caller, request[BODY], do)
 
     return guarded
+
+
+def _parent(request: web.Request, caller: Caller) -> str | None:
+    """The trace that a request says it is part of. Only who is known may choose one."""
+    return None if caller.role is Role.ANYONE else request.headers.get(HEADER_OF_TRACE)
+
+
+def _observed(request: web.Request, route: Route) -> AbstractContextManager[Any]:
+    """One request; one that lasts for as long as a connection is none that anybody waits for."""
+    if route.lasting:
+        return nullcontext()
+    return observed(f"{route.method} {route.path}", **{"http.request.method": request.method, "http.route": route.path})
 
 
 def _require_declared(request: web.Request, route: Route) -> None:
