@@ -56,6 +56,7 @@ from ztrooted.operator_models import Subject
 from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
+from ztrooted.tracing import tracing_to
 
 log = structlog.get_logger()
 
@@ -342,6 +343,7 @@ async def serve(
     """
     listening = listen(config)
     sys.setswitchinterval(SWITCH_S)
+    tracing = tracing_to(config.otlp_endpoint, "ztrooted-gateway")
     gateway = Gateway(config)
     try:
         await gateway.start()
@@ -369,6 +371,8 @@ async def serve(
         for left in (ADDRESS_FILE, local.FILE):
             (config.data / left).unlink(missing_ok=True)  # nobody is there any more
         await gateway.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
     return 1 if gateway.failed else 0
 
 

@@ -30,6 +30,7 @@ from ztrooted.errors import GateError
 from ztrooted.operator_models import TokenView
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
+from ztrooted.redaction import redact_text
 
 TOKEN_PREFIX = "zt-"  # noqa: S105 -- so that a token found in a log is recognised as one
 TOKEN_ID = 16
@@ -92,7 +93,7 @@ class Authenticator:
                 GateReason.AUTH_ROLE, f"this needs the role {' or '.join(sorted(roles))}, not {caller.role}"
             )
         if uid is not None:
-            body = {"user": uid, "method": request.method, "path": request.raw_path[:256]}
+            body = {"user": uid, "method": request.method, "path": redact_text(request.raw_path)[:256]}
             record = Record("operator.local_access", self._clock.now_ms(), body)
             await self._database.write(lambda tx: tx.append(record))
         return caller

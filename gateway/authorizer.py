@@ -7,7 +7,7 @@ nothing else was reached.
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -30,6 +30,7 @@ from gateway.signer import Signer
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
+from tpm.observation import observed
 from ztrooted import artifact
 from ztrooted.appraisal_policy import NO_RULES, AppraisalClass
 from ztrooted.clock import WatchedClock
@@ -47,6 +48,7 @@ from ztrooted.models import (
 )
 from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason, Reason
+from ztrooted.tracing import trace_member
 
 log = structlog.get_logger()
 
@@ -99,7 +101,8 @@ class Authorizer:
         ``keep`` is given the outcome in the transaction that records it.
         """
         try:
-            granted = await self._dispatch(orchestrator, request, keep)
+            with observed("dispatch", executor=request.executor):
+                granted = await self._dispatch(orchestrator, request, keep)
         except GateError as error:
             self._metrics.decided(error.reason)
             raise
@@ -119,7 +122,8 @@ class Authorizer:
                 )
             async with session.proving:
                 done = await self._rounds.prove(session, Purpose.DISPATCH, (bytes.fromhex(authorization.job_digest),))
-                lease, denied, revoked = await self._decide(authorization, done, began, keep)
+                with observed("decision"):
+                    lease, denied, revoked = await self._decide(authorization, done, began, keep)
         except GateError as error:
             raise await self._deny(authorization, error.reason, error.detail, keep) from error
         await self._endings.announce(revoked)
@@ -150,6 +154,7 @@ class Authorizer:
             "max_runtime_s": authorization.max_runtime_s or None,
             "parent": request.parent,
             "delegation": request.delegation.model_dump(),
+            **trace_member(),
         }
         return await self._database.write(lambda tx: authorizations.create(tx, authorization, body))
 
@@ -161,7 +166,7 @@ class Authorizer:
         A child is asked about inside the transaction, so that its parent and its siblings hold still meanwhile.
         """
         policies = self._policies.current
-        beforehand = None
+        trace, beforehand = trace_member(), None
         if authorization.parent is None:
             beforehand = ask(self._database.reading, authorization, done, policies)
 
@@ -177,7 +182,7 @@ class Authorizer:
                 note_denial(tx, authorization, done.now_ms, error.reason, error.detail)
                 denied = Denied(error.reason, error.detail, authorization.id)
             else:
-                lease, denied = self._conclude(tx, authorization, done, policies, asked)
+                lease, denied = self._conclude(tx, authorization, done, policies, asked, trace)
             if lease is not None:
                 keep.answer(tx, 201, _grant(lease))
             elif denied is not None:
@@ -187,13 +192,19 @@ class Authorizer:
         return await self._database.write(commit)
 
     def _conclude(
-        self, tx: Transaction, authorization: Authorization, done: Round, policies: Policies, asked: Asked
+        self,
+        tx: Transaction,
+        authorization: Authorization,
+        done: Round,
+        policies: Policies,
+        asked: Asked,
+        trace: Mapping[str, str],
     ) -> tuple[Lease | None, Denied | None]:
         """Yes, if the executor is trusted and the policy permits; otherwise no."""
         decision, parent = asked.decision, asked.parent
         permitted = done.trusted is True and decision.permitted is True
         self._rounds.keep(tx, done)
-        body = {"round": done.body(), **decision_body(policies, asked.request, decision)}
+        body = {"round": done.body(), **decision_body(policies, asked.request, decision), **trace}
         for data in policies.documents().values():
             tx.blob(data)
         changes = {"enrollment": done.executor.enrollment, "max_runtime_s": asked.max_runtime_s}
@@ -230,11 +241,12 @@ class Authorizer:
         authorization = None
         began = self._orders.epoch
         try:
-            authorization = self._presented(session, token)
-            async with session.proving:
-                bindings = (authorization.id.encode(), bytes.fromhex(authorization.job_digest))
-                done = await self._rounds.prove(session, Purpose.START, bindings)
-                lease, revoked = await self._start(authorization, done, began)
+            with observed("activation", executor=session.executor):
+                authorization = self._presented(session, token)
+                async with session.proving:
+                    bindings = (authorization.id.encode(), bytes.fromhex(authorization.job_digest))
+                    done = await self._rounds.prove(session, Purpose.START, bindings)
+                    lease, revoked = await self._start(authorization, done, began)
         except GateError as error:
             named = None if authorization is None else authorization.id
             log.warning("activation refused", executor=session.executor, code=error.reason, detail=error.detail)
@@ -346,7 +358,8 @@ class Authorizer:
             asked_s = self._clock.monotonic()
             bindings = (live_set_digest(frozenset(one.id for one in live)),) if live else ()
             try:
-                done = await self._rounds.prove(session, Purpose.RUNTIME, bindings)
+                with observed("round", executor=executor, live=len(live)):
+                    done = await self._rounds.prove(session, Purpose.RUNTIME, bindings)
             except GateError as error:
                 if error.reason is GateReason.CHANNEL_CLOSED:
                     return  # asked again on the next connection, and until then every lease runs on, and out

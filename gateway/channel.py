@@ -32,6 +32,7 @@ from ztrooted.models import (
 )
 from ztrooted.reasons import GateReason, Reason
 from ztrooted.request_rate import RequestRate
+from ztrooted.tracing import traceparent_of_ours
 
 log = structlog.get_logger()
 
@@ -102,6 +103,7 @@ class Session:
                     ima_offset=ima_offset,
                     event_log_digest=event_log_digest,
                     deadline_ms=round(deadline_s * 1000),
+                    traceparent=traceparent_of_ours(),
                 )
             )
             return await answer

@@ -20,6 +20,7 @@ from gateway.storage import lineage
 from gateway.storage.database import Database, Transaction
 from gateway.witnesses import Witnesses
 from tpm.attestation_key import accept_attestation_key
+from tpm.observation import observed
 from tpm.public import parse_public
 from ztrooted import merkle
 from ztrooted.checkpoint import Checkpoint, counter_line, parse_checkpoint, seal_line, verify_checkpoint
@@ -111,6 +112,10 @@ class Checkpointer:
         As ``seal``, whose checkpoint is on disk before a witness hears of it. Witnesses are asked again where nothing is
         new, so that one that is gone is noticed. GateError ``checkpoint.unwitnessed`` when too few cosign.
         """
+        with observed("checkpoint"):
+            return await self._publish(anchor=anchor)
+
+    async def _publish(self, *, anchor: bool) -> tuple[int, bytes]:
         quorum = self._config.witness_quorum
         if not quorum:
             await self.seal(anchor=anchor)

@@ -116,19 +116,20 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Likewise; 0 takes a free port.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every message.")] = False,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C. Logs are JSON lines on standard error."""
+    """Serve until SIGTERM or Ctrl-C. Logs are lines on standard error, in the form of the setting 'log_format'."""
     from gateway.app import serve as run  # noqa: PLC0415
     from gateway.config import load_config  # noqa: PLC0415
-    from ztrooted.logs import configure  # noqa: PLC0415
+    from ztrooted.logs import configure, take_over  # noqa: PLC0415
 
     configure(verbose=verbose)
+    take_over()
     flags = flags_of(host, port, verbose=verbose)
     # What was imported stays for ever, and reference counts free nearly all of the rest: looking for cycles as often as
     # Python does by default would take a seventh of the time, and a walk over all connections at once is a long pause.
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
     config = load_config(data, **flags)
-    configure(verbose=config.log_level == "debug")
+    configure(verbose=config.log_level == "debug", form=config.log_format)
     raise typer.Exit(asyncio.run(run(config, flags=flags)))
 
 

@@ -29,6 +29,7 @@ from ztrooted import names
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason
+from ztrooted.tracing import COLLECTOR
 from ztrooted.validation import explain_validation
 
 FORMAT = "ztrooted-gateway/1"
@@ -39,6 +40,7 @@ MISSPELT = 0.9  # of 1, how alike two names are of which one is probably meant t
 TpmAddress = Annotated[str, StringConstraints(pattern=r"^(device|swtpm|socket):/.+$")]
 Domain = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._%-]{1,253}$")]
+Collector = Annotated[str, StringConstraints(pattern=COLLECTOR)]
 VendorId = Annotated[str, AfterValidator(normalise_vendor_id)]
 
 
@@ -77,6 +79,14 @@ class GatewayConfig(BaseSettings):
         3600, ge=60, le=86400, description="How long one issuing key signs artifacts before the next is introduced."
     )
     log_level: Literal["info", "debug"] = Field("info", description="How much is logged; --verbose is debug.")
+    log_format: Literal["json", "console"] = Field(
+        "json", description="How: JSON objects for programs, or lines for people. Both are one line an event."
+    )
+    otlp_endpoint: Collector | None = Field(
+        None,
+        description="Send traces to this OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318. Needs"
+        " the extra 'otel'.",
+    )
     checkpoint_interval_s: float = Field(60, gt=0, le=3600, description="How often new records are sealed by the TPM.")
     anchor_interval_s: float = Field(
         600,

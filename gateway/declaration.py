@@ -86,6 +86,7 @@ class Route:
     headers: tuple[Parameter, ...] = ()
     keyed: bool = False  # done once under an Idempotency-Key
     limited: bool = True  # by how often somebody asks; what watches over the gateway always gets its answer
+    lasting: bool = False  # it lasts for as long as the connection
     tagged: bool = False  # its answer has an ETag, and is not sent again to who has it
 
     @property

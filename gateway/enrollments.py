@@ -38,6 +38,7 @@ from tpm.attestation_key import AttestationKey, accept_attestation_key
 from tpm.credential import make_credential
 from tpm.ek_template import check_ek_template
 from tpm.endorsement import EkPolicy, EkRoots, VerifiedEk, verify_ek_certificate
+from tpm.observation import observed
 from tpm.public import EK, Public, parse_public
 from tpm.reasons import EvidenceReason
 from ztrooted import keys, limits, names
@@ -255,7 +256,8 @@ class Enrollments:
             now_ms=now_ms,
             virtual=ek.virtual,
         )
-        appraisal = appraise(evidence, question)
+        with observed("appraisal"):
+            appraisal = appraise(evidence, question)
         progress = Progress()
         if appraisal.progress is not None:
             progress = appraisal.progress if appraisal.verdict.trusted else Progress(appraisal.progress.clock)

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -30,8 +31,20 @@ _BY_STATUS: dict[int, Reason] = {
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn refusals into problem documents. What nobody foresaw is a denial too, without a word about its inside."""
+    """Turn refusals into problem documents. What nobody foresaw is a denial too, without a word about its inside.
+
+    Whatever is logged while this request is answered bears its ``instance``, the tasks that it started included.
+    """
     instance = secrets.token_hex(8)
+    with structlog.contextvars.bound_contextvars(instance=instance):
+        began = time.monotonic()
+        answer = await _answer(request, handler, instance)
+        took_ms = round((time.monotonic() - began) * 1000, 3)
+        log.debug("answered", method=request.method, path=request.path, status=answer.status, ms=took_ms)
+        return answer
+
+
+async def _answer(request: web.Request, handler: Handler, instance: str) -> web.StreamResponse:
     try:
         return await handler(request)
     except RateExceededError as error:

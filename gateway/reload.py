@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 # Settings that take effect at once. EK roots and vendors concern enrollments to come, and nobody who is enrolled.
-RELOADABLE = frozenset({"log_level", "ek_roots", "ek_vendors", "webhooks"})
+RELOADABLE = frozenset({"log_level", "log_format", "ek_roots", "ek_vendors", "webhooks"})
 
 
 class Reloader:
@@ -62,8 +62,8 @@ class Reloader:
             return
         changed = {name for name in GatewayConfig.model_fields if getattr(fresh, name) != getattr(old, name)}
         touched = {name for name in contents if contents[name] != self._contents[name]}
-        if "log_level" in changed:
-            configure(verbose=fresh.log_level == "debug")
+        if changed & {"log_level", "log_format"}:
+            configure(verbose=fresh.log_level == "debug", form=fresh.log_format)
         if {"ek_roots", "ek_vendors"} & (changed | touched):
             self._gateway.enrollments.trust(roots, fresh.ek_vendors)
         if "webhooks" in changed | touched:

@@ -17,6 +17,7 @@ from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from gateway.storage.executors import Executor
+from tpm.observation import observed
 from ztrooted import canonical, limits
 from ztrooted.appraisal import Appraisal, Check, Progress, Question, Status, Verdict, appraise, required_checks
 from ztrooted.appraisal_policy import NO_CLASS, NO_RULES, AppraisalClass, AppraisalPolicy, Subject
@@ -156,16 +157,17 @@ class Rounds:
         reference = self._references.current(executor.executor_class)
         evidence, asked = None, self._clock.monotonic()
         try:
-            quote = await session.challenge(
-                challenge,
-                purpose,
-                nonce,
-                bindings,
-                selection=policy.selection,
-                ima_offset=previous.ima.entries,
-                event_log_digest=executor.event_log,
-                deadline_s=policy.response_deadline_s,
-            )
+            with observed("challenge", purpose=str(purpose), executor=executor.id):
+                quote = await session.challenge(
+                    challenge,
+                    purpose,
+                    nonce,
+                    bindings,
+                    selection=policy.selection,
+                    ima_offset=previous.ima.entries,
+                    event_log_digest=executor.event_log,
+                    deadline_s=policy.response_deadline_s,
+                )
             self._metrics.challenged(str(purpose), self._clock.monotonic() - asked)
             evidence = self._complete(quote, executor)
         except GateError as error:
@@ -271,9 +273,10 @@ class Rounds:
             now_ms=self._clock.now_ms(),
             virtual=executor.virtual,
         )
-        if len(evidence.ima) > INLINE_BYTES:
-            return await asyncio.to_thread(appraise, evidence, question)
-        return appraise(evidence, question)
+        with observed("appraisal"):
+            if len(evidence.ima) > INLINE_BYTES:
+                return await asyncio.to_thread(appraise, evidence, question)
+            return appraise(evidence, question)
 
     def _complete(self, quote: Quote, executor: Executor) -> Evidence:
         """Evidence with its event log: sent along, or the one we hold if its digest is the one named."""

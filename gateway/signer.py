@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -206,7 +207,8 @@ class Signer:
                 self._metrics.tpm_command.observe(self._clock.monotonic() - began)
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+            of_this_trace = copy_context()
+            return await asyncio.get_running_loop().run_in_executor(self._thread, of_this_trace.run, timed)
         except DeviceError as error:
             raise environment_problem(error) from error
 

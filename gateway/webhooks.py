@@ -11,6 +11,7 @@ import random
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -25,6 +26,7 @@ from ztrooted.errors import EnvironmentProblem, GateError, UsageProblem
 from ztrooted.operator_models import WebhookView
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
+from ztrooted.redaction import redact_text
 from ztrooted.webhook import new_secret, parse_secret, sign
 
 log = structlog.get_logger()
@@ -119,7 +121,7 @@ class Webhooks:
         return [
             WebhookView(
                 name=name,
-                url=hook.config.url,
+                url=redact_text(hook.config.url),
                 orchestrator=hook.config.orchestrator,
                 events=list(hook.config.events),
                 next=hook.cursor,
@@ -170,7 +172,7 @@ class Webhooks:
             ) as answer:
                 return None if answer.ok and answer.status < 300 else f"it answered {answer.status}"
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return (str(error) or type(error).__name__)[:MAX_DETAIL]
+            return redact_text(str(error) or type(error).__name__)[:MAX_DETAIL]
 
     async def _note(self, hook: _Webhook, event: Event, refusal: str | None) -> None:
         """Store how far it is; a change between failing and not goes into the lineage."""
@@ -179,7 +181,7 @@ class Webhooks:
         changed = (failing_since is None) is not (hook.failing_since is None)
         cursor = event.seq + 1 if refusal is None else event.seq
         kind = "webhook.recovered" if refusal is None else "webhook.failing"
-        body = {"name": hook.config.name, "url": hook.config.url, "next": cursor, "detail": refusal}
+        body = {"name": hook.config.name, "url": _host(hook.config.url), "next": cursor, "detail": refusal}
 
         def store(tx: Transaction) -> None:
             tx.execute(
@@ -196,3 +198,9 @@ class Webhooks:
         hook.failing_since, hook.detail = failing_since, refusal or ""
         if changed:
             log.warning(kind, **body)
+
+
+def _host(url: str) -> str:
+    """What may be told of a webhook's address: receivers of many kinds have a secret in its path or its query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

@@ -17,6 +17,7 @@ from typing import Any, Self
 from tpm.algorithms import BANK_BY_NAME, BANKS, Alg
 from tpm.codec import Reader
 from tpm.errors import DeviceError
+from tpm.observation import observed
 from tpm.pcr import PcrSelection, parse_pcr_selection
 from tpm.reasons import EvidenceReason
 from tpm.response_codes import connection_lost, remedy
@@ -114,7 +115,7 @@ class Connection:
     @contextmanager
     def _doing(self, what: str) -> Iterator[None]:
         """Hold the lock; turn what the TSS raises into a DeviceError that says what we were doing."""
-        with self._lock:
+        with observed("TPM", what=what), self._lock:
             if self._closed:
                 raise DeviceError(f"cannot {what}: the TPM was closed", "open it again")
             try:

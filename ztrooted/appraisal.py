@@ -29,6 +29,7 @@ from tpm.ima_appraisal import appraise_ima
 from tpm.ima_entry import ImaEntries
 from tpm.ima_replay import ImaState, VerifiedImaEntries, replay
 from tpm.ima_rules import AllowList, ImaRules
+from tpm.observation import observed
 from tpm.quote import Clock, VerifiedQuote, check_clock, parse_quote, verify_quote
 from ztrooted.appraisal_policy import IMA_PCR, AppraisalClass
 from ztrooted.boot_reference import BootReference, boot_reference
@@ -254,13 +255,14 @@ class _Run:
     # 1. The TPM signed exactly the challenged PCRs for exactly this challenge.
     def _quote(self) -> None:
         question = self.question
-        self.quote = verify_quote(
-            parse_quote(self.evidence.attest, self.evidence.signature),
-            question.key,
-            nonce=question.qualifying_data,
-            selection=question.policy.selection,
-            pcr_values=self.evidence.pcrs,
-        )
+        with observed("quote verification"):
+            self.quote = verify_quote(
+                parse_quote(self.evidence.attest, self.evidence.signature),
+                question.key,
+                nonce=question.qualifying_data,
+                selection=question.policy.selection,
+                pcr_values=self.evidence.pcrs,
+            )
         self.pcrs = self.quote.pcr_values[question.policy.bank]
 
     # 2. It is still the same boot of the same TPM as in the round before.

@@ -14,6 +14,7 @@ from ztrooted.merkle import leaf_hash
 from ztrooted.models import Job
 from ztrooted.reasons import GateReason
 from ztrooted.records import Link, Record
+from ztrooted.tracing import TRACE_ID
 
 if TYPE_CHECKING:
     from ztrooted.verify import Proof
@@ -51,6 +52,7 @@ def check_story(proof: "Proof") -> None:
     """Each record names the one before, each step is one the lifecycle table has, and what belongs together is there."""
     story = proof.story()
     check_intent(proof.bundle.authorization, story)
+    trace = check_trace(story)
     state = State.REQUESTED
     for before, one in pairwise(story):
         state = follow(state, before, one)
@@ -73,6 +75,8 @@ def check_story(proof: "Proof") -> None:
         "final_state": state.value,
         "outcome": story[-1].record.body.get("outcome") or "denied",
     }
+    if trace is not None:
+        proof.facts["trace"] = trace
 
 
 def check_intent(authorization: str, story: list[ProvenRecord]) -> None:
@@ -82,6 +86,17 @@ def check_intent(authorization: str, story: list[ProvenRecord]) -> None:
     asked = story[0].record.body
     if Job.model_validate(asked["job"]).digest() != asked["job_digest"]:
         raise mismatch("the job is not the one its digest names")
+
+
+def check_trace(story: list[ProvenRecord]) -> str | None:
+    """The trace (W3C Trace Context) that the request was part of, where one is told: the same in every record that does.
+
+    It proves nothing, and is in one form, so that nothing else can be put there. ProofError ``bundle.mismatch``.
+    """
+    told = [one.record.body["trace"] for one in story if "trace" in one.record.body]
+    if any(not isinstance(one, str) or not TRACE_ID.fullmatch(one) or one != told[0] for one in told):
+        raise mismatch("what the records say of a trace is not one trace")
+    return told[0] if told else None
 
 
 def follow(state: State, before: ProvenRecord, one: ProvenRecord) -> State:

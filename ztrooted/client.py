@@ -46,6 +46,7 @@ from ztrooted.policy_models import ActivationOfPolicies, PoliciesView, TrialOfPo
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record, parse_record
 from ztrooted.reference import MAXIMUM as BASELINE
+from ztrooted.tracing import trace_headers
 
 M = TypeVar("M", bound=Model)
 P = TypeVar("P", BaselineList, QuarantineList)
@@ -410,7 +411,7 @@ class GatewayClient:
         raw = body.model_dump_json().encode() if isinstance(body, Model) else body
         # A stream, since large bytes would hold up the event loop.
         data = raw if raw is None or len(raw) < 1 << 16 else io.BytesIO(raw)
-        sent = {} if body is None else {"Content-Type": "application/json"}
+        sent = trace_headers() if body is None else {**trace_headers(), "Content-Type": "application/json"}
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         # A gateway sends nobody elsewhere, and a token is for nobody else.
         options["allow_redirects"] = False

@@ -56,6 +56,7 @@ User = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,9}):(0|[1-9][
 FilePath = Annotated[str, StringConstraints(pattern=r"^/[ -~]*$", max_length=limits.STRING)]
 Text = Annotated[str, StringConstraints(max_length=limits.STRING)]
 Cursor = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,512}$")]
+TraceParent = Annotated[str, StringConstraints(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 Token = Annotated[str, StringConstraints(max_length=16 << 10)]
 
 
@@ -235,6 +236,7 @@ class ActivateMessage(Model):
 
     type: Literal["activate"] = "activate"
     artifact: Token
+    traceparent: TraceParent | None = Field(default=None, exclude_if=lambda told: told is None)
 
 
 class StartedMessage(Model):
@@ -289,6 +291,7 @@ class ChallengeMessage(Model):
     ima_offset: int
     event_log_digest: Hex32
     deadline_ms: int
+    traceparent: TraceParent | None = Field(default=None, exclude_if=lambda told: told is None)
 
 
 class LeaseMessage(Model):

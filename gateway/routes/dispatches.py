@@ -69,6 +69,7 @@ class DispatchRoutes:
                 bytes_of("text/event-stream", "Events for as long as the connection lasts.", TEXT),
                 query=(FROM,),
                 headers=(SEEN,),
+                lasting=True,
             ),
             Route(
                 "GET",

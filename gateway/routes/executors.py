@@ -38,6 +38,7 @@ from ztrooted.names import EXECUTOR_ID
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 from ztrooted.results import tier, tier_name
+from ztrooted.tracing import continued
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -82,6 +83,7 @@ class ExecutorRoutes:
                 self.channel,
                 (Answer(101, "From here on a WebSocket (RFC 6455) of JSON messages."),),
                 frozenset({503}),
+                lasting=True,
             ),
             Route("GET", "/v1/executors", PEOPLE, self.executors, json_of(ExecutorPage), query=(LIMIT, AFTER)),
             Route(
@@ -172,7 +174,8 @@ class ExecutorRoutes:
             authorizer = self._gateway.authorizer
             try:
                 if isinstance(message, ActivateMessage):
-                    await authorizer.activate(session, message.artifact)
+                    with continued(message.traceparent):
+                        await authorizer.activate(session, message.artifact)
                 elif isinstance(message, MeasuredMessage):
                     authorizer.hurry(session.executor)
                 elif isinstance(message, StartedMessage):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -16,10 +17,13 @@ from gateway.middleware import RATES
 from gateway.rates import Rates
 from gateway.replies import HEADER, KEY, Keep, Replies
 from tpm.errors import EvidenceError
+from tpm.observation import observed
 from ztrooted import limits
 from ztrooted.errors import GateError
 from ztrooted.models import Model, parse_json
 from ztrooted.reasons import GateReason
+from ztrooted.tracing import HEADER as HEADER_OF_TRACE
+from ztrooted.tracing import continued
 
 M = TypeVar("M", bound=Model)
 
@@ -50,6 +54,10 @@ def _guarded(
         request[PAID] = 0.0
         caller = await _identify(request, route, authenticator)
         request[CALLER] = caller
+        with continued(_parent(request, caller)), _observed(request, route):
+            return await answered(request, route, caller)
+
+    async def answered(request: web.Request, route: Route, caller: Caller) -> web.StreamResponse:
         _require_declared(request, route)
         if not route.keyed or HEADER not in request.headers:
             answer = await route.handle(request, caller)
@@ -94,6 +102,18 @@ def pay(request: web.Request, cost: float) -> None:
         return
     request.app[RATES].unproved(source_of(request), cost)
     request[PAID] += cost
+
+
+def _parent(request: web.Request, caller: Caller) -> str | None:
+    """The trace that a request says it is part of. Only who is known may choose one."""
+    return None if caller.role is Role.ANYONE else request.headers.get(HEADER_OF_TRACE)
+
+
+def _observed(request: web.Request, route: Route) -> AbstractContextManager[Any]:
+    """One request; one that lasts for as long as a connection is none that anybody waits for."""
+    if route.lasting:
+        return nullcontext()
+    return observed(f"{route.method} {route.path}", **{"http.request.method": request.method, "http.route": route.path})
 
 
 def _require_declared(request: web.Request, route: Route) -> None:

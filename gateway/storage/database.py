@@ -26,6 +26,7 @@ from sqlite_utils.db import NoTable
 
 from gateway.storage import lineage
 from gateway.storage.migrations import MIGRATIONS
+from tpm.observation import observed
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.evidence import sha256
 from ztrooted.reasons import GateReason
@@ -130,7 +131,8 @@ class Database:
         self._queue.put(_Work(run, done, patient))
         if not patient:
             self._urgent.set()
-        return await done
+        with observed("commit"):
+            return await done
 
     @property
     def alive(self) -> bool:

@@ -28,6 +28,17 @@ Records = list[dict[str, Any]]
 Change = Callable[[Records], Any]
 
 
+def traced(intent: object, decision: object) -> Change:
+    """What two records say of a trace; None says nothing."""
+
+    def change(records: Records) -> None:
+        for kind, trace in (("dispatch.requested", intent), ("policy.evaluated", decision)):
+            if trace is not None:
+                of(records, kind)["body"]["trace"] = trace
+
+    return change
+
+
 STORY, APPRAISED = ["story"], ["story", "executor", "quotes", "appraisals"]
 CONTINUOUS = ["story", "continuity"]
 GRANT: list[tuple[str, list[str], Change]] = [
@@ -59,6 +70,20 @@ GRANT: list[tuple[str, list[str], Change]] = [
             "a cpu of nought": {"cpu": 0},
             "all there may be": {"memory": 1 << 50, "pids": 1 << 22, "cpu": 819200},
             "too much memory": {"memory": (1 << 50) + 1},
+        }.items()
+    ),
+    *(
+        (f"a trace {title}", STORY, traced(*told))
+        for title, told in {
+            "in both records": ("ab" * 16, "ab" * 16),
+            "in one record": ("ab" * 16, None),
+            "of another request": ("ab" * 16, "cd" * 16),
+            "of zeros": ("0" * 32, None),
+            "in capitals": ("AB" * 16, None),
+            "and a line": ("ab" * 16 + "\n", None),
+            "that is too long": ("ab" * 17, None),
+            "that is a number": (1, None),
+            "in a list": (["ab" * 16], None),
         }.items()
     ),
     ("a job that is a list", STORY, told("dispatch.requested", job=[])),

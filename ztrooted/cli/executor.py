@@ -11,7 +11,7 @@ import typer
 from ztrooted import limits
 from ztrooted.cli.connection import CaFile, GatewayUrl
 from ztrooted.cli.files import read
-from ztrooted.cli.output import JsonFlag, show
+from ztrooted.cli.output import JsonFlag, LogFormat, show
 from ztrooted.errors import UsageProblem
 from ztrooted.reasons import GateReason
 
@@ -47,6 +47,16 @@ AnchorsFile = Annotated[
     Path | None,
     typer.Option(
         "--anchors", metavar="FILE", help="Have nothing to do with a gateway that does not prove the state in here."
+    ),
+]
+
+Collector = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp-endpoint",
+        envvar="ZTROOTED_OTLP_ENDPOINT",
+        metavar="URL",
+        help="Send traces to this OpenTelemetry collector, such as http://127.0.0.1:4318. Needs the extra 'otel'.",
     ),
 ]
 
@@ -100,14 +110,18 @@ def run(
         ),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every message.")] = False,
+    log_format: LogFormat = "json",
+    otlp_endpoint: Collector = None,
 ) -> None:
-    """Enroll, then answer challenges and run jobs until SIGTERM or Ctrl-C. Logs are JSON lines on standard error."""
+    """Enroll, then answer challenges and run jobs until SIGTERM or Ctrl-C. Each event is one line on standard error."""
     from tpm.device import Device  # noqa: PLC0415
     from ztrooted.executor.agent import Agent, AgentConfig  # noqa: PLC0415
     from ztrooted.log_memory import state_folder  # noqa: PLC0415
-    from ztrooted.logs import configure  # noqa: PLC0415
+    from ztrooted.logs import configure, take_over  # noqa: PLC0415
+    from ztrooted.tracing import tracing_to  # noqa: PLC0415
 
-    configure(verbose=verbose)
+    configure(verbose=verbose, form=log_format)
+    take_over()
     config = AgentConfig(
         gateway, ca, tpm, socket, event_log, ima, allow_weak_enforcement, _anchors(anchors), state_folder()
     )
@@ -118,5 +132,10 @@ def run(
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
         await Agent(config, device).run(stop)
 
-    with Device.open(tpm) as device:
-        asyncio.run(serve())
+    tracing = tracing_to(otlp_endpoint, "ztrooted-executor")
+    try:
+        with Device.open(tpm) as device:
+            asyncio.run(serve())
+    finally:
+        if tracing is not None:
+            tracing.close()

@@ -7,7 +7,7 @@ import json as jsonlib
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.cells import cell_len
@@ -20,6 +20,11 @@ from tpm.errors import DeviceError, EvidenceError
 from ztrooted.errors import EnvironmentProblem, GateError, UsageProblem
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
+
+LogFormat = Annotated[
+    Literal["json", "console"],
+    typer.Option("--log-format", envvar="ZTROOTED_LOG_FORMAT", help="JSON objects for programs, or lines for people."),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -101,7 +106,7 @@ def fail(error: Exception, *, json: bool) -> NoReturn:
         code = ENVIRONMENT
     reason = str(getattr(error, "reason", "environment.tpm"))
     detail = printable(getattr(error, "detail", str(error)))
-    remedy = getattr(error, "remedy", "") or _known_remedy(error)
+    remedy = printable(getattr(error, "remedy", "") or _known_remedy(error))
     if json:
         body = {"reason": reason, "detail": detail, "remedy": remedy}
         if getattr(error, "authorization", None):

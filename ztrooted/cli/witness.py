@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ztrooted.cli.files import read
-from ztrooted.cli.output import JsonFlag, Version, show
+from ztrooted.cli.output import JsonFlag, LogFormat, Version, show
 from ztrooted.errors import ProofError, UsageProblem
 from ztrooted.note_keys import NoteKey, parse_vkey
 from ztrooted.reasons import GateReason
@@ -54,14 +54,16 @@ def serve(
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key; its owner's alone.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every message.")] = False,
+    log_format: LogFormat = "json",
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C. Logs are JSON lines on standard error."""
-    from ztrooted.logs import configure  # noqa: PLC0415
+    """Serve until SIGTERM or Ctrl-C. Each event is one line on standard error."""
+    from ztrooted.logs import configure, take_over  # noqa: PLC0415
     from ztrooted.witness_folder import load_witness  # noqa: PLC0415
     from ztrooted.witness_service import serve as run  # noqa: PLC0415
     from ztrooted.witness_service import server_tls  # noqa: PLC0415
 
-    configure(verbose=verbose)
+    configure(verbose=verbose, form=log_format)
+    take_over()
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise UsageProblem(GateReason.CONFIG_INVALID, f"{listen!r} is no HOST:PORT", "such as --listen 127.0.0.1:8444")

@@ -18,6 +18,7 @@ import structlog
 
 from tpm.device import Device
 from tpm.errors import DeviceError
+from tpm.observation import observed
 from ztrooted import limits
 from ztrooted.anchors import Anchors
 from ztrooted.client import GatewayClient, Refused, unreachable
@@ -49,6 +50,7 @@ from ztrooted.models import (
     parse_json,
 )
 from ztrooted.reasons import GateReason
+from ztrooted.tracing import continued
 
 log = structlog.get_logger()
 
@@ -160,7 +162,8 @@ class Agent:
         while True:
             try:
                 if self._session is None:
-                    self._session = await self.enroll()
+                    with observed("enrollment"):
+                        self._session = await self.enroll()
                     enrolled = self._session.enrolled
                     log.info("enrolled", executor=enrolled.executor, trusted=enrolled.trusted, reason=enrolled.reason)
                 await self._hold_channel(self._session)
@@ -286,13 +289,14 @@ class Agent:
         bindings = [bytes.fromhex(binding) for binding in challenge.bindings]
         wanted = qualifying_data(challenge.purpose, bytes.fromhex(challenge.nonce), *bindings)
         try:
-            evidence = await asyncio.to_thread(
-                self._collector.collect, wanted, challenge.selection, challenge.ima_offset
-            )
-            whole = challenge.event_log_digest != self._event_log_digest
-            quote = Quote.of(evidence, event_log_digest=self._event_log_digest, whole_log=whole)
-            self._jobs.answering(challenge.challenge)
-            await self._send(EvidenceMessage(challenge=challenge.challenge, quote=quote))
+            with continued(challenge.traceparent), observed("answer", purpose=str(challenge.purpose)):
+                evidence = await asyncio.to_thread(
+                    self._collector.collect, wanted, challenge.selection, challenge.ima_offset
+                )
+                whole = challenge.event_log_digest != self._event_log_digest
+                quote = Quote.of(evidence, event_log_digest=self._event_log_digest, whole_log=whole)
+                self._jobs.answering(challenge.challenge)
+                await self._send(EvidenceMessage(challenge=challenge.challenge, quote=quote))
         except (DeviceError, GateError) as error:
             # Silence is an answer too: the gateway's deadline turns it into a denial.
             log.error("challenge not answered", purpose=challenge.purpose, error=str(error))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from tpm.observation import observed
 from ztrooted import artifact, canonical
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.errors import GateError
@@ -32,6 +33,7 @@ from ztrooted.models import (
     StartedMessage,
 )
 from ztrooted.reasons import GateReason, parse_reason
+from ztrooted.tracing import traceparent_of_ours
 
 log = structlog.get_logger()
 
@@ -135,14 +137,8 @@ class Jobs:
         stdio: tuple[int, int, int],
         caller: Caller,
     ) -> JobEnd:
-        await self._send(ActivateMessage(artifact=request.artifact))
-        try:
-            async with asyncio.timeout(ACTIVATION_S):
-                await running.activated
-        except TimeoutError:
-            raise GateError(
-                GateReason.ATTESTATION_OVERDUE, "the gateway did not activate the artifact in time"
-            ) from None
+        with observed("activation"):
+            await self._activate(running, request.artifact)
         claims = running.claims
         left = (running.deadline or 0.0) - time.monotonic()
         if left <= 0:
@@ -171,6 +167,16 @@ class Jobs:
         end = await running.supervisor.wait()
         await self._tell(report_of(running.claims.jti, end, running.interrupted_at))
         return end
+
+    async def _activate(self, running: Running, token: str) -> None:
+        await self._send(ActivateMessage(artifact=token, traceparent=traceparent_of_ours()))
+        try:
+            async with asyncio.timeout(ACTIVATION_S):
+                await running.activated
+        except TimeoutError:
+            raise GateError(
+                GateReason.ATTESTATION_OVERDUE, "the gateway did not activate the artifact in time"
+            ) from None
 
     async def renewed(self, session: ExecutorSession, message: LeaseMessage) -> None:
         """A renewed artifact came: believe it only if it verifies and continues the one before."""

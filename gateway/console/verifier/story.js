@@ -81,6 +81,16 @@ export async function checkIntent(authorization, story) {
   demand((await sha256Hex(canonicalBytes(job))) === digest, MISMATCH, "the job is not the one its digest names");
 }
 
+/** The trace that the request was part of, where one is told: the same in every record that does, in one form. */
+function checkTrace(story) {
+  const told = story.filter((one) => Object.hasOwn(one.body, "trace")).map((one) => one.body.trace);
+  for (const one of told) {
+    const fits = typeof one === "string" && /^(?!0{32})[0-9a-f]{32}$/.test(one) && one === told[0];
+    demand(fits, MISMATCH, "what the records say of a trace is not one trace");
+  }
+  return told[0];
+}
+
 /** The state after one more record, which must name the one before it and be possible there. */
 export async function follow(state, before, one) {
   const linked = one.prev !== null && one.prev.index === before.index &&
@@ -121,6 +131,7 @@ function readRounds(story) {
 export async function checkStory(proof) {
   const { story, bundle } = proof;
   await checkIntent(bundle.authorization, story);
+  const trace = checkTrace(story);
   let state = "requested";
   for (let at = 1; at < story.length; at++) state = await follow(state, story[at - 1], story[at]);
   demand(FINAL.has(state), LIFECYCLE, `the story ends while the authorization is ${state}: export the bundle again after its end`);
@@ -130,7 +141,7 @@ export async function checkStory(proof) {
   Object.assign(proof.facts, {
     authorization: bundle.authorization, orchestrator: textOf(first.body.orchestrator, "orchestrator"),
     requested_at: first.at, ended_at: last.at, workflow, run, step, attempt, argv, job: first.body.job_digest,
-    final_state: state, outcome: last.body.outcome ?? "denied",
+    final_state: state, outcome: last.body.outcome ?? "denied", ...(trace === undefined ? {} : { trace }),
   });
 }
 
