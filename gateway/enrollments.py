@@ -26,7 +26,7 @@ from gateway.orders import Orders
 from gateway.references import References
 from gateway.rounds import Round, Rounds
 from gateway.signer import Signer
-from gateway.storage import authorizations, executors
+from gateway.storage import authorizations, executors, retirements
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from gateway.storage.executors import Executor
@@ -117,6 +117,7 @@ class Enrollments:
         self._make_room()
         began = self._orders.epoch
         pending, challenge = await asyncio.to_thread(self._examine, request, began)
+        retirements.require_in_service(self._database.reading, pending.executor)
         self._make_room()  # others came meanwhile
         self._pending[pending.id] = pending
         return challenge
