@@ -36,12 +36,13 @@ from gateway.rates import Rates
 from gateway.references import References
 from gateway.reload import Reloader
 from gateway.replies import Replies
+from gateway.retirement import Retirements
 from gateway.rounds import Rounds
 from gateway.routes import add_routes, all_routes
 from gateway.routes.route import CALLER
 from gateway.schedule import Schedule
 from gateway.signer import Signer
-from gateway.storage import authorizations, lineage
+from gateway.storage import authorizations, lineage, retirements
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from gateway.streams import Streams
@@ -89,8 +90,8 @@ class Gateway:
             self.tls = server_tls(config, self.client_authorities, self.signer.vault)
             trusted = self.signer.identity.trusts(config.origin)
             self.database = Database(config.data / DATABASE, on_failure=self._fail, trusted=trusted)
-            authorizations.check(self.database.reading)
-            orders.check(self.database.reading)
+            for check in (authorizations.check, orders.check, retirements.check):
+                check(self.database.reading)
         except EnvironmentProblem:
             self.signer.close()
             raise
@@ -110,6 +111,7 @@ class Gateway:
             self.database, self.clock, lambda: self.policies.current.appraisal, self.references, self.metrics
         )
         self.orders = Orders(self.database)
+        self.retirements = Retirements(self.database, self.orders, self.channels)
         self.enrollments = Enrollments(
             config,
             self.database,

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gateway import local
 from gateway.certificates import ClientAuthorities
 from gateway.providers import Providers
-from gateway.storage import executors
+from gateway.storage import executors, retirements
 from gateway.storage.database import Database, Transaction
 from ztrooted import keys, names
 from ztrooted.clock import Clock
@@ -157,6 +157,7 @@ class Authenticator:
         known = executors.find(self._database.reading, executor)
         if known is None or not isinstance(key, ec.EllipticCurvePublicKey) or keys.spki(key) != known.session_key:
             raise GateError(GateReason.AUTH_CREDENTIAL_INVALID, "this session was replaced by a newer enrollment")
+        retirements.require_in_service(self._database.reading, executor)
         return Caller(Role.EXECUTOR, executor, key, ends_ms)
 
 

@@ -27,7 +27,7 @@ from gateway.replies import NOTHING, Keep
 from gateway.rounds import Round, Rounds
 from gateway.schedule import Schedule
 from gateway.signer import Signer
-from gateway.storage import authorizations
+from gateway.storage import authorizations, retirements
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from tpm.observation import observed
@@ -116,6 +116,7 @@ class Authorizer:
         try:
             refuse_early(self._database.reading, authorization, self._clock.now_ms())
             self._rounds.executor(request.executor)
+            retirements.require_in_service(self._database.reading, request.executor)
             if session is None:
                 raise GateError(
                     GateReason.DISPATCH_EXECUTOR_UNREACHABLE, f"executor {request.executor} is not connected"
@@ -403,6 +404,8 @@ class Authorizer:
 
     async def _renew_session(self, session: Session) -> None:
         """A good quote is what renews a session certificate, in the second half of its life."""
+        if retirements.find(self._database.reading, session.executor) is not None:
+            return
         life_ms = self._config.session_life_s * 1000
         now_ms = self._clock.now_ms()
         if session.certificate_ends_ms - now_ms < life_ms / 2:

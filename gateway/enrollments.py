@@ -30,7 +30,7 @@ from gateway.rates import Rates
 from gateway.references import References
 from gateway.rounds import Round, Rounds
 from gateway.signer import Signer
-from gateway.storage import authorizations, executors
+from gateway.storage import authorizations, executors, retirements
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from gateway.storage.executors import Executor
@@ -139,6 +139,7 @@ class Enrollments:
             pending, challenge = await self._beside(self._examine, request, began)
         finally:
             self._examining -= Counter({source: 1})
+        retirements.require_in_service(self._database.reading, pending.executor)
         self._pending[pending.id] = replace(pending, source=source, paid=paid)
         return challenge
 

@@ -12,7 +12,7 @@ from gateway import orders
 from gateway.config import GatewayConfig
 from gateway.findings import Finding
 from gateway.identity import Identity
-from gateway.storage import authorizations
+from gateway.storage import authorizations, retirements
 from ztrooted import artifact, jose, merkle
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.delegation import Delegation
@@ -214,7 +214,7 @@ class Stories:
         for name in left:
             yield Finding(f"authorization {name}", GateReason.LINEAGE_CHAIN_BROKEN, "it has records, and is not stored")
         yield from self._unissued()
-        for check in (authorizations.check, orders.check):
+        for check in (authorizations.check, orders.check, retirements.check):
             try:
                 check(self._connection)
             except GateError as error:

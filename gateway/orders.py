@@ -5,8 +5,9 @@ commits: it was proved before the order, and an order is never overwritten (``re
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import structlog
 
@@ -14,7 +15,7 @@ from gateway.auth import Role
 from gateway.pages import Page
 from gateway.replies import NOTHING, Keep
 from gateway.rounds import Round
-from gateway.storage import authorizations, executors
+from gateway.storage import authorizations, executors, retirements
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -24,6 +25,7 @@ from ztrooted.records import Record, parse_record
 
 log = structlog.get_logger()
 
+NO_MORE: Mapping[str, object] = MappingProxyType({})
 GATEWAY = "gateway"  # who orders what no person ordered
 
 
@@ -86,7 +88,9 @@ class Orders:
 
     @staticmethod
     def require_free(connection: sqlite3.Connection, subject: Subject) -> None:
-        """GateError ``operator.quarantined`` for a subject in quarantine."""
+        """GateError ``operator.quarantined`` for a subject in quarantine, ``enroll.retired`` for a retired executor."""
+        if subject.kind == "executor":
+            retirements.require_in_service(connection, subject.id)
         row = connection.execute(
             "SELECT operator, reason FROM quarantines WHERE kind = ? AND id = ?", (subject.kind, subject.id)
         ).fetchone()
@@ -97,7 +101,7 @@ class Orders:
         """End everything live of a subject; what ended, descendants included."""
 
         def commit(tx: Transaction) -> list[Authorization]:
-            ended = self._revoke(tx, order, "operator.revoked")
+            ended = self.end(tx, order, "operator.revoked")
             keep.answer(tx, 200, order.view(ended))
             return ended
 
@@ -130,7 +134,7 @@ class Orders:
             "INSERT OR REPLACE INTO quarantines(kind, id, operator, reason, at) VALUES (?, ?, ?, ?, ?)",
             (order.subject.kind, order.subject.id, order.operator, order.reason, order.now_ms),
         )
-        return self._revoke(tx, order, "operator.quarantined")
+        return self.end(tx, order, "operator.quarantined")
 
     async def release(self, order: Order, keep: Keep = NOTHING) -> None:
         """Let a subject prove itself again. Nothing that ended comes back. GateError ``operator.not_quarantined``."""
@@ -161,13 +165,16 @@ class Orders:
         ]
         return QuarantineList(quarantined=found, next=following)
 
-    def _revoke(self, tx: Transaction, order: Order, kind: str) -> list[Authorization]:
+    def end(
+        self, tx: Transaction, order: Order, kind: str, more: Mapping[str, object] = NO_MORE
+    ) -> list[Authorization]:
+        """Carry out an order in its transaction: end what is live, and record that as ``kind`` with ``more`` to say."""
         ended: list[Authorization] = []
         by = "the gateway itself" if order.operator == GATEWAY else f"operator {order.operator}"
         detail = f"by {by}: {order.reason}"
         for found in sorted(_live_of(tx.connection, order.subject), key=lambda one: one.depth):
             ended += authorizations.revoke(tx, found, order.now_ms, order.code, detail)
-        tx.append(Record(kind, order.now_ms, order.body(len(ended))))
+        tx.append(Record(kind, order.now_ms, {**order.body(len(ended)), **more}))
         # Raised last, and never lowered: should the transaction be undone, a decision is refused once too often.
         self._epoch += 1
         self._last[order.subject] = self._epoch

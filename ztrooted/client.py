@@ -41,7 +41,16 @@ from ztrooted.models import (
     parse_json,
 )
 from ztrooted.note import parse_note
-from ztrooted.operator_models import OrderRequest, OrderView, Quarantined, QuarantineList, WebhookList, WebhookView
+from ztrooted.operator_models import (
+    OrderRequest,
+    OrderView,
+    Quarantined,
+    QuarantineList,
+    RetirementRequest,
+    RetirementView,
+    WebhookList,
+    WebhookView,
+)
 from ztrooted.policy_models import ActivationOfPolicies, PoliciesView, TrialOfPolicies, TrialView
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record, parse_record
@@ -263,6 +272,12 @@ class GatewayClient:
         """Give an operator's order about an authorization, executor, orchestrator or class."""
         asked = compose(OrderRequest, subject={"kind": kind, "id": name}, reason=reason)
         return await self._call("POST", f"/v1/{what}", OrderView, asked)
+
+    async def retire(self, executor: str, reason: str, *, successor: str | None = None) -> RetirementView:
+        """Take an executor out of service for good; ``successor`` is the id of who comes in its place."""
+        asked = compose(RetirementRequest, reason=reason, successor=successor)
+        path = f"/v1/executors/{quote(executor, safe='')}/retirement"
+        return await self._call("POST", path, RetirementView, asked)
 
     async def quarantined(self) -> list[Quarantined]:
         """Who is in quarantine."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from ztrooted.models import Cursor, Id, Model, Name, Text
+from ztrooted.models import Cursor, ExecutorId, Id, Model, Name, Text
 
 
 def _printable(text: str) -> str:
@@ -39,6 +39,22 @@ class OrderView(Model):
 
     subject: Subject
     revoked: list[Id]
+
+
+class RetirementRequest(Model):
+    """That an executor is taken out of service, why, and who comes in its place, if anybody."""
+
+    reason: Why
+    successor: ExecutorId | None = None
+
+
+class RetirementView(Model):
+    """What a retirement ended, and the labels that were passed on."""
+
+    executor: ExecutorId
+    successor: ExecutorId | None
+    revoked: list[Id]
+    labels: dict[Name, Name]
 
 
 class Quarantined(Model):

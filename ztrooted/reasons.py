@@ -186,8 +186,10 @@ class GateReason(StrEnum):
 
     OPERATOR_NOT_QUARANTINED = "operator.not_quarantined"
     OPERATOR_QUARANTINED = "operator.quarantined"
+    OPERATOR_RETIRED = "operator.retired"
     OPERATOR_REVOKED = "operator.revoked"
     OPERATOR_SUBJECT = "operator.subject"
+    OPERATOR_SUCCESSOR = "operator.successor"
 
     PARENT_CHILDREN = "parent.children"
     PARENT_DELEGATION = "parent.delegation"

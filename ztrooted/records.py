@@ -38,6 +38,7 @@ TYPES = frozenset(
         "executor.enrolled",
         "executor.labelled",
         "executor.refused",
+        "executor.retired",
         "executor.superseded",
         "executor.trust_changed",
         "gateway.keys_exported",

@@ -13,6 +13,7 @@ from gateway.routes.log import LogRoutes
 from gateway.routes.orders import OrderRoutes
 from gateway.routes.policies import PolicyRoutes
 from gateway.routes.results import ResultRoutes
+from gateway.routes.retirements import RetirementRoutes
 from gateway.routes.route import add_routes
 from gateway.routes.tokens import TokenRoutes
 from gateway.routes.webhooks import WebhookRoutes
@@ -32,6 +33,7 @@ def all_routes(gateway: "Gateway") -> tuple[Route, ...]:
         BaselineRoutes(gateway),
         PolicyRoutes(gateway),
         OrderRoutes(gateway),
+        RetirementRoutes(gateway),
         TokenRoutes(gateway),
         ResultRoutes(gateway),
         WebhookRoutes(gateway),

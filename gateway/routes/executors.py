@@ -13,7 +13,7 @@ from gateway.declaration import Answer, Body, Parameter, Route, json_of
 from gateway.pages import LIMIT, Page
 from gateway.rates import RateExceededError
 from gateway.routes.route import PAID, PEOPLE, json_answer, read_body
-from gateway.storage import executors
+from gateway.storage import executors, retirements
 from gateway.storage.database import Transaction
 from gateway.storage.executors import Executor
 from gateway.streams import Stream
@@ -197,8 +197,10 @@ class ExecutorRoutes:
         return json_answer({"executors": views, "next": views[-1]["executor"] if len(found) > page.limit else None})
 
     def _executor_view(self, executor: Executor) -> ExecutorView:
-        now_ms = self._gateway.clock.now_ms()
-        trusted = executor.trusted and now_ms <= executor.proof_due
+        now_ms, connection = self._gateway.clock.now_ms(), self._gateway.database.reading
+        retired = retirements.find(connection, executor.id) is not None
+        trusted = executor.trusted and now_ms <= executor.proof_due and not retired
+        reason = executor.verdict["reason"] if not executor.trusted else None if trusted else "attestation.overdue"
         return ExecutorView(
             executor=executor.id,
             executor_class=executor.executor_class,
@@ -206,10 +208,10 @@ class ExecutorRoutes:
             manufacturer=executor.manufacturer,
             connected=self._gateway.channels.get(executor.id) is not None,
             trusted=trusted,
-            reason=executor.verdict["reason"] if not executor.trusted else None if trusted else "attestation.overdue",
+            reason="operator.retired" if retired else reason,
             detail=Verdict.detail_of(executor.verdict),
             tier=self._tier(executor, trusted=trusted),
-            labels=dict(executors.labels_of(self._gateway.database.reading, executor.id)),
+            labels=dict(executors.labels_of(connection, executor.id)),
             evidence_age_ms=max(0, now_ms - executor.proved_at),
             next_proof_due=executor.proof_due,
         )

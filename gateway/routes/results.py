@@ -9,6 +9,7 @@ from aiohttp import web
 from gateway.auth import Caller
 from gateway.declaration import TEXT, Parameter, Route, bytes_of, json_of
 from gateway.routes.route import PEOPLE, json_answer
+from gateway.storage import retirements
 from gateway.storage.executors import Executor
 from ztrooted import ear
 from ztrooted.appraisal import Verdict
@@ -82,7 +83,9 @@ class ResultRoutes:
             rules = gateway.rounds.policy_of(executor)
         except PolicyError:
             rules = NO_RULES
-        fresh = now_ms <= executor.proof_due or not executor.trusted
+        retired = retirements.find(gateway.database.reading, executor.id) is not None
+        fresh = (now_ms <= executor.proof_due or not executor.trusted) and not retired
+        stale = GateReason.OPERATOR_RETIRED if retired else GateReason.ATTESTATION_OVERDUE
         trusted = executor.trusted and fresh
         vector = vector_of(verdict, rules, virtual=executor.virtual) if fresh else TrustVector()
         level = tier(rules, trusted=trusted, virtual=executor.virtual)
@@ -97,7 +100,7 @@ class ResultRoutes:
                 "tier": tier_name(level),
                 "virtual": executor.virtual,
                 "proved_at": executor.proved_at // 1000,
-                "reason": verdict.reason if fresh else GateReason.ATTESTATION_OVERDUE,
+                "reason": verdict.reason if fresh else stale,
             },
         )
         expires_s = executor.proof_due // 1000 if trusted else now_s + LIFE_S

@@ -186,3 +186,14 @@ def m0002_replies(db: SqliteUtils) -> None:
     db.execute("CREATE INDEX replies_by_caller ON replies(caller)")
     # In the order in which lists show them.
     db.execute("CREATE INDEX authorizations_by_time ON authorizations(requested_at DESC, id)")
+
+
+@MIGRATIONS()
+def m0003_retirements(db: SqliteUtils) -> None:
+    """Executors that are out of service for good: see gateway/retirement.py."""
+    db.table("retirements").create(
+        {"executor": str, "successor": str, "operator": str, "reason": str, "at": int},
+        pk="executor",
+        not_null={"operator", "reason", "at"},
+        strict=True,
+    )

@@ -15,12 +15,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway.certificates import Authority, private_pem
 from tests.support.commands import run
 from tests.support.gate import Blueprint, Gate, Gates, processes_naming
 from tpm.software import SoftwareTpm, ca_certificates, provision
@@ -671,15 +675,20 @@ class Wiki(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def wiki(gate: Gate) -> Iterator[str]:
-    """The address of a server with the gateway's own certificate that is no gateway."""
+def wiki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a server that is no gateway, and the CA that its caller believes."""
+    now, folder, key = datetime.now(UTC), tmp_path_factory.mktemp("wiki"), ec.generate_private_key(ec.SECP256R1())
+    authority = Authority.create("wiki", now)
+    chain = authority.issue_server(key.public_key(), ["127.0.0.1"], now).public_bytes(serialization.Encoding.PEM)
+    (folder / "ca.pem").write_bytes(authority.pem())
+    (folder / "both.pem").write_bytes(chain + private_pem(key))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(gate.gateway / "tls" / "cert.pem", gate.gateway / "tls" / "key.pem")
+    context.load_cert_chain(folder / "both.pem")
     with ThreadingHTTPServer(("127.0.0.1", 0), Wiki) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         serving.start()
-        yield f"https://127.0.0.1:{server.server_address[1]}"
+        yield f"https://127.0.0.1:{server.server_address[1]}", folder / "ca.pem"
         server.shutdown()
         serving.join()
 
@@ -696,10 +705,10 @@ def wiki(gate: Gate) -> Iterator[str]:
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_what_answers_is_no_gateway(gate: Gate, wiki: str, tmp_path: Path, arguments: list[str]) -> None:
+def test_what_answers_is_no_gateway(gate: Gate, wiki: tuple[str, Path], tmp_path: Path, arguments: list[str]) -> None:
     filled = [part.replace("{tmp}", str(tmp_path)) for part in arguments]
     end = filled.index("--") if "--" in filled else len(filled)
-    command = [*filled[:end], *gate.connection("operator"), "--gateway", wiki, *filled[end:]]
+    command = [*filled[:end], *gate.connection("operator"), "--gateway", wiki[0], "--ca", str(wiki[1]), *filled[end:]]
     said = refuse(*command, code=ENVIRONMENT, reason="environment.not_a_gateway")
     assert "is not a ztrooted gateway" in said.detail
     assert list(tmp_path.iterdir()) == []

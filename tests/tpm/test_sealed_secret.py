@@ -34,11 +34,13 @@ def overheard(socket_path: Path, folder: Path) -> Iterator[tuple[str, bytearray]
         target = f"{socket_path}{name.removeprefix('wire')}"
         started.append((listening, threading.Thread(target=_relay, args=(listening, target, heard))))
         started[-1][1].start()
-    yield f"socket:{folder / 'wire'}", heard
-    for listening, thread in started:
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        listening.close()
+    try:
+        yield f"socket:{folder / 'wire'}", heard
+    finally:
+        for listening, thread in started:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            listening.close()
 
 
 def _relay(listening: socket.socket, target: str, heard: bytearray) -> None:

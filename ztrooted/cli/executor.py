@@ -12,6 +12,7 @@ from ztrooted import limits
 from ztrooted.cli.connection import CaFile, GatewayUrl
 from ztrooted.cli.files import read
 from ztrooted.cli.output import JsonFlag, LogFormat, show
+from ztrooted.cli.retirement import app as retirement_app
 from ztrooted.errors import UsageProblem
 from ztrooted.reasons import GateReason
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ztrooted.anchors import Anchors
 
 app = typer.Typer(no_args_is_help=True, help="Make this machine an executor: prove it to a gateway, and run its jobs.")
+app.add_typer(retirement_app)  # its commands stand beside ours
 
 
 def tpm_address(text: str) -> str:

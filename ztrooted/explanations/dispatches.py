@@ -198,6 +198,11 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             "An operator put the executor, its class or the orchestrator into quarantine.",
             "Ask the operator why; nothing is authorized there until it is released.",
         ),
+        GateReason.OPERATOR_RETIRED: Explanation(
+            403,
+            "An operator took the executor out of service for good, and with it what it ran.",
+            "Dispatch to another executor; 'ztrooted executors' lists them.",
+        ),
         GateReason.OPERATOR_REVOKED: Explanation(
             403,
             "An operator revoked the authorization, or everything of its executor, class or orchestrator.",
@@ -207,6 +212,11 @@ DISPATCHES: Mapping[Reason, Explanation] = MappingProxyType(
             404,
             "There is nothing of that name to be ordered about.",
             "Check the kind and the id: executors go by id, orchestrators by their token's name, classes as in the policy.",
+        ),
+        GateReason.OPERATOR_SUCCESSOR: Explanation(
+            409,
+            "That executor can't come in the place of the one that is to be retired.",
+            "Check both ids: a place is taken once, by an executor that is not retired itself.",
         ),
         GateReason.PARENT_CHILDREN: Explanation(
             403,

@@ -196,7 +196,7 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
         GateReason.ENROLL_RETIRED: Explanation(
             403,
             "An operator retired this executor, and it may not come back by itself.",
-            "Let an operator admit it again.",
+            "Use a machine with another TPM: a retirement is for good.",
         ),
         GateReason.ENROLL_SESSION_KEY: Explanation(
             400,

@@ -13,7 +13,7 @@ const RECORD_TYPES = new Set(`attestation.failed attestation.overdue attestation
   authorization.activated authorization.delegated authorization.denied authorization.issued
   authorization.renewed authorization.revoked baseline.approved dispatch.requested execution.closed
   execution.interrupted execution.started executor.enrolled executor.labelled executor.refused
-  executor.superseded executor.trust_changed gateway.keys_exported gateway.keys_restored gateway.keys_sealed gateway.recovered gateway.resealed gateway.started gateway.stopped
+  executor.retired executor.superseded executor.trust_changed gateway.keys_exported gateway.keys_restored gateway.keys_sealed gateway.recovered gateway.resealed gateway.started gateway.stopped
   key.introduced operator.local_access operator.quarantined operator.released operator.revoked
   operator.token_created operator.token_revoked policy.activated policy.evaluated webhook.failing
   webhook.recovered`.split(/\s+/));
