@@ -15,28 +15,28 @@ import typer
 
 import ztrooted.cli.main
 from gateway.config import GatewayConfig
+from tests.support.snippets import PAGES, ROOT, blocks
 from ztrooted.audit_plan import PLAN
 from ztrooted.reasons import all_reasons
 from ztrooted.records import TYPES
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 HANDWRITTEN = [page for page in PAGES if page.name not in {"reasons.md", "configuration.md"}]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 each_handwritten = pytest.mark.parametrize("page", HANDWRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
-BLOCK = re.compile(r"^(?: {4}|\t)(\S.*)$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 # A path in the tree, or a test in it. "ztrooted/quote/v1" and the like are names in formats.
 IN_THE_TREE = re.compile(r"(?:tpm|ztrooted|gateway|tests|scripts|docs)/(?![\w-]+/v\d$)[\w./*-]*(?:::\w+)?")
 
 
 def code_of(page: Path) -> list[str]:
-    """Everything that a page shows as code: spans, and lines of indented blocks."""
+    """Everything that a page shows as code: spans, and lines of blocks for a shell."""
     text = FENCE.sub("", page.read_text())
-    return CODE.findall(text) + BLOCK.findall(text)
+    return CODE.findall(text) + [
+        line for block in blocks(page) if block.language == "sh" for line in block.text.splitlines()
+    ]
 
 
 def anchors_of(page: Path) -> set[str]:

@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.gate import processes_naming
+from tests.support.snippets import BY_HAND, ROOT, runnable
 from tests.support.tpm import missing
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "by-hand.md"
 SETUP = "scripts/setup"
 
 
 def commands() -> list[str]:
     """The lines of the page's blocks, in order."""
-    return re.findall(r"^    (\S.*)$", PAGE.read_text(), re.MULTILINE)
+    return [line for block in runnable(BY_HAND) for line in block.text.splitlines()]
 
 
 @pytest.mark.timeout(280)

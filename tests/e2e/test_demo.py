@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.gate import processes_naming
+from tests.support.snippets import QUICK_START, ROOT, runnable
 from tests.support.tpm import missing
 from ztrooted.anchors import parse_anchors
 from ztrooted.demo.stage import CLI, wait_until
@@ -36,7 +37,7 @@ STEPS = [
 
 pytestmark = [
     pytest.mark.swtpm,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(missing() is not None, reason=missing() or ""),
 ]
 
@@ -49,7 +50,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_the_whole_demo(data: Path) -> None:
     done = subprocess.run(
-        [*CLI, "demo", "--json", "--data", str(data)], capture_output=True, text=True, timeout=110, check=False
+        [*CLI, "demo", "--json", "--data", str(data)], capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     told = json.loads(done.stdout)
@@ -72,6 +73,13 @@ def test_the_whole_demo(data: Path) -> None:
     with closing(sqlite3.connect(data / "gateway" / "gateway.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert processes_naming(str(data)) == {}
+    page = "".join(block.text for block in runnable(QUICK_START)).replace("first/", f"{data}/")
+    typed = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", page], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert typed.returncode == 0, typed.stdout + typed.stderr
+    assert typed.stdout.count("\nVerified.\n") == 2
+    assert "drift" in next(line for line in typed.stdout.splitlines() if line.startswith("10 ") and "ima-" in line)
 
 
 def sigint(process: "subprocess.Popen[bytes]") -> None:

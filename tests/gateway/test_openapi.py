@@ -6,6 +6,7 @@ from copy import deepcopy
 from html.parser import HTMLParser
 from typing import Any
 
+import pytest
 from jsonschema import Draft202012Validator
 
 from gateway.api_page import STYLE, page
@@ -113,6 +114,26 @@ async def test_the_page_loads_nothing_and_runs_nothing(gate: GatewayInProcess) -
     assert {link for link in links if not link.startswith("#")} == {"/v1/openapi.json"}
     assert {link[1:] for link in links if link.startswith("#")} <= seen.ids
     assert text.count(STYLE) == 1, "the policy allows exactly this style"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_of_the_page_can_be_read(scheme: str) -> None:
+    """Contrast of at least 4.5 to 1 against each ground it stands on (WCAG 2.2, 1.4.3)."""
+    defined = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+    assert len(defined) == 2
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", defined[scheme == "dark"]))
+    assert colours.keys() == {"ground", "text", "quiet", "link", "line", "mark"}
+    for ground in ("ground", "mark"):
+        for text in ("text", "quiet", "link"):
+            dark, bright = sorted((luminance(colours[ground]), luminance(colours[text])))
+            assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb, as WCAG 2.2 defines it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 async def test_the_page_shows_every_address_and_every_document(gate: GatewayInProcess) -> None:

@@ -26,7 +26,7 @@ MACHINE: Mapping[Reason, Explanation] = MappingProxyType(
         GateReason.MACHINE_EK_CERTIFICATE: Explanation(
             503,
             "The TPM keeps no EK certificate that can be read, so no maker vouches for it.",
-            "Have the operator list the digest of this TPM's EK, or get the certificate from the TPM's maker.",
+            "Use a machine whose TPM holds one; an EK without a certificate can't enroll.",
         ),
         GateReason.MACHINE_EVENT_LOG: Explanation(
             503,
