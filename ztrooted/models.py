@@ -207,6 +207,12 @@ class Issuer(Model):
     signature: Base64
 
 
+class IssuerList(Model):
+    """The issuing keys whose artifacts may still be alive, each as the log key introduced it."""
+
+    issuers: list[Issuer]
+
+
 class Enrolled(Model):
     """The machine is known now. Whether it is trusted is another question: ``trusted`` and ``reason`` answer it."""
 
@@ -462,13 +468,15 @@ def _malformed(detail: str) -> GateError:
 class ExecRequest(Model):
     """Run this job under this artifact. Standard input, output and error travel beside it as file descriptors.
 
-    ``terminal``: one of them is a terminal that nobody has yet, and which the job is to have.
+    ``terminal``: one of them is a terminal that nobody has yet, and which the job is to have. ``follow``: tell each
+    renewal, and pass a pidfd of the first process of the job's namespace beside ``started``.
     """
 
     artifact: Token
     job: Job
     env: dict[Text, Text]
     terminal: bool = False
+    follow: bool = False
 
 
 class ExecSignal(Model):
@@ -484,6 +492,15 @@ class ExecStarted(Model):
     event: Literal["started"] = "started"
     authorization: Id
     enforcement: Text
+
+
+class ExecRenewed(Model):
+    """The lease was renewed, for ``left_ms`` from now; for callers that follow. ``issuer`` introduces the artifact's key."""
+
+    event: Literal["renewed"] = "renewed"
+    artifact: Token
+    issuer: Issuer
+    left_ms: Annotated[int, Field(ge=0)]
 
 
 class ExecStopped(Model):
@@ -505,5 +522,5 @@ class ExecEnded(Model):
     detail: Text
 
 
-ExecEvent: TypeAlias = Annotated[ExecStarted | ExecStopped | ExecEnded, Field(discriminator="event")]
+ExecEvent: TypeAlias = Annotated[ExecStarted | ExecRenewed | ExecStopped | ExecEnded, Field(discriminator="event")]
 EXEC_EVENT: TypeAdapter[ExecEvent] = TypeAdapter(ExecEvent)

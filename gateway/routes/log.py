@@ -15,6 +15,7 @@ from gateway.storage.lineage import Reader
 from ztrooted import merkle, tiles
 from ztrooted.errors import GateError
 from ztrooted.log_memory import ConsistencyView
+from ztrooted.models import IssuerList
 from ztrooted.reasons import GateReason
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class LogRoutes:
                 frozenset({404, 503}),
                 query=(FROM, TO),
             ),
+            Route("GET", "/v1/issuers", KNOWN, self.issuers, json_of(IssuerList), frozenset({503})),
             Route(
                 "GET",
                 "/log/checkpoint",
@@ -72,6 +74,10 @@ class LogRoutes:
                 frozenset({503}),
             ),
         )
+
+    async def issuers(self, _request: web.Request, _caller: Caller) -> web.Response:
+        """How the log key introduced the issuing keys in use: with anchors, enough to verify an artifact anywhere."""
+        return json_answer(IssuerList(issuers=self._gateway.signer.introductions()).model_dump())
 
     async def checkpoint(self, _request: web.Request, _caller: Caller) -> web.Response:
         """The newest sealed checkpoint."""

@@ -13,8 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.certificates import Authority, private_pem
-from ztrooted import client as client_module
-from ztrooted.client import GatewayClient
+from ztrooted.client import GatewayClient, connection
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.models import ExecutorPage, ExecutorView
 
@@ -162,7 +161,7 @@ async def test_pages_without_an_end(serve: Serve) -> None:
 
 async def test_a_gateway_that_says_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says that it took too long, and does not end in a colon."""
-    monkeypatch.setattr(client_module, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection, "TIMEOUT_S", 0.2)
 
     async def handle(_request: web.Request) -> web.Response:
         await asyncio.sleep(5)

@@ -187,11 +187,8 @@ class Agent:
         async with self._known_client(session) as client:
             await self._demand_attestation(client)
             await self._demand_log(client)
-            url = client.url + "/v1/executor/channel"
             try:
-                async with client.http.ws_connect(
-                    url, heartbeat=HEARTBEAT_S, max_msg_size=limits.BODY, compress=0
-                ) as channel:
+                async with client.channel(heartbeat_s=HEARTBEAT_S) as channel:
                     self._channel = channel
                     log.info("channel open")
                     await self._listen_while(session, channel)

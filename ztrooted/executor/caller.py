@@ -91,9 +91,10 @@ class Attendance:
                     self._stop()
                 elif isinstance(event, ExecStarted):
                     self._start(event)
-                else:
+                elif isinstance(event, ExecEnded):
                     self._show_the_rest()
                     return event
+                # else a renewal, which we did not ask to be told of
 
     @property
     def ended_by(self) -> int:

@@ -33,10 +33,16 @@ class Caller:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._telling: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()  # a long line may be sent in pieces, and nothing may come between them
 
-    async def tell(self, event: Model) -> None:
-        """Send an event."""
-        await asyncio.get_running_loop().sock_sendall(self._connection, line_of(event))
+    async def tell(self, event: Model, *descriptors: int) -> None:
+        """Send an event, with descriptors beside it."""
+        line = line_of(event)
+        async with self._turn:
+            if descriptors:
+                await _writable(self._connection)
+                line = line[socket.send_fds(self._connection, [line], descriptors) :]
+            await asyncio.get_running_loop().sock_sendall(self._connection, line)
 
     def stopped(self, number: int) -> None:
         """The job was stopped by a signal."""
@@ -172,13 +178,23 @@ async def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
 async def _readable(connection: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-
-    def now_ready() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(connection, now_ready)
+    loop.add_reader(connection, _mark, ready)
     try:
         await ready
     finally:
         loop.remove_reader(connection)
+
+
+async def _writable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(connection, _mark, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(connection)
+
+
+def _mark(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)

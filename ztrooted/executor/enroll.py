@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tpm.errors import DeviceError
-from ztrooted import issuer, names
+from ztrooted import artifact, issuer, jose, names
 from ztrooted.client import GatewayClient
 from ztrooted.enrollment import activation_mac, transcript
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -38,6 +38,7 @@ class ExecutorSession:
     certificate: str
     log_key: ec.EllipticCurvePublicKey
     issuers: dict[str, IssuerKey]
+    introductions: dict[str, Issuer] = field(default_factory=dict)
 
     @property
     def jkt(self) -> str:
@@ -49,7 +50,12 @@ class ExecutorSession:
         origin = names.lineage(names.trust_domain_of(self.enrolled.issuer))
         known = issuer.verify_introduction(introduction.statement, introduction.signature, self.log_key, origin)
         self.issuers[known.kid] = IssuerKey(known.key, known.not_before, known.expires)
+        self.introductions[known.kid] = introduction
         return known
+
+    def introduction_of(self, token: str) -> Issuer:
+        """How the key of an artifact was introduced; the artifact must have been verified with ``issuers``."""
+        return self.introductions[jose.parse(token, typ=artifact.TYP).kid]
 
     @property
     def expired(self) -> bool:

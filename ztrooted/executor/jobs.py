@@ -19,6 +19,7 @@ from ztrooted.artifact import ArtifactClaims
 from ztrooted.errors import GateError
 from ztrooted.executor.control import Caller
 from ztrooted.executor.enroll import ExecutorSession
+from ztrooted.executor.follower import Follower
 from ztrooted.executor.job_messages import ended, not_started, report_of, spec_of
 from ztrooted.executor.supervisor import JobEnd, Supervisor, SupervisorError
 from ztrooted.models import (
@@ -57,6 +58,7 @@ class Running:
     interrupted_at: float | None = None
     over: str = ""  # why it must not go on, said while it was starting
     signals: list[int] = field(default_factory=list)  # for a job that is starting
+    follower: Follower | None = None
 
 
 class Jobs:
@@ -94,6 +96,7 @@ class Jobs:
         try:
             claims = self._verify(session, request)
             running = Running(claims, request.artifact, artifact.token_digest(request.artifact))
+            running.follower = Follower(caller) if request.follow else None
             if claims.jti in self._running:
                 raise GateError(GateReason.ARTIFACT_USED, "this artifact is in use on this machine already")
             self._running[claims.jti] = running
@@ -160,11 +163,18 @@ class Jobs:
         for number in running.signals:
             running.supervisor.signal(number)
         await self._tell(StartedMessage(authorization=claims.jti, enforcement=enforcement))
+        follower = running.follower
+        beside = () if follower is None else (running.supervisor.init_pidfd,)
         try:
-            await caller.tell(ExecStarted(authorization=claims.jti, enforcement=enforcement))
+            await caller.tell(ExecStarted(authorization=claims.jti, enforcement=enforcement), *beside)
         except OSError:
             await running.supervisor.interrupt(ABANDONED)  # it went away while the job was starting
-        end = await running.supervisor.wait()
+        telling = None if follower is None else asyncio.create_task(follower.tell())
+        try:
+            end = await running.supervisor.wait()
+        finally:
+            if telling is not None:
+                telling.cancel()
         await self._tell(report_of(running.claims.jti, end, running.interrupted_at))
         return end
 
@@ -204,6 +214,8 @@ class Jobs:
         life_s = min(message.life_ms / 1000, claims.exp - claims.iat + MARGIN_S)
         running.claims, running.token = claims, message.artifact
         running.deadline = answered + life_s
+        if running.follower is not None:
+            running.follower.renewed(message.artifact, session.introduction_of(message.artifact), running.deadline)
         if running.supervisor is not None:
             running.supervisor.renew_until(running.deadline)
         elif not running.activated.done():

@@ -144,6 +144,11 @@ class Supervisor:
         supervisor._following = asyncio.create_task(supervisor._follow(), name=f"job {init_pid}")
         return supervisor
 
+    @property
+    def init_pidfd(self) -> int:
+        """A descriptor of the first process of the job's namespace, open until the job is over."""
+        return self._init_pidfd
+
     def renew(self, lease_s: float) -> None:
         """Have the lease end ``lease_s`` seconds from now; nothing happens if the job is over.
 

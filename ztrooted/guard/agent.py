@@ -1,0 +1,89 @@
+"""Where jobs run: this machine's executor agent, and what is not left to it.
+
+1. A ticket is verified here, by the anchors, before anybody is asked to do anything.
+2. The agent activates the artifact, and runs the job in a PID namespace that dies with its lease.
+3. Each renewal is verified here too, and moves a deadline on this side's own clock.
+4. A revocation, a deadline that passes, an agent that goes away: the job's first process is killed from here as well, and
+   the kernel kills the rest.
+
+What is known to be dead is known from the kernel (pidfd), not from what anybody says.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ztrooted.anchors import Anchors
+from ztrooted.errors import EnvironmentProblem
+from ztrooted.guard.process import GuardedProcess, Streams
+from ztrooted.models import ExecRequest
+from ztrooted.reasons import GateReason
+from ztrooted.ticket import Ticket, verify_ticket
+
+SOCKET = Path("/run/ztrooted/executor.sock")
+START_S = 30.0  # an activation waits for a quote; the gateway's own deadline for that is shorter
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAgent:
+    """This machine's agent, whose executor is ``executor``."""
+
+    anchors: Anchors
+    executor: str
+    path: Path = SOCKET
+
+    async def start(self, ticket: Ticket, streams: Streams | None = None) -> GuardedProcess:
+        """Run the job of a ticket; returns once it runs. Without ``streams`` it has no input, and this process's output.
+
+        GateError where the ticket does not verify, EnvironmentProblem where no agent answers in time, ``NotStarted``
+        where the agent or the gateway says no.
+        """
+        verified = verify_ticket(ticket, self.anchors, now=int(time.time()), executor=self.executor)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        process = GuardedProcess(connection, verified, self.anchors)
+        try:
+            async with asyncio.timeout(min(START_S, max(0, verified.lease_s))):
+                with nothing() as empty:
+                    await self._ask(connection, ticket, streams or Streams(empty, 1, 2))
+                await process.started()
+        except TimeoutError as error:
+            await process.close()
+            raise self._unanswered("it did not answer in time") from error
+        except OSError as error:
+            await process.close()
+            raise self._unanswered(error.strerror or "it hung up") from error
+        except BaseException:
+            await process.close()
+            raise
+        return process
+
+    async def _ask(self, connection: socket.socket, ticket: Ticket, streams: Streams) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(connection, str(self.path))
+        request = ExecRequest(artifact=ticket.artifact, job=ticket.job, env=ticket.env, follow=True)
+        line = request.model_dump_json().encode() + b"\n"
+        sent = socket.send_fds(connection, [line[: 64 << 10]], streams.descriptors)
+        await loop.sock_sendall(connection, line[sent:])
+
+    def _unanswered(self, why: str) -> EnvironmentProblem:
+        return EnvironmentProblem(
+            GateReason.EXECUTION_AGENT_LOST,
+            f"no executor agent answers at {self.path}: {why}",
+            "start one with 'ztrooted executor run', or name its socket with ZTROOTED_SOCKET",
+        )
+
+
+@contextmanager
+def nothing() -> Iterator[int]:
+    """A descriptor with nothing to read."""
+    empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield empty
+    finally:
+        os.close(empty)

@@ -1,0 +1,41 @@
+"""Which executor stands behind a name of the orchestrator's: a queue, a worker, a node. Who is not in it runs nothing.
+
+A hook that goes through a list of machines allows everything where the list is empty, so here that is an error.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.reasons import GateReason
+
+
+class ExecutorSet(Mapping[str, str]):
+    """Executor ids by name; never empty."""
+
+    def __init__(self, executors: Mapping[str, str]) -> None:
+        """EnvironmentProblem ``config.invalid`` for a set in which nobody is, or a name or id is empty."""
+        if not executors or not all(name and executor for name, executor in executors.items()):
+            raise EnvironmentProblem(
+                GateReason.CONFIG_INVALID,
+                "the set of executors is empty, so nothing may run anywhere",
+                "name each queue, worker or node with its executor's id; 'ztrooted executors' lists those",
+            )
+        self._executors = MappingProxyType(dict(executors))
+
+    def __getitem__(self, name: str) -> str:
+        """The executor of a name. GateError ``dispatch.executor_unknown`` for another one, which is never "any"."""
+        try:
+            return self._executors[name]
+        except KeyError:
+            raise GateError(
+                GateReason.DISPATCH_EXECUTOR_UNKNOWN,
+                f"no executor stands behind {name!r:.80}",
+                f"it is one of {', '.join(sorted(self._executors))[:200]}, or has to be added",
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._executors)
+
+    def __len__(self) -> int:
+        return len(self._executors)

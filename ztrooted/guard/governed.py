@@ -1,0 +1,135 @@
+"""``@governed``: each call of a function is a dispatch. For tools of AI agents, and anything else that is called by name.
+
+    gate = Gate.from_environment()
+
+    @gate.governed(workflow="assistant")
+    def delete_files(pattern: str) -> int: ...
+
+The call's function and the digest of its arguments are the job. A call that may not run raises, and has done nothing.
+"""
+
+import asyncio
+import atexit
+import functools
+import inspect
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, Self, TypeVar, cast
+
+from ztrooted.client.blocking import Loop
+from ztrooted.client.orchestrator import Dispatch, Orchestrator
+from ztrooted.errors import EnvironmentProblem
+from ztrooted.guard.agent import LocalAgent
+from ztrooted.guard.call import ORIGINAL
+from ztrooted.guard.function import GOVERNED, Call, describe_call, perform, reference_of
+from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment
+from ztrooted.reasons import GateReason
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Gate:
+    """One orchestrator and one machine to run on, in one program. Connects at the first call."""
+
+    def __init__(self, settings: OrchestratorSettings | None, agent: LocalAgent | None) -> None:
+        """Without settings and agent it governs what it is given, and calls nothing."""
+        self._settings = settings
+        self._agent = agent
+        self._opening = threading.Lock()
+        self._loop: Loop | None = None
+        self._orchestrator: Orchestrator | None = None
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """By variables, see ``ztrooted.guard.settings``. EnvironmentProblem where one is missing.
+
+        The process of a governed call loads the same module, and has none of them: it holds no token.
+        """
+        if GOVERNED in os.environ:
+            return cls(None, None)
+        return cls(OrchestratorSettings.from_environment(), agent_from_environment())
+
+    def governed(
+        self, *, workflow: str, run: str | None = None, env: Mapping[str, str] | None = None, **options: Any
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Have each call of a function authorized, run in a process of its own, followed, and ended with its lease.
+
+        ``run`` names the session that calls belong to; a random one unless told. ``options`` are fields of ``Job`` and
+        ``max_runtime_s``. A function that is asynchronous stays so. UsageProblem for one that can't be found by its name.
+        """
+        session = run or secrets.token_hex(8)
+
+        def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            reference_of(function)
+
+            def described(positional: Any, named: Any) -> Call:
+                fields = {name: value for name, value in options.items() if name != "max_runtime_s"}
+                return describe_call(function, positional, named, workflow=workflow, run=session, env=env, **fields)
+
+            async def called(*positional: Any, **named: Any) -> Any:
+                call = described(positional, named)
+                loop = await asyncio.to_thread(self._open)
+                return await asyncio.wrap_future(loop.submit(self._call(call, options.get("max_runtime_s"))))
+
+            def waited(*positional: Any, **named: Any) -> Any:
+                call = described(positional, named)
+                return self._open().wait(self._call(call, options.get("max_runtime_s")))
+
+            wrapper = functools.wraps(function)(called if inspect.iscoroutinefunction(function) else waited)
+            setattr(wrapper, ORIGINAL, function)
+            return cast("Callable[P, R]", wrapper)
+
+        return decorate
+
+    def close(self) -> None:
+        """Hang up. What still runs is ended."""
+        loop, orchestrator, self._loop, self._orchestrator = self._loop, self._orchestrator, None, None
+        if loop is not None and orchestrator is not None:
+            loop.wait(orchestrator.__aexit__(None, None, None))
+            loop.close()
+
+    def _open(self) -> Loop:
+        with self._opening:
+            if self._loop is None:
+                loop = Loop()
+                try:
+                    self._orchestrator = loop.wait(self._connect())
+                except BaseException:
+                    loop.close()
+                    raise
+                self._loop = loop
+                atexit.register(self.close)
+            return self._loop
+
+    async def _connect(self) -> Orchestrator:
+        asked = self._settings
+        if asked is None or self._agent is None:
+            raise EnvironmentProblem(
+                GateReason.CONFIG_MISSING,
+                "a governed call can't make another one: its process holds no token",
+                "call the plain function, or both from outside",
+            )
+        orchestrator = Orchestrator(asked.gateway, ca=asked.ca, token=asked.token, anchors=asked.anchors)
+        return await orchestrator.__aenter__()
+
+    async def _call(self, call: Call, max_runtime_s: int | None) -> Any:
+        orchestrator, agent = self._orchestrator, self._agent
+        if orchestrator is None or agent is None:
+            raise RuntimeError("the gate was closed")
+        dispatch = await orchestrator.authorize(call.work, agent.executor, max_runtime_s=max_runtime_s)
+        return await follow_call(orchestrator, dispatch, agent, call)
+
+
+async def follow_call(orchestrator: Orchestrator, dispatch: Dispatch, agent: LocalAgent, call: Call) -> Any:
+    """Run a call that was authorized and follow it; what its function returns."""
+    process, result = await perform(agent, dispatch.ticket, call)
+    try:
+        await orchestrator.follow(dispatch, process)
+        return await result
+    finally:
+        process.kill("execution.abandoned")
+        result.cancel()
+        await asyncio.gather(result, return_exceptions=True)
