@@ -62,16 +62,16 @@ async def test_versions_count_and_the_last_one_is_in_force(
 async def test_an_approval_ends(gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel) -> None:
     baseline = await captured(gate, executor)
     async with await gate.client("operator") as operator:
-        view = await operator.approve_baseline(sha256(baseline.encode()), expires_in_s=3600)
+        view = await operator.approve_baseline(sha256(baseline.encode()), expires_in_s=60)
     assert view.expires == gate.records("baseline.approved")[-1]["body"]["expires"]
     await executor.authorize(job())
-    await gate.pass_time(3601)
+    await gate.pass_time(61)
     await gate.gateway.checkpointer.seal()
     with pytest.raises(Refused) as refused:
         await executor.authorize(job("late"))
     assert refused.value.reason is GateReason.BASELINE_EXPIRED
     async with await gate.client("operator") as operator:
-        await operator.approve_baseline(view.baseline, expires_in_s=3600)
+        await operator.approve_baseline(view.baseline, expires_in_s=60)
     await executor.authorize(job("again"))
 
 
@@ -80,7 +80,7 @@ async def test_expiry_is_part_of_what_an_auditor_judges(
 ) -> None:
     baseline = await captured(gate, executor)
     async with await gate.client("operator") as operator:
-        await operator.approve_baseline(sha256(baseline.encode()), expires_in_s=3600)
+        await operator.approve_baseline(sha256(baseline.encode()), expires_in_s=60)
     grant = await executor.authorize(job())
     await channel.activate(grant)
     await channel.started(grant)
