@@ -28,7 +28,9 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 # A path in the tree, or a test in it. "ztrooted/quote/v1" and the like are names in formats.
-IN_THE_TREE = re.compile(r"(?:tpm|ztrooted|gateway|tests|scripts|docs)/(?![\w-]+/v\d$)[\w./*-]*(?:::\w+)?")
+IN_THE_TREE = re.compile(
+    r"(?:tpm|ztrooted|gateway|tests|scripts|docs)/(?![\w-]+/v\d$)[\w./*-]*(?:::\w+(?:(?:\.|::)\w+)?)?"
+)
 
 
 def code_of(page: Path) -> list[str]:
@@ -64,14 +66,44 @@ def test_paths_and_tests_that_are_named_exist(page: Path) -> None:
             path, _, test = named.rstrip(".").partition("::")
             assert list(ROOT.glob(path)) if "*" in path else (ROOT / path).exists(), named
             if test:
-                assert test in functions_of(ROOT / path), named
+                assert test in names_of(ROOT / path), named
 
 
 @cache
-def functions_of(path: Path) -> frozenset[str]:
-    """The functions of a module."""
-    walked = ast.walk(ast.parse(path.read_text()))
-    return frozenset(node.name for node in walked if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+def names_of(path: Path) -> frozenset[str]:
+    """The functions, classes and methods (``Class.method``; of tests ``Class::test``) of a module."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (*functions, ast.ClassDef)):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = [inner.name for inner in node.body if isinstance(inner, functions)]
+            found |= {f"{node.name}{mark}{name}" for name in methods for mark in (".", "::")}
+    return frozenset(found)
+
+
+def promises() -> list[Any]:
+    """The rows of the audit guide: promise, code, test."""
+    guide = (ROOT / "docs" / "audit-guide.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| (.*?) ?\| (.+) \|$", guide, re.MULTILINE)
+    return [pytest.param(code, test, id=said) for said, code, test in rows if code not in {"code", "---"}]
+
+
+@pytest.mark.parametrize(("code", "test"), promises())
+def test_each_promise_names_its_code_and_a_test(code: str, test: str) -> None:
+    """Code by file and symbol, a test by its id or a whole file of them; that they exist, another test sees."""
+    for named in CODE.findall(code):
+        assert re.fullmatch(
+            r"(tpm|ztrooted|gateway)/[\w/]+\.py::[\w.]+|tests/[\w/]+\.py|gateway/console/\S+\.js", named
+        )
+    assert "`" in code or not code  # other people's libraries have none of ours
+    tests = [named for named in CODE.findall(test) if re.search(r"/test_\w+\.py", named)]
+    assert tests
+    for named in tests:
+        path, _, function = named.partition("::")
+        names = [function] if function else names_of(ROOT / path)
+        assert any(one.rpartition("::")[2].startswith("test_") for one in names), named
 
 
 @cache

@@ -61,6 +61,7 @@ class Lab:
         self.words: dict[str, Callable[[Path], str]] = {
             "/var/lib/ztrooted/gateway": lambda _: str(gate.gateway),
             "/var/lib/witness": lambda folder: str(folder / "witness"),
+            "/media/safe": str,
             "/srv/image": lambda folder: str(folder / "image"),
             "https://gate.example:8443": lambda _: gate.url,
             "127.0.0.1:8444": lambda _: f"127.0.0.1:{free_port()}",
@@ -86,13 +87,20 @@ class Lab:
 
     def tokens(self) -> list[dict[str, Any]]:
         """The gateway's tokens."""
-        listed: list[dict[str, Any]] = self.gate.stage.json("gateway", "tokens", str(self.gate.gateway))["tokens"]
+        listed: list[dict[str, Any]] = json.loads(self.told("gateway", "tokens", str(self.gate.gateway), "--json"))[
+            "tokens"
+        ]
         return listed
+
+    def told(self, *arguments: str) -> str:
+        """What a command of ours says."""
+        program = [self.programs / "ztrooted", *arguments]
+        return subprocess.run(program, check=True, capture_output=True, text=True, timeout=60).stdout
 
     def leaver(self, folder: Path) -> str:
         """The id of a token that may be revoked."""
         whose = ["--role", "auditor", "--name", "leaver", "--output", str(folder / "leaver.token")]
-        self.gate.stage.json("gateway", "token", str(self.gate.gateway), *whose)
+        self.told("gateway", "token", str(self.gate.gateway), *whose)
         return str(next(one["id"] for one in self.tokens() if one["name"] == "leaver"))
 
     def recorded(self, folder: Path) -> str:
@@ -155,8 +163,7 @@ def lab(shared_gates: Gates, programs: Path) -> Lab:
 def furnish(page: str, lab: Lab, folder: Path) -> dict[str, str]:
     """What a page takes for granted, and what its words stand for besides."""
     gate = lab.gate
-    anchors = gate.stage.run("gateway", "anchors", str(gate.gateway))
-    (folder / "anchors.toml").write_text(anchors)
+    (folder / "anchors.toml").write_text(lab.told("gateway", "anchors", str(gate.gateway)))
     shutil.copy(gate.ca, folder / "ca.pem")
     if page == "README.md":
         return {
