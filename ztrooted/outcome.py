@@ -31,18 +31,20 @@ _SUPERVISION = {
 
 
 class _Ended(GateError):  # noqa: N818 -- base of outcomes
-    def __init__(self, reason: Reason, detail: str, remedy: str = "", authorization: str | None = None) -> None:
-        known = EXPLANATIONS.get(reason)
-        super().__init__(reason, detail, remedy or (known.remedy if known else ""))
+    """``args`` makes the same one again: orchestrators send errors, by their arguments, to whoever asked."""
+
+    def __init__(
+        self, reason: Reason | str, detail: str = "", remedy: str = "", authorization: str | None = None
+    ) -> None:
+        code = reason_of(str(reason))
+        known = EXPLANATIONS.get(code)
+        super().__init__(code, detail, remedy or (known.remedy if known else ""))
         self.authorization = authorization
+        self.args = (str(code), self.detail, self.remedy, authorization)
 
     def __str__(self) -> str:
         """With the remedy, since whoever shows this shows nothing else."""
         return f"{self.reason}: {self.detail} {self.remedy}".strip()
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Orchestrators send errors from the worker to whoever asked."""
-        return type(self), (self.reason, self.detail, self.remedy, self.authorization)
 
     @classmethod
     def of(cls, error: GateError) -> Self:

@@ -6,7 +6,9 @@ async def test_something(machine):
 """
 
 import asyncio
+import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -14,16 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
+from gateway.anchors import anchors_file
 from tests.support.executor import ScriptedExecutor
 from tests.support.gateway_in_process import GatewayInProcess
+from tests.support.tpm import Foundry, SoftwareTpms
 from tpm.boot_simulator import EVENT_LOG, IMA_ASCII
+from tpm.software import ca_certificates
 from ztrooted.anchors import Anchors
 from ztrooted.client.orchestrator import Orchestrator
 from ztrooted.executor.agent import Agent, AgentConfig
 from ztrooted.guard.agent import LocalAgent
 from ztrooted.work import Work, describe
 
+ROOT = Path(__file__).parents[2]
 # Writes down when it was last alive, twice: by itself, and by a grandchild in a session of its own that ignores SIGTERM.
 BEATS = """
 import os, signal, sys, time
@@ -122,9 +129,7 @@ class MachineInProcess:
                 assert not running.done(), running
                 await asyncio.sleep(0.01)
             self.id = views[0].executor
-            captured = await operator.capture_baseline(self.id)
-            await operator.approve_baseline(captured.baseline)
-        await self.prove()
+        await self.trust()
 
     async def orchestrator(self, url: str | None = None, name: str = "flows") -> Orchestrator:
         """An orchestrator's client; use it as an async context manager."""
@@ -154,6 +159,36 @@ class MachineInProcess:
     async def close(self) -> None:
         await self._stack.aclose()
 
+    async def trust(self) -> None:
+        """Have an operator approve what it is now, and let it prove that."""
+        async with await self.gate.client("operator") as operator:
+            captured = await operator.capture_baseline(self.id)
+            await operator.approve_baseline(captured.baseline)
+        await self.prove()
+
+    async def drift(self) -> None:
+        """Run something that nobody approved, and have it found out."""
+        self.executor.drift(f"/tmp/intruder-{time.monotonic_ns()}")
+        await self.prove()
+
+    async def environment(self) -> dict[str, str]:
+        """Variables by which a program finds this gateway, and this machine."""
+        token, anchors = self.folder / "token", self.folder / "anchors.toml"
+        token.write_text(await self.gate.token("orchestrator", "flows"))
+        token.chmod(0o600)
+        anchors.write_text(anchors_file(self.gate.gateway.config))
+        return {
+            **os.environ,
+            "ZTROOTED_GATEWAY": self.gate.url,
+            "ZTROOTED_CA": str(self.gate.ca),
+            "ZTROOTED_TOKEN_FILE": str(token),
+            "ZTROOTED_ANCHORS": str(anchors),
+            "ZTROOTED_EXECUTOR": self.id,
+            "ZTROOTED_SOCKET": str(self.socket),
+            "ZTROOTED_STATE": str(self.folder / "state"),
+            "PYTHONPATH": str(ROOT),
+        }
+
 
 @pytest.fixture
 async def machine(
@@ -166,3 +201,30 @@ async def machine(
         yield made
     finally:
         await made.close()
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for a whole module, with a short name: a socket is in it."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_machine(
+    shared_software_tpms: SoftwareTpms, shared_folder: Path, tpm_foundry: Foundry
+) -> AsyncIterator[MachineInProcess]:
+    """One for all tests of a module, which leave it trusted."""
+    folder = shared_folder
+    chip = shared_software_tpms(certificates=True)
+    gate = GatewayInProcess(folder, shared_software_tpms(fresh=True), ca_certificates(tpm_foundry.ca), {})
+    made = None
+    try:
+        await gate.start()
+        made = MachineInProcess(gate, ScriptedExecutor(gate, chip, folder / "machine"), folder)
+        await made.start()
+        yield made
+    finally:
+        if made is not None:
+            await made.close()
+            made.executor.device.close()
+        await gate.stop()

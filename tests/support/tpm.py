@@ -87,6 +87,16 @@ def tpm_foundry() -> Iterator[Foundry]:
 @pytest.fixture
 def software_tpms(tpm_foundry: Foundry) -> Iterator[SoftwareTpms]:
     """Make running TPMs: clones of one machine, or with ``fresh`` a machine not seen before in this test."""
+    yield from _machines(tpm_foundry)
+
+
+@pytest.fixture(scope="module")
+def shared_software_tpms(tpm_foundry: Foundry) -> Iterator[SoftwareTpms]:
+    """The same for a module whose tests share machines."""
+    yield from _machines(tpm_foundry)
+
+
+def _machines(tpm_foundry: Foundry) -> Iterator[SoftwareTpms]:
     with ExitStack() as running:
         count = 0
 

@@ -47,13 +47,11 @@ class FunctionFailed(JobFailed):
     """The function raised an exception; ``trace`` is where."""
 
     def __init__(
-        self, reason: Any, detail: str, remedy: str = "", authorization: str | None = None, trace: str = ""
+        self, reason: Any, detail: str = "", remedy: str = "", authorization: str | None = None, trace: str = ""
     ) -> None:
         super().__init__(reason, detail, remedy, authorization)
         self.trace = trace
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.reason, self.detail, self.remedy, self.authorization, self.trace)
+        self.args = (*self.args, trace)
 
 
 def describe_call(

@@ -1,0 +1,238 @@
+"""What the contract suite drives: each adapter hands work out and has it run, in one or two steps."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import socket
+import sys
+from abc import ABC, abstractmethod
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tests.orchestrators import tools
+from tests.support.agent_in_process import BEATS, ROOT, MachineInProcess
+from ztrooted.guard.executor_set import ExecutorSet
+from ztrooted.guard.function import describe_call, perform, require_call
+from ztrooted.guard.governed import Gate
+from ztrooted.guard.settings import OrchestratorSettings
+from ztrooted.ticket import parse_ticket
+from ztrooted.work import Work, describe
+
+APART = ROOT / ".orchestrators" / "bin"
+WITHIN_S = 0.5  # an answer that does not come is waited for no longer, in these tests
+QUEUE = "celery"
+
+
+class RefusedError(Exception):
+    """What an orchestrator shows where work did not run to its end."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What was handed out, on its way."""
+
+    what: str
+    base: Path
+    run: str
+    ticket: str | None
+
+
+class Adapter(ABC):
+    """One orchestrator. ``what`` is ``write`` (a file, once) or ``beats`` (for ever)."""
+
+    def __init__(self, machine: MachineInProcess) -> None:
+        self.machine = machine
+        self.stack = AsyncExitStack()
+
+    async def open(self) -> None:  # noqa: B027 -- some need nothing
+        """Start what it needs."""
+
+    async def close(self) -> None:
+        await self.stack.aclose()
+
+    @abstractmethod
+    async def hand_out(self, what: str, base: Path, *, url: str | None = None, executor: str = QUEUE) -> Message:
+        """Ask, at ``url`` if it is told, for the executor behind a name. Raises where the answer is no."""
+
+    @abstractmethod
+    async def run(self, message: Message) -> Any:
+        """Have what was handed out run to its end. Raises where it does not."""
+
+    async def whole(self, what: str, base: Path) -> Any:
+        """Both, as its users do it."""
+        return await self.run(await self.hand_out(what, base))
+
+    def other(self, message: Message, ticket: str | None) -> Message:
+        """The same with another ticket."""
+        return replace(message, ticket=ticket)
+
+
+class InProcess(Adapter):
+    """Adapters that need no orchestrator: a ticket is authorized and run here."""
+
+    def work(self, what: str, base: Path, run: str) -> Work:
+        raise NotImplementedError
+
+    async def hand_out(self, what: str, base: Path, *, url: str | None = None, executor: str = QUEUE) -> Message:
+        run = secrets.token_hex(4)
+        named = ExecutorSet({QUEUE: self.machine.id})[executor]
+        async with await self.machine.orchestrator(url) as orchestrator:
+            within_s = WITHIN_S if url else 30.0
+            dispatch = await orchestrator.authorize(self.work(what, base, run), named, within_s=within_s)
+        return Message(what, base, run, dispatch.ticket.encode())
+
+
+class Subprocess(InProcess):
+    """A command line, on this machine's agent."""
+
+    def work(self, what: str, base: Path, run: str) -> Work:
+        writes = ["/bin/sh", "-c", 'printf done > "$0"', str(base)]
+        argv = writes if what == "write" else [sys.executable, "-I", "-S", "-c", BEATS, str(base)]
+        return describe(argv, workflow="contract", run=run, step=what)
+
+    async def run(self, message: Message) -> Any:
+        process = await self.machine.agent.start(parse_ticket(message.ticket))
+        (await process.wait()).demand()
+        return message.base.read_text()
+
+
+class Governed(InProcess):
+    """A function behind ``@governed``."""
+
+    def work(self, what: str, base: Path, run: str) -> Work:
+        return self._call(what, base, run).work
+
+    def _call(self, what: str, base: Path, run: str) -> Any:
+        return describe_call(getattr(tools, what), [str(base)], workflow="contract", run=run)
+
+    async def run(self, message: Message) -> Any:
+        ticket = parse_ticket(message.ticket)
+        call = require_call(ticket, self._call(message.what, message.base, message.run).payload)
+        _, result = await perform(self.machine.agent, ticket, call)
+        return await result
+
+    async def whole(self, what: str, base: Path) -> Any:
+        token = await self.machine.gate.token("orchestrator", "flows")
+        asked = OrchestratorSettings(self.machine.gate.url, self.machine.gate.ca, token, self.machine.anchors)
+        gate = Gate(asked, self.machine.agent)
+        try:
+            return await asyncio.to_thread(gate.governed(workflow="contract")(getattr(tools, what)), str(base))
+        finally:
+            await asyncio.to_thread(gate.close)
+
+
+class Apart(Adapter):
+    """An orchestrator in an environment of its own, whose sender is a ``driver``."""
+
+    driver = ""
+
+    async def open(self) -> None:
+        self.variables = await self.machine.environment()
+        await self.start()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._sender = await self.spawn("sender", str(APART / "python"), "-m", self.driver, talks=True)
+        self._answered(0)
+        reading = asyncio.create_task(self._read())
+        self.stack.callback(reading.cancel)
+        await asyncio.wait_for(self._waiting[0], 60)
+
+    async def start(self) -> None:
+        """Start the orchestrator itself."""
+
+    async def spawn(self, name: str, *command: str, talks: bool = False, **variables: str) -> Any:
+        """A process that ends with this adapter; what it says is in ``NAME.log``."""
+        pipe = asyncio.subprocess.PIPE if talks else asyncio.subprocess.DEVNULL
+        with (self.machine.folder / f"{name}.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd=ROOT,
+                env={**self.variables, **variables},
+                stdin=pipe,
+                stdout=pipe if talks else log,
+                stderr=log,
+                start_new_session=True,
+                limit=1 << 24,
+            )
+
+        async def end() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)
+            await process.wait()
+
+        self.stack.push_async_callback(end)
+        return process
+
+    async def _read(self) -> None:
+        while line := await self._sender.stdout.readline():
+            told = json.loads(line)
+            waiting = self._answered(told["number"])
+            if not waiting.done():
+                if "error" in told:
+                    waiting.set_exception(RefusedError(told["error"]))
+                else:
+                    waiting.set_result(told["value"])
+
+    def _answered(self, number: int) -> "asyncio.Future[Any]":
+        return self._waiting.setdefault(number, asyncio.get_running_loop().create_future())
+
+    async def ask(self, **asked: Any) -> Any:
+        number = secrets.randbits(40) + 1
+        answered = self._answered(number)
+        self._sender.stdin.write(json.dumps({"number": number, **asked}).encode() + b"\n")
+        return await asyncio.wait_for(answered, 60)
+
+    async def hand_out(self, what: str, base: Path, *, url: str | None = None, executor: str = QUEUE) -> Message:
+        run = secrets.token_hex(16)
+        elsewhere = {"url": url, "home": self.machine.gate.url} if url else {}
+        asked = {"what": what, "base": str(base), "run": run, "executor": executor, **elsewhere}
+        return Message(what, base, run, await self.ask(do="hand_out", **asked))
+
+    async def run(self, message: Message) -> Any:
+        asked = {"what": message.what, "base": str(message.base), "run": message.run, "ticket": message.ticket}
+        return await self.ask(do="run", **asked)
+
+    async def whole(self, what: str, base: Path) -> Any:
+        return await self.ask(do="whole", what=what, base=str(base))
+
+
+class CeleryAdapter(Apart):
+    """Celery with Redis."""
+
+    driver = "tests.orchestrators.celery_driver"
+
+    async def start(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.variables["REDIS"] = f"redis://127.0.0.1:{port}/0"
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        await self.spawn("redis", "redis-server", *options)
+        await self.spawn("worker", *self.worker)
+        log = self.machine.folder / "worker.log"
+        async with asyncio.timeout(90):
+            while " ready." not in log.read_text():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    @property
+    def worker(self) -> list[str]:
+        options = ["--concurrency", "4", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        return [str(APART / "celery"), "-A", "tests.orchestrators.celery_app", "worker", "--loglevel", "INFO", *options]
+
+
+ADAPTERS: dict[str, type[Adapter]] = {"subprocess": Subprocess, "governed": Governed, "celery": CeleryAdapter}
+QUICK = ("subprocess", "governed")
+
+
+def missing(name: str) -> str | None:
+    """Why an adapter can't be tried here, or None."""
+    if name in QUICK:
+        return None
+    if "ZTROOTED_ORCHESTRATORS" not in os.environ:
+        return "orchestrators are tried by 'scripts/test --orchestrators'"
+    if not (APART / name).exists() and not (APART / "python").exists():
+        return "scripts/orchestrators has not installed it"
+    return None
