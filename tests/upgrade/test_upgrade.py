@@ -23,7 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.app import DATABASE
 from gateway.certificates import Authority, private_pem
+from gateway.config import load_config
 from gateway.fsck import fsck
+from gateway.recovery import seal_keys
 from gateway.storage import database
 from gateway.storage.database import Database
 from tests.support.executor import ScriptedExecutor, job
@@ -79,6 +81,16 @@ class Machine:
         settings.write_text(text)
         self.gate = GatewayInProcess.on(folder, self.ours)
 
+    async def seal_keys(self) -> None:
+        """Where keys lie in the clear, as once they did, nothing is served until an operator has them sealed."""
+        if not (self.folder / "gateway" / "executor-ca" / "key.pem").exists():
+            return
+        with pytest.raises(EnvironmentProblem) as refused:
+            await self.gate.start()
+        assert refused.value.reason is GateReason.SECRETS_PLAIN
+        assert "seal-keys" in refused.value.remedy
+        await seal_keys(load_config(self.gate.data), operator="olivia", reason="an update")
+
     def renew_tls(self) -> None:
         """As operators do every two years."""
         now, key = datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())
@@ -88,13 +100,13 @@ class Machine:
         (tls / "ca.pem").write_bytes(authority.pem())
         (tls / "cert.pem").write_bytes(server.public_bytes(serialization.Encoding.PEM))
         (tls / "key.pem").write_bytes(private_pem(key))
+        (tls / "key.pem").chmod(0o600)
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda path: path.name.removesuffix(".tar.xz"))
 async def machine(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Machine]:
     made = Machine(unpack(request.param, folder))
     with made.ours, made.theirs:
-        made.renew_tls()
         try:
             yield made
         finally:
@@ -110,6 +122,8 @@ async def test_the_folder_of_an_earlier_version_opens_is_sound_and_goes_on(machi
     assert report.verified, report.failed
     with closing(sqlite3.connect(gate.data / DATABASE)) as connection:
         before = [bytes(data) for (data,) in connection.execute("SELECT bytes FROM records ORDER BY seq")]
+    await machine.seal_keys()
+    machine.renew_tls()
     await gate.start()
     after = [bytes(data) for (data,) in gate.gateway.database.reading.execute("SELECT bytes FROM records ORDER BY seq")]
     assert after[: len(before)] == before
