@@ -29,7 +29,7 @@ from ztrooted import names
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason
-from ztrooted.tracing import COLLECTOR
+from ztrooted.tracing import collector_address
 from ztrooted.validation import explain_validation
 
 FORMAT = "ztrooted-gateway/1"
@@ -40,7 +40,7 @@ MISSPELT = 0.9  # of 1, how alike two names are of which one is probably meant t
 TpmAddress = Annotated[str, StringConstraints(pattern=r"^(device|swtpm|socket):/.+$")]
 Domain = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._%-]{1,253}$")]
-Collector = Annotated[str, StringConstraints(pattern=COLLECTOR)]
+Collector = Annotated[str, AfterValidator(collector_address)]
 VendorId = Annotated[str, AfterValidator(normalise_vendor_id)]
 
 

@@ -81,6 +81,7 @@ class GateReason(StrEnum):
 
     DATABASE_CORRUPT = "database.corrupt"
     DATABASE_IN_USE = "database.in_use"
+    DATABASE_NEWER = "database.newer"
     DATABASE_UNAVAILABLE = "database.unavailable"
 
     DECISION_UNKNOWN = "decision.unknown"

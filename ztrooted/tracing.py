@@ -24,7 +24,7 @@ VARIABLE = "TRACEPARENT"  # how a command is told the trace that it is part of
 # W3C Trace Context §3.2: version 00; neither id is all zeros.
 TRACEPARENT = r"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$"
 TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
-COLLECTOR = r"^https?://[^\s?#@]+$"
+COLLECTOR = re.compile(r"https?://[^\s?#@]+")
 SEND_S = 5.0  # for one batch; and for the last one when a process ends
 
 _active: "Tracing | None" = None
@@ -97,10 +97,19 @@ def _exporter(address: str) -> Any:
 
 def tracing_to(collector: str | None, service: str) -> Tracing | None:
     """Traces of this process, begun, if a collector is named. UsageProblem for what is no address of one."""
-    if collector is not None and not re.fullmatch(COLLECTOR.strip("^$"), collector):
-        remedy = "such as http://127.0.0.1:4318, without user, query and fragment"
-        raise UsageProblem(GateReason.CONFIG_INVALID, f"{collector!r} is not the address of a collector", remedy)
-    return None if collector is None else Tracing(service, collector=collector.rstrip("/")).start()
+    if collector is None:
+        return None
+    try:
+        return Tracing(service, collector=collector_address(collector).rstrip("/")).start()
+    except ValueError as error:
+        raise UsageProblem(GateReason.CONFIG_INVALID, f"{collector!r}: {error}", "name the collector") from error
+
+
+def collector_address(text: str) -> str:
+    """The address of a collector as it was given. ValueError for what is none; credentials belong into its headers."""
+    if not COLLECTOR.fullmatch(text):
+        raise ValueError("a collector's address is such as http://127.0.0.1:4318, with neither user nor query")
+    return text
 
 
 @contextmanager

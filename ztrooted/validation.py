@@ -32,7 +32,6 @@ WRITTEN = {
     r"^[a-z0-9][a-z0-9-]{0,31}$": "up to 32 lower-case letters, digits and hyphens, beginning with no hyphen",
     r"^[a-z0-9][a-z0-9_-]{0,62}$": "up to 63 lower-case letters, digits and any of _- after the first",
     r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$": "a traceparent of W3C Trace Context, version 00",
-    r"^https?://[^\s?#@]+$": "an address, https:// or http:// with neither user nor query",
     r"^[A-Za-z0-9_-]{8,64}$": "an id exactly as it was returned",
     r"^[A-Za-z0-9_-]{1,512}$": "a cursor exactly as it was returned",
     r"^ex-[0-9a-f]{32}$": "an executor's id, 'ex-' and 32 lower-case hexadecimal digits",

@@ -15,9 +15,10 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeVar
 
@@ -311,14 +312,33 @@ def _prepare(connection: sqlite3.Connection) -> None:
     try:
         newer = {migration.name for migration in MIGRATIONS.applied(SqliteUtils(connection))} - ours
         if newer:
-            raise sqlite3.DatabaseError(f"it was written by a newer version ({', '.join(sorted(newer))})")
+            raise EnvironmentProblem(
+                GateReason.DATABASE_NEWER,
+                f"the database was written by a newer version, which knows {', '.join(sorted(newer))}",
+                "start that version again; or restore a backup of before the update, and 'ztrooted gateway recover'",
+            )
         MIGRATIONS.apply(SqliteUtils(connection))
     except (NoTable, KeyError) as error:  # a table is a view, or the list of migrations lacks a column
         raise sqlite3.DatabaseError(f"its schema is not ours: {error}") from error
+    for table, columns in _schema().items():
+        if _columns(connection, table) != columns:
+            raise sqlite3.DatabaseError(f"its schema is not ours: table {table} has other columns")
     # A file that can only be read opens well and takes BEGIN IMMEDIATE: better to be refused now than at the first record.
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("PRAGMA user_version = 1")
     connection.execute("ROLLBACK")
+
+
+@cache
+def _schema() -> Mapping[str, tuple[str, ...]]:
+    """The columns of every table, as the migrations make them where there was nothing."""
+    fresh = SqliteUtils(memory=True)
+    MIGRATIONS.apply(fresh)
+    return {name: _columns(fresh.conn, name) for name in fresh.table_names() if name != MIGRATIONS.migrations_table}
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
+    return tuple(name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,)))
 
 
 def unusable(path: Path, error: Exception) -> EnvironmentProblem:

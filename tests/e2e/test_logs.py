@@ -1,6 +1,7 @@
 """What real processes write, from the creation of a gateway to the end of a job: lines of one form, and no secret."""
 
 import json
+import secrets
 import signal
 import sqlite3
 from contextlib import closing
@@ -76,9 +77,6 @@ def test_no_process_writes_a_secret_down(gates: Gates) -> None:
     hidden = {
         role: (gate.data / f"{role}.token").read_text().strip() for role in ("operator", "auditor", "orchestrator")
     }
-    hidden |= {
-        name: (gate.gateway / name).read_text().splitlines()[1] for name in ("executor-ca/key.pem", "tls/key.pem")
-    }
     job = gate.job("once", "/bin/sh", "-c", "exit 0")
     grant = gate.authorize(job)
     hidden["artifact"] = grant.artifact
@@ -92,6 +90,16 @@ def test_no_process_writes_a_secret_down(gates: Gates) -> None:
     assert len(logs) >= 3
     assert any('"answered"' in line for line in logs["gateway0.log"])
     gate.close()
+    hidden["passphrase"] = secrets.token_hex(20)
+    passphrase, export = gate.data / "passphrase", gate.data / "export.json"
+    passphrase.write_text(hidden["passphrase"])
+    passphrase.chmod(0o600)
+    options = ["--passphrase-file", str(passphrase), "--operator", "olivia", "--reason", "a safe"]
+    exported = run("gateway", "recovery-export", str(gate.gateway), str(export), *options)
+    assert exported.returncode == 0, exported.stderr
+    again = run("gateway", "recovery-import", str(gate.gateway), str(passphrase), *options)
+    assert again.returncode != 0
+    said += exported.stdout + exported.stderr + again.stdout + again.stderr
     logs = {log.name: lines(log) for log in sorted(gate.data.glob("*.log"))}
     written = said + "".join(line for found in logs.values() for line in found)
     with closing(sqlite3.connect(gate.gateway / "gateway.db")) as connection:

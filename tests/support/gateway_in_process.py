@@ -78,10 +78,7 @@ class GatewayInProcess:
         vendors: Sequence[str] = (),
         approver: Path | None = None,
     ) -> None:
-        self.data = folder / "gateway"
-        self.tpm = tpm
-        self.clock = MovedClock()
-        self.ca = self.data / "tls" / "ca.pem"
+        self._at(folder, tpm)
         roots = folder / "roots.pem"
         roots.write_bytes(ek_ca)
         create_data_folder(
@@ -98,6 +95,19 @@ class GatewayInProcess:
         file = self.data / "gateway.toml"
         file.write_text(UNHURRIED + file.read_text())
         self.set_pace(**{**PACE, **pace})
+
+    @classmethod
+    def on(cls, folder: Path, tpm: SoftwareTpm) -> "GatewayInProcess":
+        """A gateway whose data folder is there already."""
+        made = cls.__new__(cls)
+        made._at(folder, tpm)
+        return made
+
+    def _at(self, folder: Path, tpm: SoftwareTpm) -> None:
+        self.data = folder / "gateway"
+        self.tpm = tpm
+        self.clock = MovedClock()
+        self.ca = self.data / "tls" / "ca.pem"
         self._runner: Runner | None = None
         self._server: asyncio.Server | None = None
         self._gateway: Gateway | None = None

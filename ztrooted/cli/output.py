@@ -98,6 +98,7 @@ def _widths(columns: list[tuple[str, ...]], console: Console) -> list[int]:
 def fail(error: Exception, *, json: bool) -> NoReturn:
     """Print what happened, what it means and what to do; exit 1, 2 or 3."""
     from ztrooted.inspect.plain import printable  # noqa: PLC0415 -- needed only when something went wrong
+    from ztrooted.redaction import redact_text  # noqa: PLC0415 -- the same
 
     code = NO
     if isinstance(error, UsageProblem):
@@ -105,8 +106,10 @@ def fail(error: Exception, *, json: bool) -> NoReturn:
     elif isinstance(error, (EnvironmentProblem, DeviceError)):
         code = ENVIRONMENT
     reason = str(getattr(error, "reason", "environment.tpm"))
-    detail = printable(getattr(error, "detail", str(error)))
-    remedy = printable(getattr(error, "remedy", "") or _known_remedy(error))
+    detail, remedy = (
+        printable(redact_text(text))  # what was typed in the wrong place may have been a secret
+        for text in (getattr(error, "detail", str(error)), getattr(error, "remedy", "") or _known_remedy(error))
+    )
     if json:
         body = {"reason": reason, "detail": detail, "remedy": remedy}
         if getattr(error, "authorization", None):

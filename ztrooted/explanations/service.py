@@ -163,6 +163,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "Another gateway has the database open.",
             "Stop the other gateway; one database serves one.",
         ),
+        GateReason.DATABASE_NEWER: Explanation(
+            503,
+            "A newer version of this program has changed the schema of the database.",
+            "Start that version again, or restore a backup of before the update.",
+        ),
         GateReason.DATABASE_UNAVAILABLE: Explanation(
             503,
             "The database can't be opened or written, so nothing may be issued.",
