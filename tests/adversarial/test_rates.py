@@ -21,6 +21,7 @@ from tests.support.pace import at_most
 from tpm.boot_simulator import EVENT_LOG, IMA_ASCII
 from ztrooted import limits
 from ztrooted.client import Refused, tls_context
+from ztrooted.executor import agent as agents
 from ztrooted.executor.agent import Agent, AgentConfig
 from ztrooted.reasons import GateReason
 from ztrooted.request_rate import RequestRate
@@ -129,8 +130,9 @@ async def test_an_enrollment_that_succeeds_costs_nothing(hurried: GatewayInProce
 
 
 async def test_D8_an_agent_that_is_told_to_wait_comes_again(
-    hurried: GatewayInProcess, executor: ScriptedExecutor, tmp_path: Path
+    hurried: GatewayInProcess, executor: ScriptedExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(agents, "BACKOFF_S", (0.0, 0.0))  # then it would ask a hundred times before it has waited
     rates = hurried.gateway.rates
     rates.unproved(HERE, 256)
     logs = {"event_log": executor.folder / EVENT_LOG, "ima": executor.folder / IMA_ASCII}
@@ -141,6 +143,8 @@ async def test_D8_an_agent_that_is_told_to_wait_comes_again(
         async with asyncio.timeout(20):
             while not any(entry.get("code") == "request.rate" for entry in logged):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            assert len([entry for entry in logged if entry.get("code") == "request.rate"]) == 1
             rates.give_back(HERE, 256)
             while agent._channel is None:
                 assert not running.done()
@@ -262,6 +266,16 @@ async def test_K7_N3_N7_wide_json_of_strangers_is_refused_before_it_is_read(
     async with at(hurried, HERE) as session:  # and megabytes are paid for
         answer = await ask(session, "POST", path, data=io.BytesIO(b" " * (11 << 20)), headers=typed)
     assert (answer.status, answer.code) == (429, "request.rate"), answer
+
+
+async def test_N3_a_wide_message_of_an_executor_is_refused_before_it_is_read(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    with structlog.testing.capture_logs() as logged:
+        await channel.send('{"type":"measured",' + WIDE.decode() + "}")
+        await channel.closed()
+    (refusal,) = [entry for entry in logged if entry["event"] == "malformed channel message"]
+    assert f"more than {limits.JSON_VALUES} values" in refusal["detail"]
 
 
 # --- connections ---------------------------------------------------------------------------------------------------

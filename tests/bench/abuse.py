@@ -27,13 +27,15 @@ from tests.support.gateway_process import GatewayProcess, allow_files, leave_cor
 from ztrooted.keys import spki
 
 KINDS = ("slowloris", "idle", "json_bombs", "rsa_16k", "huge_lists", "named")
-EXECUTORS = 100
+EXECUTORS = 40
 INTERVAL_S = 0.5
-WINDOW_S = float(os.environ.get("ZTROOTED_ABUSE_S", "8"))
+WINDOW_S = float(os.environ.get("ZTROOTED_ABUSE_S", "6"))
 IDLE = int(os.environ.get("ZTROOTED_ABUSE_IDLE", "10000"))
 SPARE_FILES = 1000  # for everything else that the gateway and the abuser have open
 TIMES = 2.0
 WAIT_S = 180.0
+
+Times = list[tuple[float, float]]
 
 
 def rows(*, executors: int = EXECUTORS, window_s: float = WINDOW_S, turns: int = 3) -> Iterator[Row]:
@@ -44,20 +46,21 @@ def rows(*, executors: int = EXECUTORS, window_s: float = WINDOW_S, turns: int =
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(_Abused(Path(folder), executors, window_s).measure(kinds, turns))
     for kind, (quiet, abused) in found.items():
-        for name, of in (("p50", 0), ("p99", 1)):
-            pairs = [(before[of], after[of]) for before, after in zip(quiet, abused, strict=True)]
-            ratio = statistics.median(before / after for before, after in pairs)
-            value, reference = (statistics.median(one) for one in ([b for _, b in pairs], [a for a, _ in pairs]))
-            best = min(after for _, after in pairs)
-            target = f"ratio >= {1 / TIMES:g}"
-            yield Row(f"{kind}_{name}", value, "ms", "quiet", reference, ratio, target, ratio >= 1 / TIMES, best)
+        yield from compared(kind, quiet, abused)
+
+
+def compared(kind: str, quiet: Times, abused: Times) -> Iterator[Row]:
+    """The rows of one kind: each window with the quiet one before it, of which the machine was more or less the same."""
+    for name, of in (("p50", 0), ("p99", 1)):
+        pairs = [(before[of], after[of]) for before, after in zip(quiet, abused, strict=True)]
+        ratio = statistics.median(before / after for before, after in pairs)
+        value, reference = (statistics.median(one) for one in ([b for _, b in pairs], [a for a, _ in pairs]))
+        best, target = min(after for _, after in pairs), f"ratio >= {1 / TIMES:g}"
+        yield Row(f"{kind}_{name}", value, "ms", "quiet", reference, ratio, target, ratio >= 1 / TIMES, best)
 
 
 def say(text: str) -> None:
     print(f"abuse: {text}", file=sys.stderr, flush=True)
-
-
-Times = list[tuple[float, float]]
 
 
 class _Abused:

@@ -51,8 +51,15 @@ def say(text: str) -> None:
 
 class _Fleet:
     def __init__(self, folder: Path, count: int) -> None:
+        # All of them come from one address, as from behind one NAT.
+        settings = f"connections_per_address = {2 * max(count, 1000)}\n"
         self.gateway = GatewayProcess(
-            folder, interval_s=INTERVAL_S, idle_interval_s=INTERVAL_S, response_deadline_s=5, lease_s=60
+            folder,
+            settings=settings,
+            interval_s=INTERVAL_S,
+            idle_interval_s=INTERVAL_S,
+            response_deadline_s=5,
+            lease_s=60,
         )
         self.folder, self.count = folder, count
         self.executors: list[SimulatedExecutor] = []

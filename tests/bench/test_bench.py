@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.bench import bundle, command, policy, verify
+from tests.bench import abuse, bundle, command, policy, verify
 from tests.bench.measure import Row, compare, machine
 from tpm.eventlog import parse_event_log
 
@@ -77,3 +77,12 @@ def test_the_log_made_here_has_the_size() -> None:
     data = verify.made_log()
     assert abs(len(data) - verify.LOG_BYTES) < 1000
     assert "sha256" in parse_event_log(data).banks
+
+
+def test_abuse_is_compared_with_the_quiet_before_it() -> None:
+    """A machine that is slower for a while slows both, and their ratio stays."""
+    quiet, abused = [(1.0, 4.0), (10.0, 40.0), (2.0, 8.0)], [(1.5, 12.0), (15.0, 120.0), (3.0, 24.0)]
+    middle, slowest = abuse.compared("flood", quiet, abused)
+    assert (middle.name, middle.met, round(middle.ratio, 3)) == ("flood_p50", True, 0.667)
+    assert (slowest.name, slowest.met, round(slowest.ratio, 3)) == ("flood_p99", False, 0.333)
+    assert (slowest.value, slowest.reference_value, slowest.best) == (24.0, 8.0, 12.0)

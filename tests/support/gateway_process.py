@@ -41,7 +41,7 @@ def leave_core(core: int = 0) -> None:
 class GatewayProcess:
     """``python -m gateway`` on ``folder``; its software TPM is its own child, its executors' maker is a simulated one."""
 
-    def __init__(self, folder: Path, **pace: float) -> None:
+    def __init__(self, folder: Path, *, settings: str = "", **pace: float) -> None:
         self.data = folder / "gateway"
         self.ca = self.data / "tls" / "ca.pem"
         self.log = folder / "gateway.log"
@@ -57,6 +57,8 @@ class GatewayProcess:
             port=0,
             names=[HOST],
         )
+        file = self.data / "gateway.toml"
+        file.write_text(settings + file.read_text())
         self.set_pace(**pace)
         self.tokens = {role: self._token(role) for role in ("operator", "orchestrator")}
         self._process: subprocess.Popen[bytes] | None = None
