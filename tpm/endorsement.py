@@ -168,26 +168,17 @@ def verify_ek_certificate(
     if at.tzinfo is None:
         raise ValueError("a certificate is judged at an aware time")
     # 1
-    if len(intermediates) > policy.max_intermediates or len(crls) > MAX_CRLS:
-        detail = f"{len(intermediates)} intermediates or {len(crls)} revocation lists are too many"
-        raise RejectedError(EvidenceReason.EK_TOO_LARGE, detail)
+    _check_counts(intermediates, crls, policy)
     # 2
     ek = parse_ek_certificate(
         leaf, quirks=policy.quirks, require_eku=policy.require_eku, maximum=policy.max_certificate_bytes
     )
     # 3
-    authorities = [
-        parse_certificate(der, quirks=policy.quirks, maximum=policy.max_certificate_bytes) for der in intermediates
-    ]
-    path = build_path(ek.certificate, authorities, roots, at=at)
+    path = _path_to_root(ek.certificate, intermediates, roots, at, policy)
     # 4
     notes = _check_leaf_validity(ek.certificate, at, policy)
     # 5
-    lists = [*policy.crls, *(parse_crl(der, quirks=policy.quirks) for der in crls)]
-    if lists or policy.require_crl:
-        notes += check_revocation(path, lists, at=at, required=policy.require_crl)
-    else:
-        notes.append("revocation was not checked: the policy asks for no list, and none was given")
+    notes += _check_revocation(path, crls, at, policy)
     # 6
     vendor = check_vendor(ek.attributes.manufacturer, policy.vendors)
     # 7
@@ -211,6 +202,31 @@ def verify_ek_certificate(
         quirks_used=ek.quirks.union(*(certificate.quirks for certificate in path)),
         notes=tuple(notes),
     )
+
+
+def _check_counts(intermediates: Sequence[bytes], crls: Sequence[bytes], policy: EkPolicy) -> None:
+    if len(intermediates) > policy.max_intermediates or len(crls) > MAX_CRLS:
+        detail = f"{len(intermediates)} intermediates or {len(crls)} revocation lists are too many"
+        raise RejectedError(EvidenceReason.EK_TOO_LARGE, detail)
+
+
+def _path_to_root(
+    certificate: Certificate, intermediates: Sequence[bytes], roots: EkRoots, at: datetime, policy: EkPolicy
+) -> tuple[Certificate, ...]:
+    authorities = [
+        parse_certificate(der, quirks=policy.quirks, maximum=policy.max_certificate_bytes) for der in intermediates
+    ]
+    return build_path(certificate, authorities, roots, at=at)
+
+
+def _check_revocation(
+    path: tuple[Certificate, ...], crls: Sequence[bytes], at: datetime, policy: EkPolicy
+) -> list[str]:
+    """Notes for people; RejectedError where a certificate is revoked, or a list that the policy asks for is missing."""
+    lists = [*policy.crls, *(parse_crl(der, quirks=policy.quirks) for der in crls)]
+    if not lists and not policy.require_crl:
+        return ["revocation was not checked: the policy asks for no list, and none was given"]
+    return check_revocation(path, lists, at=at, required=policy.require_crl)
 
 
 def _check_leaf_validity(certificate: Certificate, at: datetime, policy: EkPolicy) -> list[str]:

@@ -25,6 +25,7 @@ from gateway.own_tpm import open_device
 from gateway.recovery_export import read_passphrase, unpack
 from gateway.setup import create_data_folder
 from gateway.vault import EXECUTOR_CA, NAMES, SEALED_KEY_FILE, SERVER, Vault, plain_file, sealed_file
+from tests.support.commands import run
 from tests.support.gateway_in_process import HOST, SWTPM_VENDOR, TRUST_DOMAIN, GatewayInProcess
 from tests.support.tpm import SoftwareTpms
 from tpm.device import Device
@@ -285,6 +286,32 @@ async def test_an_export_mends_a_damaged_vault(gate: GatewayInProcess, tmp_path:
     await gate.start()
     with pytest.raises(EnvironmentProblem):  # not under a gateway that runs
         await recovery.restore_keys(config(gate), unpack(data, PASSPHRASE), **ACCOUNTABLE)
+
+
+async def test_the_command_line(gate: GatewayInProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery_export, "COST", 1 << 17)
+    file, secret, other = tmp_path / "export.json", tmp_path / "passphrase", tmp_path / "other"
+    for path, text in ((secret, PASSPHRASE), (other, PASSPHRASE[::-1])):
+        path.touch(0o600)
+        path.write_bytes(text)
+
+    async def command(name: str, passphrase: Path) -> tuple[int, str]:
+        words = ("gateway", name, str(gate.data), str(file), "--passphrase-file", str(passphrase))
+        done = await asyncio.to_thread(run, *words, "--operator", "olivia", "--reason", "a drill")
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = await command("recovery-export", secret)
+    assert code == 0, text
+    assert "Warning" in text
+    assert PASSPHRASE.decode() not in text
+    assert "PRIVATE KEY" not in text
+    assert set(unpack(await asyncio.to_thread(file.read_bytes), PASSPHRASE).files) >= {EXECUTOR_CA, SERVER}
+    code, text = await command("recovery-import", other)
+    assert code == 2
+    assert "recovery.refused" in text
+    code, text = await command("recovery-import", secret)
+    assert code == 0, text
+    await gate.start()
 
 
 async def test_an_export_is_restored_by_its_own_tpm_only(

@@ -25,13 +25,13 @@ def order(gate: Gate, what: str, kind: str, name: str) -> list[str]:
     return ended
 
 
-def dead(gate: Gate, life: Life) -> None:
+def dead(gate: Gate, life: Life, reason: str = "operator.revoked") -> None:
     """Every process of it, at once; its story is closed and proved."""
     life.outlived(gate.revoked_at(life.authorization), AT_ONCE_S + MARGIN_S)
     assert life.process.wait(10) == KILLED
     gate.wait_for("execution.closed", life.authorization)
     view = gate.api_view(life.authorization)
-    assert (view.state, view.reason) == (State.CLOSED, "operator.revoked")
+    assert (view.state, view.reason) == (State.CLOSED, reason)
     report = gate.verify(life.authorization)
     assert report.verified, report.failed
 
@@ -94,3 +94,20 @@ def test_a_quarantine_outlives_the_gateway(gates: Gates) -> None:
     again = run("release", "executor", gate.executor.id, "--reason", "twice", *gate.connection("operator"))
     assert again.returncode == 1
     assert "operator.not_quarantined" in again.stderr
+
+
+@pytest.mark.timeout(180)
+def test_a_retired_machine_loses_its_jobs_and_its_agent(gates: Gates) -> None:
+    gate = gates(pace=SLOW)
+    life = gate.run()
+    said = gate.stage.json(
+        *["executor", "replace", gate.executor.id, "ex-" + "0" * 32, "--reason", "a drill"],
+        *gate.connection("operator"),
+    )
+    assert said["revoked"] == [life.authorization]
+    dead(gate, life, "operator.retired")
+    agent = gate.executor.agent
+    assert agent is not None
+    assert agent.wait(30) == 1  # which found that it may not come back
+    assert "enroll.retired" in next(gate.data.glob("*agent*.log")).read_text()
+    gate.check_states()

@@ -173,7 +173,7 @@ class Agent:
                 await self._jobs.stop(GateReason.CHANNEL_SUPERSEDED)
                 self._session = None
             except GateError as error:
-                if str(error.reason).partition(".")[0] in HOPELESS or error.reason in UNTRUSTED:
+                if _final(error):
                     raise
                 log.warning("not connected", code=error.reason, detail=error.detail, remedy=error.remedy)
                 if isinstance(error, Refused) and error.retry_after_s:  # too many ask: no sooner than it was told
@@ -325,3 +325,9 @@ class Agent:
         task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _final(error: GateError) -> bool:
+    """Whether asking again is of no use, or not to be done: an operator has to do something first."""
+    hopeless = str(error.reason).partition(".")[0] in HOPELESS or error.reason is GateReason.ENROLL_RETIRED
+    return hopeless or error.reason in UNTRUSTED
