@@ -101,6 +101,8 @@ class _Abused:
                 lost = sum(one.told.connections - 1 for one in self.executors)
                 say(f"honest executors connected anew {lost} times")
         finally:
+            if not self.gateway.alive:
+                say(f"the gateway has ended: {self.gateway.log.read_text()[-4000:]}")
             self.gateway.stop()
         return found
 
