@@ -99,6 +99,7 @@ class Runner(web.AppRunner):
             access_log=None,
             shutdown_timeout=shutdown_timeout,
             keepalive_timeout=limits.IDLE_S,
+            lingering_time=limits.LINGER_S,
             max_line_size=limits.REQUEST_LINE,
             max_field_size=limits.HEADER_FIELD,
             max_headers=limits.HEADERS,

@@ -10,6 +10,7 @@ HANDSHAKE_S = 5  # for TLS: two round trips, of which the longest on earth takes
 REQUEST_S = 15  # for a whole body to arrive: 12 MiB at 1 MB/s; who sends a byte a minute holds a connection for ever
 HEADERS_S = 10  # for the first request on a connection to begin and be whole, as far as its body
 IDLE_S = 75  # between two requests on one connection; what browsers and proxies expect
+LINGER_S = 2  # what was refused is read on for so long, so that the refusal arrives and not a broken connection
 PIECE = 64 << 10  # of a body: who is not known pays for each, and what is larger is read beside the event loop
 JSON_VALUES = 8192  # commas and colons of one request; the largest job has 1,500
 EXECUTOR_REQUESTS_PER_S = 10  # an executor asks three times for each connection

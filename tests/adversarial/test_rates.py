@@ -262,7 +262,7 @@ async def test_K7_N3_N7_wide_json_of_strangers_is_refused_before_it_is_read(
         answer = await hurried.call("POST", path, body=wide)
     assert (answer.status, answer.code) == (400, "request.malformed"), answer
     typed, rates = {"Content-Type": "application/json"}, hurried.gateway.rates
-    rates.unproved(HERE, 256 - 13 - 5)  # of all that it has, and what this has cost already
+    rates._addresses = RequestRate(10, 20, lambda: 0.0)
     async with at(hurried, HERE) as session:  # and megabytes are paid for
         answer = await ask(session, "POST", path, data=io.BytesIO(b" " * (11 << 20)), headers=typed)
     assert (answer.status, answer.code) == (429, "request.rate"), answer

@@ -29,7 +29,7 @@ from ztrooted.evidence import Evidence
 Failed = (OSError, ssl.SSLError, aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError)
 HEAD = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
 OF_ADDRESS = 2000  # connections that a gateway takes of one address
-SLOW = 500
+SLOW = 300
 LINES = 60  # of a measurement list that is as long as can be
 
 
