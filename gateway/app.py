@@ -28,7 +28,6 @@ from gateway.leases import Leases
 from gateway.listening import ADDRESS_FILE, Runner, listen, serve_tls, write_address
 from gateway.metrics import Metrics
 from gateway.middleware import problems
-from gateway.notify import Manager
 from gateway.orders import GATEWAY, Order, Orders
 from gateway.policies import PolicyStore
 from gateway.providers import Providers
@@ -53,6 +52,7 @@ from ztrooted.clock import Clock, SystemClock, WatchedClock
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.log_memory import HEADER, format_head
 from ztrooted.models import RefusedMessage
+from ztrooted.notify import Manager
 from ztrooted.operator_models import Subject
 from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason

@@ -392,8 +392,11 @@ class Authorizer:
         for lease in leases:
             self._endings.watch(lease.authorization)
             await self._channels.tell(executor, _lease_message(lease))
-        if done.trusted and self._channels.get(executor) is session:
-            await self._renew_session(session)
+        if self._channels.get(executor) is session:
+            with suppress(GateError):  # it hung up; it is told the next time
+                await session.judged(trusted=done.trusted, reason=done.appraisal.verdict.reason)
+            if done.trusted:
+                await self._renew_session(session)
 
     async def _stop_at_once(self, live: list[Authorization], done: Round) -> None:
         """Jobs on a machine that is not trusted die at the verdict, and wait for no disk to take the record of it.

@@ -28,6 +28,7 @@ from ztrooted.models import (
     PongMessage,
     Quote,
     StartedMessage,
+    VerdictMessage,
     parse_json,
 )
 from ztrooted.reasons import GateReason, Reason
@@ -56,6 +57,7 @@ class Session:
         socket: web.WebSocketResponse,
         certificate_ends_ms: int,
         transport: asyncio.Transport | None = None,
+        understands: frozenset[str] = frozenset(),
     ) -> None:
         self.executor = executor
         self.key = key
@@ -63,6 +65,8 @@ class Session:
         self.proving = asyncio.Lock()
         self._socket = socket
         self._transport = transport
+        self._understands = understands
+        self._judged: tuple[bool, Reason | None] | None = None
         self._pings: dict[str, asyncio.Future[bool]] = {}
         self._waiting: dict[str, asyncio.Future[Quote]] = {}
         self._over: dict[str, GateReason] = {}
@@ -103,7 +107,7 @@ class Session:
                     ima_offset=ima_offset,
                     event_log_digest=event_log_digest,
                     deadline_ms=round(deadline_s * 1000),
-                    traceparent=traceparent_of_ours(),
+                    traceparent=traceparent_of_ours() if "traceparent" in self._understands else None,
                 )
             )
             return await answer
@@ -135,6 +139,12 @@ class Session:
             ) from error
         except (ConnectionError, RuntimeError) as error:
             raise GateError(GateReason.CHANNEL_CLOSED, f"the executor's channel is closed: {error}") from error
+
+    async def judged(self, *, trusted: bool, reason: Reason | None) -> None:
+        """Tell the executor what a round found, unless it knows. GateError ``channel.closed``."""
+        if "verdict" in self._understands and self._judged != (trusted, reason):
+            self._judged = trusted, reason
+            await self.send(VerdictMessage(trusted=trusted, reason=None if reason is None else str(reason)))
 
     async def answers(self) -> bool:
         """Whether whoever holds this session is still there: asked now, and heard within ``PROBE_S``."""

@@ -14,6 +14,7 @@ from gateway.declaration import Parameter
 from gateway.storage import replies
 from gateway.storage.database import Database, Transaction
 from gateway.storage.replies import Key, Reply
+from ztrooted import limits
 from ztrooted.clock import Clock
 from ztrooted.errors import GateError
 from ztrooted.models import Model
@@ -21,6 +22,8 @@ from ztrooted.reasons import GateReason, parse_reason
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
+COUNT_AGAIN_S = 1.0  # who has as many answers as may be is looked at again no sooner
+CALLERS = 4096  # of whom it is remembered how many they have
 KEY = Parameter(
     HEADER,
     "16 to 128 random letters, digits and any of ._~:- which stand for this request alone",
@@ -66,6 +69,23 @@ class Replies:
         self._database = database
         self._clock = clock
         self._answering: set[str] = set()
+        self._kept: dict[str, tuple[int, float]] = {}  # caller -> (no more than so many, and when they were counted)
+
+    def _require_room(self, caller: str) -> None:
+        """GateError ``request.key_limit`` where as many answers are kept for the caller as may be.
+
+        They are counted when there may be too many, and not at each request; those that are forgotten show then.
+        """
+        now = self._clock.monotonic()
+        kept, counted_at = self._kept.get(caller, (limits.REPLIES, now - COUNT_AGAIN_S))
+        if kept >= limits.REPLIES and now - counted_at >= COUNT_AGAIN_S:
+            kept, counted_at = replies.count(self._database.reading, caller), now
+        if kept >= limits.REPLIES:
+            self._kept[caller] = kept, counted_at
+            raise GateError(GateReason.REQUEST_KEY_LIMIT, f"{kept} answers are kept for you already")
+        if len(self._kept) >= CALLERS:
+            self._kept.clear()
+        self._kept[caller] = kept + 1, counted_at
 
     async def once(
         self, request: web.Request, caller: Caller, body: bytes, do: Callable[[Keep], Awaitable[web.StreamResponse]]
@@ -79,7 +99,7 @@ class Replies:
         found = replies.find(self._database.reading, key, self._clock.now_ms())
         if found is not None:
             return _again(found)
-        replies.require_room(self._database.reading, key)
+        self._require_room(key.caller)
         self._answering.add(key.name)
         try:
             return await do(Keep(key, self._clock))

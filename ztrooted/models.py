@@ -319,6 +319,14 @@ class RefusedMessage(Model):
     detail: Text
 
 
+class VerdictMessage(Model):
+    """What the gateway thinks of this machine, at the first round of a connection and when that changes."""
+
+    type: Literal["verdict"] = "verdict"
+    trusted: bool
+    reason: Text | None
+
+
 class IssuerMessage(Model):
     """A new issuing key."""
 
@@ -341,9 +349,17 @@ class PingMessage(Model):
 
 
 GatewayMessage: TypeAlias = Annotated[
-    ChallengeMessage | LeaseMessage | RefusedMessage | IssuerMessage | CertificateMessage | PingMessage,
+    ChallengeMessage
+    | LeaseMessage
+    | RefusedMessage
+    | VerdictMessage
+    | IssuerMessage
+    | CertificateMessage
+    | PingMessage,
     Field(discriminator="type"),
 ]
+# What an agent understands besides what the first ones did, as a header of its channel: nothing else is said to it.
+UNDERSTANDS_HEADER, UNDERSTANDS = "Ztrooted-Understands", "traceparent, verdict"
 
 EXECUTOR_MESSAGE: TypeAdapter[ExecutorMessage] = TypeAdapter(ExecutorMessage)
 GATEWAY_MESSAGE: TypeAdapter[GatewayMessage] = TypeAdapter(GatewayMessage)

@@ -21,6 +21,7 @@ from ztrooted import limits
 from ztrooted.appraisal import Verdict
 from ztrooted.errors import GateError, PolicyError
 from ztrooted.models import (
+    UNDERSTANDS_HEADER,
     ActivateMessage,
     ActivationRequest,
     Enrolled,
@@ -48,6 +49,11 @@ AFTER = Parameter(
     "after",
     "the id of an executor; those behind it are listed",
     {"type": "string", "pattern": f"^({EXECUTOR_ID.pattern})?$"},
+)
+TOLD = Parameter(
+    UNDERSTANDS_HEADER,
+    "what the agent understands besides what the first ones did, such as 'traceparent, verdict'",
+    {"type": "string", "pattern": "^[a-z]{1,32}(, [a-z]{1,32}){0,15}$"},
 )
 CLOSE_S = 1.0  # for the goodbye of a channel; the one that replaces a half-open channel waits for it
 
@@ -83,6 +89,7 @@ class ExecutorRoutes:
                 self.channel,
                 (Answer(101, "From here on a WebSocket (RFC 6455) of JSON messages."),),
                 frozenset({503}),
+                headers=(TOLD,),
                 lasting=True,
             ),
             Route("GET", "/v1/executors", PEOPLE, self.executors, json_of(ExecutorPage), query=(LIMIT, AFTER)),
@@ -140,7 +147,8 @@ class ExecutorRoutes:
             raise GateError(GateReason.AUTH_CREDENTIAL_MISSING, "this needs an executor's session certificate")
         socket = web.WebSocketResponse(timeout=CLOSE_S, max_msg_size=limits.EVIDENCE_BODY, compress=False)
         await socket.prepare(request)
-        session = Session(caller.name, caller.session_key, socket, caller.ends_ms or 0, request.transport)
+        understands = frozenset(request.headers.get(UNDERSTANDS_HEADER, "").split(", "))
+        session = Session(caller.name, caller.session_key, socket, caller.ends_ms or 0, request.transport, understands)
 
         def end() -> None:
             self._gateway.tasks.start(session.close(GateReason.AUTH_CREDENTIAL_INVALID))

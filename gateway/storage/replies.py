@@ -80,11 +80,10 @@ def find(connection: sqlite3.Connection, key: Key, now_ms: int) -> Reply | None:
     return key.open(bytes(row[2]))
 
 
-def require_room(connection: sqlite3.Connection, key: Key) -> None:
-    """GateError ``request.key_limit`` where as many answers are kept for the caller as may be."""
-    (kept,) = connection.execute("SELECT COUNT(*) FROM replies WHERE caller = ?", (key.caller,)).fetchone()
-    if kept >= limits.REPLIES:
-        raise GateError(GateReason.REQUEST_KEY_LIMIT, f"{kept} answers are kept for you already")
+def count(connection: sqlite3.Connection, caller: str) -> int:
+    """How many answers are kept for a caller. It takes the longer the more there are: milliseconds for the most."""
+    (kept,) = connection.execute("SELECT COUNT(*) FROM replies WHERE caller = ?", (caller,)).fetchone()
+    return int(kept)
 
 
 def keep(tx: Transaction, key: Key, reply: Reply, now_ms: int) -> None:

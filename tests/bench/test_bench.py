@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.bench import abuse, bundle, command, policy, verify
+from tests.bench import abuse, bundle, command, policy, tracing, verify
 from tests.bench.measure import Row, compare, machine
 from tpm.eventlog import parse_event_log
 
@@ -22,13 +22,15 @@ NAMES = [
     "cedar_200_1000",
     "baseline_load_100k",
     "bundle_360",
+    "observed_off",
+    "observed_on",
 ]
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
     few = bundle.rows(quotes=2, files=20, rounds=2)
-    return [*verify.rows(entries=300, rounds=3), *policy.rows(entries=300, rounds=3), *few]
+    return [*verify.rows(entries=300, rounds=3), *policy.rows(entries=300, rounds=3), *few, *tracing.rows(rounds=3)]
 
 
 def test_every_row_has_every_column_with_a_finite_number(rows: list[Row]) -> None:

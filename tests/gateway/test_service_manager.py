@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from gateway.app import DATABASE
-from gateway.notify import Manager
 from tests.support.gateway_process import GatewayProcess
 from tests.support.tpm import missing
+from ztrooted.executor.standing import STUCK_S
+from ztrooted.notify import Manager
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
@@ -137,7 +138,10 @@ def test_units_are_units_and_hold_what_was_promised(unit: Path) -> None:
         assert service["CapabilityBoundingSet"] == ""
         assert int(service["WatchdogSec"]) > 4
     else:
+        assert service["Type"] == "notify"
+        assert service["TimeoutStartSec"] == "infinity"
         assert service["Delegate"] == "yes"
+        assert int(service["WatchdogSec"]) > STUCK_S, "it is fed until something has hung for that long"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")

@@ -34,6 +34,8 @@ from ztrooted.executor.enroll import ExecutorSession
 from ztrooted.keys import load_p256, spki
 from ztrooted.models import (
     GATEWAY_MESSAGE,
+    UNDERSTANDS,
+    UNDERSTANDS_HEADER,
     ActivateMessage,
     ActivationRequest,
     ChallengeMessage,
@@ -202,7 +204,11 @@ class ScriptedExecutor:
         async with AsyncExitStack() as stack:
             http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)))
             socket = await stack.enter_async_context(
-                http.ws_connect(self.gate.url + "/v1/executor/channel", max_msg_size=limits.BODY)
+                http.ws_connect(
+                    self.gate.url + "/v1/executor/channel",
+                    max_msg_size=limits.BODY,
+                    headers={UNDERSTANDS_HEADER: UNDERSTANDS},
+                )
             )
             channel = Channel(self, socket)
             reading = asyncio.create_task(channel.read())

@@ -8,7 +8,14 @@ import aiohttp
 from ztrooted import limits
 from ztrooted.client.connection import Connection
 from ztrooted.gateway_attestation import GatewayAttestation
-from ztrooted.models import ActivationRequest, Enrolled, EnrollmentChallenge, EnrollmentRequest
+from ztrooted.models import (
+    UNDERSTANDS,
+    UNDERSTANDS_HEADER,
+    ActivationRequest,
+    Enrolled,
+    EnrollmentChallenge,
+    EnrollmentRequest,
+)
 
 CHANNEL = "/v1/executor/channel"
 
@@ -36,5 +43,11 @@ class ExecutorCalls(Connection):
         What aiohttp raises where it can't be opened is the caller's to judge: 401 and 403 end a session.
         """
         url = self.url + CHANNEL
-        async with self.http.ws_connect(url, heartbeat=heartbeat_s, max_msg_size=limits.BODY, compress=0) as opened:
+        async with self.http.ws_connect(
+            url,
+            heartbeat=heartbeat_s,
+            max_msg_size=limits.BODY,
+            compress=0,
+            headers={UNDERSTANDS_HEADER: UNDERSTANDS},
+        ) as opened:
             yield opened

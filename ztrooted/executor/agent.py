@@ -28,6 +28,7 @@ from ztrooted.executor.collect import EVENT_LOG, IMA_LIST, Collector
 from ztrooted.executor.control import Caller, ControlSocket
 from ztrooted.executor.enroll import ExecutorSession, enroll
 from ztrooted.executor.jobs import Jobs
+from ztrooted.executor.standing import Standing
 from ztrooted.executor.supervisor import enforcement_available
 from ztrooted.gateway_attestation import verify_gateway
 from ztrooted.log_memory import LogMemory
@@ -47,8 +48,10 @@ from ztrooted.models import (
     PongMessage,
     Quote,
     RefusedMessage,
+    VerdictMessage,
     parse_json,
 )
+from ztrooted.notify import Manager
 from ztrooted.reasons import GateReason
 from ztrooted.tracing import continued
 
@@ -108,6 +111,7 @@ class Agent:
         self._memory: LogMemory | None = None
         self._jobs = Jobs(self._send, allow_weak=config.allow_weak)
         self._control = ControlSocket(config.socket, self._run_job)
+        self._standing = Standing(Manager())
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def enroll(self) -> ExecutorSession:
@@ -148,6 +152,7 @@ class Agent:
         stopping = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait({*serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            self._standing.stopping()
             await self._jobs.stop(GateReason.EXECUTION_AGENT_LOST)
             for task in done:
                 task.result()
@@ -166,6 +171,7 @@ class Agent:
                         self._session = await self.enroll()
                     enrolled = self._session.enrolled
                     log.info("enrolled", executor=enrolled.executor, trusted=enrolled.trusted, reason=enrolled.reason)
+                    self._standing.enrolled(enrolled.executor, trusted=enrolled.trusted, reason=enrolled.reason)
                 await self._hold_channel(self._session)
                 pause = BACKOFF_S[0]
             except SessionLostError:
@@ -176,6 +182,7 @@ class Agent:
                 if _final(error):
                     raise
                 log.warning("not connected", code=error.reason, detail=error.detail, remedy=error.remedy)
+                self._standing.disconnected(str(error.reason))
                 if isinstance(error, Refused) and error.retry_after_s:  # too many ask: no sooner than it was told
                     await asyncio.sleep(min(error.retry_after_s, RETRY_AFTER_S))
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 -- jitter
@@ -191,6 +198,7 @@ class Agent:
                 async with client.channel(heartbeat_s=HEARTBEAT_S) as channel:
                     self._channel = channel
                     log.info("channel open")
+                    self._standing.connected()
                     await self._listen_while(session, channel)
             except aiohttp.WSServerHandshakeError as error:
                 if error.status in {401, 403}:
@@ -199,7 +207,9 @@ class Agent:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise unreachable(self._config.gateway, error) from error
             finally:
-                self._channel = None
+                if self._channel is not None:
+                    self._channel = None
+                    self._standing.disconnected(str(GateReason.CHANNEL_CLOSED))
 
     def _known_client(self, session: ExecutorSession) -> GatewayClient:
         """A client with the session's certificate; what it is told of the log is compared with what was told before."""
@@ -253,29 +263,35 @@ class Agent:
         async for raw in channel:
             if raw.type is not aiohttp.WSMsgType.TEXT:
                 break
-            message: GatewayMessage = parse_json(GATEWAY_MESSAGE, raw.data.encode())
-            if isinstance(message, ChallengeMessage):
-                self._start(self._answer(message))
-            elif isinstance(message, LeaseMessage):
-                await self._jobs.renewed(session, message)
-            elif isinstance(message, RefusedMessage):
-                self._jobs.refused(message)
-            elif isinstance(message, IssuerMessage):
-                try:
-                    session.learn_issuer(message.issuer)
-                except ProofError as error:
-                    log.error("issuing key refused", code=error.reason, detail=error.detail)
-            elif isinstance(message, CertificateMessage):
-                session.certificate = message.certificate
-            elif isinstance(message, PingMessage):
-                await self._send(PongMessage(nonce=message.nonce))
+            with self._standing.busy():
+                await self._hear(session, parse_json(GATEWAY_MESSAGE, raw.data.encode()))
         log.warning("channel closed")
+
+    async def _hear(self, session: ExecutorSession, message: GatewayMessage) -> None:
+        if isinstance(message, ChallengeMessage):
+            self._start(self._answer(message))
+        elif isinstance(message, LeaseMessage):
+            await self._jobs.renewed(session, message)
+        elif isinstance(message, RefusedMessage):
+            self._jobs.refused(message)
+        elif isinstance(message, VerdictMessage):
+            self._standing.judged(trusted=message.trusted, reason=message.reason)
+        elif isinstance(message, IssuerMessage):
+            try:
+                session.learn_issuer(message.issuer)
+            except ProofError as error:
+                log.error("issuing key refused", code=error.reason, detail=error.detail)
+        elif isinstance(message, CertificateMessage):
+            session.certificate = message.certificate
+        elif isinstance(message, PingMessage):
+            await self._send(PongMessage(nonce=message.nonce))
 
     async def _watch_list(self) -> None:
         """While jobs run, tell the gateway of a list that has grown: it may want to see at once what was loaded."""
         told = False
         while True:
             await asyncio.sleep(LIST_LOOK_S)
+            self._standing.beat()
             grown = self._jobs.running and self._collector.grown()
             if grown and not told:
                 with suppress(GateError):  # not connected: the next challenge shows it
@@ -286,7 +302,11 @@ class Agent:
         bindings = [bytes.fromhex(binding) for binding in challenge.bindings]
         wanted = qualifying_data(challenge.purpose, bytes.fromhex(challenge.nonce), *bindings)
         try:
-            with continued(challenge.traceparent), observed("answer", purpose=str(challenge.purpose)):
+            with (
+                self._standing.busy(),
+                continued(challenge.traceparent),
+                observed("answer", purpose=str(challenge.purpose)),
+            ):
                 evidence = await asyncio.to_thread(
                     self._collector.collect, wanted, challenge.selection, challenge.ima_offset
                 )

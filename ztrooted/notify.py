@@ -1,7 +1,7 @@
 """Tells a service manager how we are: the datagrams of sd_notify(3). Without NOTIFY_SOCKET nothing is told to anybody.
 
-The watchdog is fed where deadlines are looked at. While that goes on, leases end in time; when it stops, the manager kills
-and restarts us, and every job has ended with its lease by then.
+A gateway feeds the watchdog where deadlines are looked at, an executor's agent where its channel is worked off. When that
+stops, the manager kills and restarts us, and every job has ended with its lease by then.
 """
 
 import os
@@ -10,7 +10,11 @@ import time
 
 import structlog
 
+from ztrooted.inspect.plain import printable
+
 log = structlog.get_logger()
+
+STATUS = 256  # characters
 
 
 class Manager:
@@ -34,6 +38,10 @@ class Manager:
                 sending.sendto(state.encode(), address)
         except OSError as error:
             log.warning("the service manager does not listen", detail=str(error))
+
+    def status(self, text: str) -> None:
+        """One line for people, as ``systemctl status`` shows it. Whatever is in it, it can't be another state."""
+        self.tell(f"STATUS={printable(text)[:STATUS]}")
 
     def feed(self) -> None:
         """Say that we are alive, as often as is needed; to be called at least once a second."""
