@@ -154,11 +154,18 @@ class Authenticator:
     def _executor(self, certificate: x509.Certificate, uri: str, ends_ms: int) -> Caller:
         executor = uri.removeprefix(names.executor(self._trust_domain, ""))
         key = certificate.public_key()
-        known = executors.find(self._database.reading, executor)
-        if known is None or not isinstance(key, ec.EllipticCurvePublicKey) or keys.spki(key) != known.session_key:
-            raise GateError(GateReason.AUTH_CREDENTIAL_INVALID, "this session was replaced by a newer enrollment")
-        retirements.require_in_service(self._database.reading, executor)
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise GateError(GateReason.AUTH_CREDENTIAL_INVALID, "this certificate's key is none of a session")
+        require_session(self._database.reading, executor, key)
         return Caller(Role.EXECUTOR, executor, key, ends_ms)
+
+
+def require_session(connection: sqlite3.Connection, executor: str, key: ec.EllipticCurvePublicKey) -> None:
+    """GateError ``auth.credential_invalid`` or ``enroll.retired`` unless this is the session of an executor in service."""
+    known = executors.find(connection, executor)
+    if known is None or keys.spki(key) != known.session_key:
+        raise GateError(GateReason.AUTH_CREDENTIAL_INVALID, "this session was replaced by a newer enrollment")
+    retirements.require_in_service(connection, executor)
 
 
 def _only_uri(certificate: x509.Certificate) -> str:

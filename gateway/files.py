@@ -60,8 +60,13 @@ def load_authority(config: GatewayConfig, vault: Vault | None) -> Authority:
             f"{config.data} has no sealed keys",
             "restore sealed-key.json from a backup, or all keys: 'ztrooted gateway recovery-import'",
         )
+    return authority(config, vault.read(EXECUTOR_CA))
+
+
+def authority(config: GatewayConfig, key: bytes) -> Authority:
+    """The same, with its key. EnvironmentProblem where that is not the certificate's."""
     try:
-        return Authority.load(executor_ca(config).public_bytes(Encoding.PEM), vault.read(EXECUTOR_CA))
+        return Authority.load(executor_ca(config).public_bytes(Encoding.PEM), key)
     except (ValueError, TypeError) as error:
         raise EnvironmentProblem(
             GateReason.ENVIRONMENT_KEY_FILE,

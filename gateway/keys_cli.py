@@ -80,4 +80,5 @@ def recovery_import(
     config = load_config(data)
     recovered = unpack(read_at_most(file, MAX_EXPORT), read_passphrase(passphrase_file))
     done = asyncio.run(restore_keys(config, recovered, operator=operator, reason=reason))
-    show(done, f"Restored and sealed the keys; record {done['size'] - 1} says so.", json=json)
+    lost = f" Not in the export, and lost: {', '.join(done['lost'])}." if done["lost"] else ""
+    show(done, f"Restored and sealed the keys; record {done['size'] - 1} says so.{lost}", json=json)

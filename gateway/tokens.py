@@ -15,6 +15,7 @@ from ztrooted.models import Model, compose, parse_json
 from ztrooted.names import NAME
 from ztrooted.operator_models import TokenCreated, TokenList, TokenRequest, TokenView
 from ztrooted.reasons import GateReason
+from ztrooted.redaction import redact_text
 
 M = TypeVar("M", bound=Model)
 
@@ -48,7 +49,9 @@ async def revoke(config: GatewayConfig, token: str) -> TokenView:
     """End a token, by its id. GateError ``request.not_found``, UsageProblem for what is no id."""
     if len(token) != auth.TOKEN_ID or not set(token) <= set("0123456789abcdef"):
         raise UsageProblem(
-            GateReason.ID_INVALID, f"{token!r:.80} is no id of a token", "see them with 'ztrooted gateway tokens'"
+            GateReason.ID_INVALID,
+            f"{redact_text(token)!r:.80} is no id of a token",  # it may be one itself
+            "see them with 'ztrooted gateway tokens'",
         )
     return await _ask(
         config,

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from gateway.addresses import source_of
 from gateway.auth import Caller, Role
 from gateway.declaration import Parameter, Route, json_of
 from gateway.routes.route import PEER, json_answer
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 MAX_WAITING = 16  # a chip makes five quotes a second, and nobody waits longer than a few seconds for one
+MAX_OF_ADDRESS = 4  # of them, of strangers; one address may ask more often than a chip can answer
 NONCE = Parameter(
     "nonce",
     f"{MIN_NONCE} to {MAX_NONCE} random bytes in lower-case hexadecimal",
@@ -32,13 +35,15 @@ NONCE = Parameter(
 class AttestationRoutes:
     """Anybody may ask: executors have to before they are known. The TPM gives it half of its time at most.
 
-    Strangers wait for each other first, so that an executor with a session has one of them before it at most.
+    Strangers wait for each other first, so that an executor with a session has one of them before it at most; and no address
+    of theirs takes every place.
     """
 
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
         self._turn, self._strangers = asyncio.Lock(), asyncio.Lock()
         self._waiting = {True: 0, False: 0}  # executors with a session, and strangers
+        self._strangers_of: Counter[str] = Counter()  # by address
         self._log = _read_event_log(gateway)
         identity = gateway.signer.identity.encode()
         self._identity = Identity.model_validate({name: identity[name] for name in Identity.model_fields})
@@ -57,9 +62,13 @@ class AttestationRoutes:
     async def attestation(self, request: web.Request, _caller: Caller) -> web.Response:
         """A quote by the gateway's attestation key over its PCRs, for the nonce that was asked with."""
         nonce = request.query["nonce"]
-        known = PEER in request
+        known, source = PEER in request, source_of(request)
         if self._waiting[known] >= MAX_WAITING:
             raise GateError(GateReason.SERVICE_BUSY, f"{MAX_WAITING} others wait for the gateway's attestation")
+        if not known and self._strangers_of[source] >= MAX_OF_ADDRESS:
+            raise GateError(GateReason.SERVICE_BUSY, f"{MAX_OF_ADDRESS} of your address wait for it already")
+        one = Counter() if known else Counter({source: 1})
+        self._strangers_of += one
         self._waiting[known] += 1
         try:
             async with nullcontext() if known else self._strangers, self._turn:
@@ -69,6 +78,7 @@ class AttestationRoutes:
                 await asyncio.sleep(time.monotonic() - began)  # as long again belongs to the seals
         finally:
             self._waiting[known] -= 1
+            self._strangers_of -= one
         answer = GatewayAttestation(
             attest=quoted.attest,
             signature=quoted.signature,

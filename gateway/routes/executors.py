@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.addresses import source_of
-from gateway.auth import Caller, Role
+from gateway.auth import Caller, Role, require_session
 from gateway.channel import Said, Session, listen
 from gateway.declaration import Answer, Body, Parameter, Route, json_of
 from gateway.pages import LIMIT, Page
@@ -166,6 +166,8 @@ class ExecutorRoutes:
             await self._gateway.halt(session, error)
             return
         try:
+            # It waited to be admitted, and may have been replaced or retired meanwhile; nobody could hang up on it then.
+            require_session(self._gateway.database.reading, session.executor, session.key)
             for issuer in self._gateway.signer.introductions():
                 await session.send(IssuerMessage(issuer=issuer))
             self._gateway.authorizer.connected(session.executor)

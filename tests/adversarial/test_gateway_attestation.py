@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.anchors import anchors_file
+from gateway.routes import attestation
 from gateway.routes.attestation import MAX_WAITING
 from tests.support.executor import ScriptedExecutor
 from tests.support.gateway_in_process import GatewayInProcess
@@ -120,6 +121,7 @@ async def test_its_event_log_adds_up_to_its_state(booted: GatewayInProcess) -> N
 
 async def test_the_tpm_is_not_asked_by_more_than_can_wait(gate: GatewayInProcess, monkeypatch: Any) -> None:
     """One quote at a time, a bounded queue, and whoever does not fit in is told to come back."""
+    monkeypatch.setattr(attestation, "MAX_OF_ADDRESS", MAX_WAITING)
     running, most, quote = 0, 0, gate.gateway.signer.quote
 
     async def slow(wanted: bytes) -> Any:

@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import structlog
 
 from gateway.listening import Listener
+from gateway.routes.attestation import MAX_OF_ADDRESS, MAX_WAITING
 from tests.support.executor import Channel, ScriptedExecutor
 from tests.support.gateway_in_process import HOST, Answer, GatewayInProcess
 from tests.support.pace import at_most
@@ -169,14 +170,15 @@ async def test_N10_refused_enrollments_are_recorded_so_often_and_no_more(
 
 
 async def test_strangers_do_not_stand_between_an_executor_and_the_gateways_attestation(
-    gate: GatewayInProcess, executor: ScriptedExecutor, monkeypatch: pytest.MonkeyPatch
+    hurried: GatewayInProcess, executor: ScriptedExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor those of one address before those of others."""
+    gate = hurried
     await executor.enroll()
-    going, asked, signer = asyncio.Event(), asyncio.Event(), gate.gateway.signer
+    going, signer = asyncio.Event(), gate.gateway.signer
     quote, order = signer.quote, []
 
     async def slowly(wanted: bytes) -> Any:
-        asked.set()
         await going.wait()
         return await quote(wanted)
 
@@ -187,14 +189,22 @@ async def test_strangers_do_not_stand_between_an_executor_and_the_gateways_attes
         order.append(name)
         return status
 
-    connector = aiohttp.TCPConnector(ssl=tls_context(gate.ca), limit=0)
-    async with aiohttp.ClientSession(gate.url, connector=connector) as many:
-        strangers = [asyncio.create_task(attest(many, "stranger")) for _ in range(16)]
-        await asked.wait()
-        while (await ask(many, "GET", "/v1/gateway/attestation?nonce=" + "ab" * 16)).status != 503:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    async with AsyncExitStack() as stack:
+        strangers: list[asyncio.Task[int]] = []
+        for number in range(MAX_WAITING // MAX_OF_ADDRESS):  # each from an address that takes all it may
+            source = f"127.0.0.{number + 2}"
+            connector = aiohttp.TCPConnector(ssl=tls_context(gate.ca), local_addr=(source, 0), limit=0)
+            many = await stack.enter_async_context(aiohttp.ClientSession(gate.url, connector=connector))
+            strangers.extend(asyncio.create_task(attest(many, "stranger")) for _ in range(MAX_OF_ADDRESS))
+            paid = 257 - MAX_OF_ADDRESS
+            while gate.gateway.rates._addresses.wait_s(source, paid) == 0:  # noqa: ASYNC110 -- until they have paid
+                await asyncio.sleep(0.01)
+            answer = await ask(many, "GET", "/v1/gateway/attestation?nonce=" + "ab" * 16)
+            assert (answer.status, answer.code) == (503, "service.busy")
+            assert not any(one.done() for one in strangers)
         with executor.enrolled.client_certificate() as certificate:
             async with at(gate, HERE, certificate) as session:
+                gate.gateway.rates._executors._left.clear()
                 mine = asyncio.create_task(attest(session, "executor"))
                 while not gate.gateway.rates._executors._left:  # noqa: ASYNC110 -- until it is there
                     await asyncio.sleep(0.01)

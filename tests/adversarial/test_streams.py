@@ -1,6 +1,7 @@
 """What lasts (feeds, channels) ends with the credential that opened it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -88,4 +89,30 @@ async def test_a_channel_ends_with_a_session_certificate_that_was_not_renewed(
     monkeypatch.setattr(gate.gateway.authorizer, "prove_again", lambda _executor: asyncio.sleep(0))
     await gate.pass_time(life_s)
     await channel.closed()
+    assert gate.gateway.channels.get(executor.id) is None
+
+
+@pytest.mark.parametrize("meanwhile", ["enrolled anew", "retired"])
+async def test_a_channel_is_not_admitted_when_its_session_ended_while_it_waited(
+    meanwhile: str, gate: GatewayInProcess, executor: ScriptedExecutor
+) -> None:
+    """Until the half-open one before it has had its second to answer, there is nobody in its place to hang up on."""
+    await executor.enroll()
+    with executor.enrolled.client_certificate() as certificate:
+        connector = aiohttp.TCPConnector(ssl=tls_context(gate.ca, certificate))
+        async with (
+            aiohttp.ClientSession(gate.url, connector=connector) as session,
+            session.ws_connect("/v1/executor/channel") as silent,
+            session.ws_connect("/v1/executor/channel") as waiting,
+        ):
+            while json.loads(await silent.receive_str(timeout=10))["type"] != "ping":
+                pass
+            if meanwhile == "retired":
+                async with await gate.client("operator") as operator:
+                    await operator.retire(executor.id, "sold")
+            else:
+                await executor.enroll()
+            while (message := await waiting.receive(timeout=10)).type is aiohttp.WSMsgType.TEXT:
+                assert json.loads(message.data)["type"] != "challenge"
+            assert waiting.closed
     assert gate.gateway.channels.get(executor.id) is None

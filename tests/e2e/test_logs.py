@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config import load_config
+from gateway.identity import Identity
+from gateway.own_tpm import open_device
+from gateway.vault import EXECUTOR_CA, SERVER, Vault
 from tests.support.commands import run
 from tests.support.gate import SLOW, Gate, Gates
 from ztrooted.demo.stage import wait_until
@@ -100,6 +104,10 @@ def test_no_process_writes_a_secret_down(gates: Gates) -> None:
     again = run("gateway", "recovery-import", str(gate.gateway), str(passphrase), *options)
     assert again.returncode != 0
     said += exported.stdout + exported.stderr + again.stdout + again.stderr
+    config = load_config(gate.gateway)
+    with open_device(config.tpm) as device:
+        vault = Vault.open(config.data, config.origin, device, Identity.load(config.data))
+    hidden |= {name: vault.read(name).decode().splitlines()[1] for name in (EXECUTOR_CA, SERVER)}
     logs = {log.name: lines(log) for log in sorted(gate.data.glob("*.log"))}
     written = said + "".join(line for found in logs.values() for line in found)
     with closing(sqlite3.connect(gate.gateway / "gateway.db")) as connection:

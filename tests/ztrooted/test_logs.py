@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
+from tests.support.pace import at_most
 from ztrooted.inspect.plain import printable
 from ztrooted.logs import Form, configure
 from ztrooted.redaction import REDACTED, redact
@@ -88,6 +89,7 @@ def test_whatever_is_in_an_event_it_is_one_line(logged: Logged, form: Form, host
         (f"secret is {(secret := new_secret())}", secret[6:]),
         ("cannot connect to https://user:word@host:1/x", "word"),
         ("https://host/hook?key=word&more=1 is down", "word"),
+        ("(https://host?word), 'http://other/?a=word'", "word"),
         ({"cookie": "word", "nested": [{"Set-Cookie": "word"}]}, "word"),
         ({"password": "hush", "idempotency_key": "hush", "token": ["hush"], "mac": "hush"}, "hush"),
         ({TOKEN: 1}, TOKEN[3:]),
@@ -98,6 +100,18 @@ def test_a_secret_is_known_by_its_form_or_by_its_name(value: Any, gone: str) -> 
     found = json.dumps(redact(value))
     assert gone not in found
     assert REDACTED in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a", "http://", "a" * 4000 + "://", "a://", "bearer ", "-----BEGIN ", "-----BEGIN PRIVATE KEY-----", "eyJ", "zt-",
+     "whsec_"],
+    ids=lambda text: text[-12:],
+)  # fmt: skip
+def test_no_text_takes_long_to_look_through(text: str) -> None:
+    """A path as long as a request line may be is logged for anybody, on the thread that leases are renewed on."""
+    with at_most(0.1):
+        redact("/" + text * (30_000 // len(text)) + "b")
 
 
 def test_what_is_no_secret_stays() -> None:

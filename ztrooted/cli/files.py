@@ -57,6 +57,8 @@ def write(path: Path, data: bytes) -> None:
 def new_secret(path: Path) -> Iterator[BinaryIO]:
     """A new file that only its owner can read, open to be written; none is left where what is to go into it fails.
 
+    It is on the disk before this returns: nobody may have another copy of what is in it.
+
     EnvironmentProblem where it can't be made, or is there already: nothing that may be in use is overwritten.
     """
     try:
@@ -70,4 +72,6 @@ def new_secret(path: Path) -> Iterator[BinaryIO]:
         undo.callback(path.unlink, missing_ok=True)
         with os.fdopen(descriptor, "wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         undo.pop_all()
