@@ -137,8 +137,7 @@ def test_the_page_shows_the_examples_as_they_are() -> None:
     """What is executed below is what is printed there."""
     page = (EXAMPLES.parent / "orchestrators.md").read_text()
     for name in ("governed_function.py", "governed_subprocess.py"):
-        lines = (EXAMPLES / name).read_text().splitlines()
-        assert "\n".join(f"    {line}" if line else "" for line in lines) in page
+        assert f"```python\n{(EXAMPLES / name).read_text().strip()}\n```" in page
 
 
 async def test_the_examples_do_what_they_say(machine: MachineInProcess) -> None:
