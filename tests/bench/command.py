@@ -22,9 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("scripts/bench", description="Measure, with a reference from the same run.")
     parser.add_argument("name", choices=names(), metavar="NAME", help=f"one of {', '.join(names())}")
     parser.add_argument("--json", action="store_true", help="one JSON document for scripts")
+    parser.add_argument("--write", action="store_true", help="put the table into the page that has one")
     arguments = parser.parse_args(argv)
-    found = [row.encode() for row in importlib.import_module(f"tests.bench.{arguments.name}").rows()]
+    module = importlib.import_module(f"tests.bench.{arguments.name}")
+    measured = list(module.rows())
+    found = [row.encode() for row in measured]
     about = machine()
+    if arguments.write:
+        module.write_page(measured, about)
     if arguments.json:
         print(json.dumps({"bench": arguments.name, "machine": about, "rows": found}, indent=1))
         return 0

@@ -18,13 +18,13 @@ from tests.support.agent_in_process import BEATS, ROOT, MachineInProcess
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.guard.function import describe_call, perform, require_call
 from ztrooted.guard.governed import Gate
-from ztrooted.guard.settings import OrchestratorSettings
 from ztrooted.ticket import parse_ticket
 from ztrooted.work import Work, describe
 
 APART = ROOT / ".orchestrators" / "bin"
 WITHIN_S = 0.5  # an answer that does not come is waited for no longer, in these tests
 QUEUE = "celery"
+PRELOAD = ["--preload", "ztrooted.integrations.dask"]
 
 
 class RefusedError(Exception):
@@ -103,6 +103,8 @@ class Subprocess(InProcess):
 class Governed(InProcess):
     """A function behind ``@governed``."""
 
+    _gate: Gate | None = None
+
     def work(self, what: str, base: Path, run: str) -> Work:
         return self._call(what, base, run).work
 
@@ -116,13 +118,10 @@ class Governed(InProcess):
         return await result
 
     async def whole(self, what: str, base: Path) -> Any:
-        token = await self.machine.gate.token("orchestrator", "flows")
-        asked = OrchestratorSettings(self.machine.gate.url, self.machine.gate.ca, token, self.machine.anchors)
-        gate = Gate(asked, self.machine.agent)
-        try:
-            return await asyncio.to_thread(gate.governed(workflow="contract")(getattr(tools, what)), str(base))
-        finally:
-            await asyncio.to_thread(gate.close)
+        if self._gate is None:
+            self._gate = Gate(await self.machine.settings(), self.machine.agent)
+            self.stack.push_async_callback(asyncio.to_thread, self._gate.close)
+        return await asyncio.to_thread(self._gate.governed(workflow="contract")(getattr(tools, what)), str(base))
 
 
 class Apart(Adapter):
@@ -205,17 +204,23 @@ class CeleryAdapter(Apart):
     driver = "tests.orchestrators.celery_driver"
 
     async def start(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.variables["REDIS"] = f"redis://127.0.0.1:{port}/0"
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         await self.spawn("redis", "redis-server", *options)
-        await self.spawn("worker", *self.worker)
-        log = self.machine.folder / "worker.log"
+        await self._start_worker("worker", self.worker)
+
+    async def _start_worker(self, name: str, command: list[str]) -> None:
+        await self.spawn(name, *command)
+        log = self.machine.folder / f"{name}.log"
         async with asyncio.timeout(90):
             while " ready." not in log.read_text():  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
+
+    async def start_bare(self) -> None:
+        """A second worker, of an app that is not governed, to compare with."""
+        command = [part.replace("celery_app", "celery_bare") for part in self.worker]
+        await self._start_worker("bare", [*command, "--queues", "bare"])
 
     @property
     def worker(self) -> list[str]:
@@ -223,7 +228,57 @@ class CeleryAdapter(Apart):
         return [str(APART / "celery"), "-A", "tests.orchestrators.celery_app", "worker", "--loglevel", "INFO", *options]
 
 
-ADAPTERS: dict[str, type[Adapter]] = {"subprocess": Subprocess, "governed": Governed, "celery": CeleryAdapter}
+class DaskAdapter(Apart):
+    """Dask distributed: a scheduler, a worker with its nanny."""
+
+    driver = "tests.orchestrators.dask_driver"
+
+    async def start(self) -> None:
+        port = free_port()
+        self.variables["DASK"] = f"tcp://127.0.0.1:{port}"
+        options = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+        once = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}  # a task that a worker died of is given up
+        await self.spawn("dask-scheduler", str(APART / "dask"), "scheduler", *options, **once)
+        await self._join("dask-worker", self.worker(QUEUE))
+
+    async def start_bare(self) -> None:
+        """A second worker, without the guard, to compare with."""
+        await self._join("dask-bare", [part for part in self.worker("bare") if part not in PRELOAD])
+
+    def worker(self, name: str) -> list[str]:
+        options = [
+            "--name",
+            name,
+            "--nthreads",
+            "4",
+            "--no-dashboard",
+            "--local-directory",
+            str(self.machine.folder / name),
+        ]
+        return [str(APART / "dask"), "worker", self.variables["DASK"], *options, *PRELOAD]
+
+    async def _join(self, name: str, command: list[str]) -> None:
+        await self.spawn(name, *command)
+        log = self.machine.folder / f"{name}.log"
+        async with asyncio.timeout(90):
+            while "Registered to" not in log.read_text():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+
+def free_port() -> int:
+    """One on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    "subprocess": Subprocess,
+    "governed": Governed,
+    "celery": CeleryAdapter,
+    "dask": DaskAdapter,
+}
 QUICK = ("subprocess", "governed")
 
 

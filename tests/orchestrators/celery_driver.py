@@ -42,5 +42,12 @@ def whole(asked: dict[str, Any]) -> Any:
     return TASKS[asked["what"]].delay(asked["base"]).get(timeout=TIMEOUT_S)
 
 
+def bare(asked: dict[str, Any]) -> Any:
+    """By an app that is not governed; see ``celery_bare``."""
+    from tests.orchestrators.celery_bare import write as plain  # noqa: PLC0415
+
+    return plain.delay(asked["base"]).get(timeout=TIMEOUT_S)
+
+
 if __name__ == "__main__":
-    serve({"hand_out": hand_out, "run": run, "whole": whole})
+    serve({"hand_out": hand_out, "run": run, "whole": whole, "bare": bare})

@@ -28,6 +28,7 @@ from ztrooted.anchors import Anchors
 from ztrooted.client.orchestrator import Orchestrator
 from ztrooted.executor.agent import Agent, AgentConfig
 from ztrooted.guard.agent import LocalAgent
+from ztrooted.guard.settings import OrchestratorSettings
 from ztrooted.work import Work, describe
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +138,11 @@ class MachineInProcess:
         return Orchestrator(
             url or self.gate.url, ca=self.gate.ca, anchors=self.anchors, token=token, state=self.folder / "state"
         )
+
+    async def settings(self) -> OrchestratorSettings:
+        """What an orchestrator's program is told."""
+        token = await self.gate.token("orchestrator", "flows")
+        return OrchestratorSettings(self.gate.url, self.gate.ca, token, self.anchors)
 
     async def prove(self) -> None:
         """A round at run time, now."""

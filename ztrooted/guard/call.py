@@ -1,6 +1,6 @@
 """Calls one function in a process of its own: the job that a governed function is.
 
-``python -P call.py CODEC REFERENCE DIGEST``: standard input is a socket on which the arguments come, and the result goes
+``python -P call.py REFERENCE DIGEST``: standard input is a socket on which the arguments come, and the result goes
 back. Started as a file, so that nothing of this package is loaded; nothing of the function's either, before the arguments
 have the digest that the command line names, which is part of what was authorized.
 """
@@ -11,7 +11,6 @@ import importlib
 import inspect
 import json
 import os
-import pickle
 import runpy
 import socket
 import struct
@@ -27,7 +26,7 @@ MAX_TRACEBACK = 16 << 10  # characters; what is above it says where it began, an
 
 def main(arguments: list[str]) -> int:
     """1. take the arguments  2. compare their digest  3. load the function  4. call it  5. send the result."""
-    codec, reference, digest = arguments
+    reference, digest = arguments
     channel = socket.socket(fileno=os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -36,7 +35,7 @@ def main(arguments: list[str]) -> int:
         if hashlib.sha256(payload).hexdigest() != digest:  # 2
             raise SystemExit("the arguments are not those that were authorized")
         try:
-            data = encode(codec, {"value": call(codec, reference, payload)})  # 3, 4
+            data = json.dumps({"value": call(reference, payload)}, allow_nan=False).encode()  # 3, 4
         except Exception as error:  # whatever the function raises is its result, and how this process ends
             trace = traceback.format_exc()[-MAX_TRACEBACK:]
             told = {"type": type(error).__name__, "message": str(error), "trace": trace}
@@ -59,13 +58,10 @@ def receive(channel: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def call(codec: str, reference: str, payload: bytes) -> Any:
+def call(reference: str, payload: bytes) -> Any:
     """What the function returns; one that is asynchronous is awaited."""
-    if codec == "pickle":
-        function, positional, named = pickle.loads(payload)  # noqa: S301 -- its digest is what was authorized
-    else:
-        positional, named = json.loads(payload)
-        function = load(reference)
+    positional, named = json.loads(payload)
+    function = load(reference)
     value = getattr(function, ORIGINAL, function)(*positional, **named)
     return asyncio.run(value) if inspect.iscoroutine(value) else value
 
@@ -82,11 +78,6 @@ def load(reference: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part)
     return found
-
-
-def encode(codec: str, value: Any) -> bytes:
-    """A result, in the form that the arguments had. TypeError or ValueError for what has none."""
-    return pickle.dumps(value) if codec == "pickle" else json.dumps(value, allow_nan=False).encode()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import json
 import os
-import pickle
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -76,7 +75,6 @@ def describe_call(
     except (TypeError, ValueError) as error:
         raise _unusable(f"the arguments of {reference} are no JSON: {error}") from error
     work = _work(
-        "json",
         reference,
         payload,
         files,
@@ -86,13 +84,7 @@ def describe_call(
     return Call(work, payload)
 
 
-def describe_pickled(payload: bytes, *, env: Mapping[str, str] | None = None, **options: Any) -> Call:
-    """A pickled (function, positional, named), as schedulers pass them on: named by the digest of all of it."""
-    return Call(_work("pickle", "-", payload, [], options, env), payload)
-
-
 def _work(
-    codec: str,
     reference: str,
     payload: bytes,
     files: list[Path],
@@ -104,7 +96,7 @@ def _work(
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     digest = hashlib.sha256(payload).hexdigest()
     return describe(
-        [sys.executable, "-P", str(CHILD), codec, reference, digest],
+        [sys.executable, "-P", str(CHILD), reference, digest],
         env={"PYTHONPATH": paths, GOVERNED: "1", **(env or {})},
         files=[CHILD, *files],
         **options,
@@ -130,8 +122,8 @@ def require_call(ticket: Ticket, payload: bytes, reference: str | None = None) -
 
     Whoever carries ticket and arguments may have mixed up two of them, each of which is good by itself.
     """
-    *command, codec, named, digest = ticket.job.argv
-    if command[2:] != [str(CHILD)] or codec not in {"json", "pickle"}:
+    *command, named, digest = ticket.job.argv
+    if command[2:] != [str(CHILD)]:
         raise GateError(GateReason.JOB_MISMATCH, "the ticket is for no function call, or for one on another machine")
     if reference is not None and named != reference:
         raise GateError(GateReason.JOB_MISMATCH, f"the ticket is for {named!r:.100}, not for {reference!r:.100}")
@@ -160,12 +152,12 @@ async def _result(near: socket.socket, process: GuardedProcess, call: Call) -> A
             outcome = await process.wait()
             with suppress(TimeoutError, OSError):
                 data = await asyncio.wait_for(carrying, RESULT_S)
-                return result_of(call, outcome, data)
+                return result_of(outcome, data)
         finally:
             carrying.cancel()
             await asyncio.gather(carrying, return_exceptions=True)
             process.kill(str(GateReason.EXECUTION_ABANDONED))
-    return result_of(call, outcome, b"")
+    return result_of(outcome, b"")
 
 
 async def _carry(near: socket.socket, payload: bytes) -> bytes:
@@ -182,29 +174,35 @@ async def _carry(near: socket.socket, payload: bytes) -> bytes:
     return bytes(data[child.LENGTH.size :])
 
 
-def result_of(call: Call, outcome: Outcome, data: bytes) -> Any:
+def result_of(outcome: Outcome, data: bytes) -> Any:
     """What the function returned, if it ended by itself and well; Killed, FunctionFailed or JobFailed otherwise.
 
-    A result that a job wrote before it was killed is none.
+    A result that a job wrote before it was killed is none. EnvironmentProblem ``execution.start_failed`` for no result.
     """
     if outcome.outcome == "exited" and outcome.exit_status == 1 and data:
-        told = json.loads(data)["error"]
+        told = _told(data, "error")
+        said = {name: str(told.get(name)) for name in ("type", "message", "trace")} if isinstance(told, dict) else {}
         raise FunctionFailed(
             GateReason.EXECUTION_EXITED,
-            f"{told['type']}: {told['message']}",
+            f"{said.get('type')}: {said.get('message')}",
             "See the function's own error.",
             outcome.authorization,
-            told["trace"],
+            said.get("trace", ""),
         )
     outcome.demand()
-    if not data:
+    return _told(data, "value")
+
+
+def _told(data: bytes, what: str) -> Any:
+    """A member of what the job wrote, which may be anything."""
+    try:
+        return json.loads(data)[what]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EnvironmentProblem(
             GateReason.EXECUTION_START_FAILED,
             f"the function ended without a result of up to {MAX_RESULT} bytes",
             "have it return, and return large results in files",
-        )
-    pickled = call.work.job.argv[-3] == "pickle"
-    return (pickle.loads(data) if pickled else json.loads(data))["value"]  # noqa: S301 -- of the job that was authorized
+        ) from error
 
 
 def _unusable(detail: str) -> UsageProblem:

@@ -1,0 +1,307 @@
+"""Kubernetes: a validating admission webhook. No pod is bound to a node that is not an executor in good standing.
+
+``python -m ztrooted.integrations.kubernetes --nodes nodes.json --cert tls.crt --key tls.key`` serves ``POST /admit``.
+
+The node of a pod is known at two places only: at the creation of ``pods/binding``, by the scheduler, and at the creation of
+a pod whose ``nodeName`` is set already, by whoever goes around the scheduler. Both are asked about here. Other requests are
+no dispatch that we know of, and are refused: a rule that sends them is not the one in deploy/kubernetes.
+
+1. The review is an ``admission.k8s.io/v1`` AdmissionReview with a request, or the answer is no.
+2. What is created is a binding, or a pod; the node is taken from it, and from nothing else.
+3. A pod without a node has not been dispatched yet: it is let through, because its binding is what is asked about.
+4. The node is in the executor set, which is never empty.
+5. The gateway authorizes a job that names namespace, pod and the review's UID on that executor.
+
+A dry run has no side effects (``sideEffects: NoneOnDryRun``): it is answered by steps 1 to 4 and what the gateway knows of
+the executor, and nothing is authorized. Every failure to find out is a no, with reason and remedy in ``status.message``;
+where we do not answer at all, ``failurePolicy: Fail`` is the no.
+
+The job of a pod is not a process that our agent starts, so this is admission and not supervision: the authorization is an
+admission's record, and what stops a pod is its deletion (``Evictor``).
+"""
+
+import argparse
+import asyncio
+import json
+import ssl
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from ztrooted import strict_json
+from ztrooted.client import unreachable
+from ztrooted.client.orchestrator import Orchestrator
+from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.guard.executor_set import ExecutorSet
+from ztrooted.guard.settings import OrchestratorSettings
+from ztrooted.outcome import NotStarted
+from ztrooted.reasons import GateReason
+from ztrooted.work import Work, describe
+
+MAX_REVIEW = 4 << 20  # bytes: a pod is up to 1.5 MB in etcd, and a review has the old one and the new one
+MAX_DEPTH = 64  # the managed fields of a pod nest as deep as its own
+ANSWER_S = 8.0  # the API server waits 10 s (timeoutSeconds of the manifest), and then fails the request itself
+API = "admission.k8s.io/v1"
+TAINT = "ztrooted.io/revoked"
+CONFLICT = 409  # somebody else changed the node meanwhile
+CONFLICTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A pod that is to run on a node; ``uid`` is the review's, ``node`` None where there is none yet."""
+
+    uid: str
+    namespace: str
+    pod: str
+    node: str | None
+    dry_run: bool
+
+
+def parse_review(data: bytes) -> Placement:
+    """Read a review. GateError ``request.malformed`` for what is none, or asks about something else.
+
+    Numbers: see the module.
+    """
+    review = strict_json.parse(data, _malformed, maximum=MAX_REVIEW, depth=MAX_DEPTH)
+    # 1.
+    if not isinstance(review, dict) or (review.get("apiVersion"), review.get("kind")) != (API, "AdmissionReview"):
+        raise _malformed(f"this is no AdmissionReview of {API}")
+    request = _object(review, "request")
+    uid, resource = _text(request, "uid"), _object(request, "resource")
+    if (resource.get("group"), resource.get("version"), resource.get("resource")) != ("", "v1", "pods"):
+        raise _malformed("this webhook is asked about pods only")
+    if request.get("operation") != "CREATE":
+        raise _malformed("this webhook is asked about creations only")
+    made = _object(request, "object")
+    # 2.
+    what = request.get("subResource", "")
+    if what == "binding":
+        target = _object(made, "target")
+        if target.get("kind", "Node") != "Node":
+            raise _malformed("a pod is bound to nodes only")
+        node: str | None = _text(target, "name")
+    elif what == "":
+        node = _object(made, "spec").get("nodeName") or None
+    else:
+        raise _malformed(f"this webhook is not asked about pods/{what!s:.40}")
+    if node is not None and not isinstance(node, str):
+        raise _malformed("nodeName is no text")
+    metadata = made.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    pod = request.get("name") or metadata.get("name") or metadata.get("generateName")
+    if not isinstance(pod, str) or not pod:
+        raise _malformed("the pod has no name")
+    return Placement(uid, _text(request, "namespace"), pod, node, request.get("dryRun") is True)
+
+
+class Admission:
+    """Answers reviews."""
+
+    def __init__(self, orchestrator: Orchestrator, nodes: ExecutorSet, *, within_s: float = ANSWER_S) -> None:
+        self._orchestrator = orchestrator
+        self._nodes = nodes
+        self._within_s = within_s
+
+    async def review(self, data: bytes) -> dict[str, Any]:
+        """An AdmissionReview with the answer. No exception is a yes, and none gets out that is about the request."""
+        uid = _uid_of(data)
+        try:
+            placement = parse_review(data)
+            noted = await self._admit(placement)
+        except GateError as error:
+            told = NotStarted.of(error)
+            refused = {"code": 403, "reason": "Forbidden", "message": f"ztrooted: {told}"}
+            return _answer(uid, {"uid": uid, "allowed": False, "status": refused})
+        return _answer(uid, {"uid": uid, "allowed": True, "auditAnnotations": noted})
+
+    async def _admit(self, placement: Placement) -> dict[str, str]:
+        # 3.
+        if placement.node is None:
+            return {"ztrooted": "not placed yet"}
+        # 4.
+        executor = self._nodes[placement.node]
+        if placement.dry_run:
+            await self._known_to_be_trusted(executor)
+            return {"ztrooted": "dry run"}
+        # 5.
+        dispatch = await self._orchestrator.authorize(_work(placement), executor, within_s=self._within_s)
+        return {"authorization": dispatch.authorization, "executor": executor}
+
+    async def _known_to_be_trusted(self, executor: str) -> None:
+        try:
+            async with asyncio.timeout(self._within_s):
+                known = {one.executor: one for one in await self._orchestrator.gateway.executors()}
+        except TimeoutError as error:
+            raise unreachable(self._orchestrator.gateway.url, error) from error
+        found = known.get(executor)
+        if found is None:
+            raise GateError(GateReason.DISPATCH_EXECUTOR_UNKNOWN, f"no executor {executor} is enrolled")
+        if not (found.connected and found.trusted):
+            raise GateError(
+                GateReason.DISPATCH_EXECUTOR_UNREACHABLE,
+                f"executor {executor} is {'not trusted' if found.connected else 'not connected'}: {found.detail}",
+            )
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """``POST /admit``."""
+        return web.json_response(await self.review(await request.read()))
+
+
+def application(admission: Admission) -> web.Application:
+    """What is served."""
+    app = web.Application(client_max_size=MAX_REVIEW)
+    app.router.add_post("/admit", admission.handle)
+    return app
+
+
+class Evictor:
+    """Removes what may not run: the node gets a taint that nothing new tolerates, and its pods are deleted without grace.
+
+    The eviction API may say no (a disruption budget); a deletion with grace 0 does not ask.
+    """
+
+    def __init__(self, url: str, *, ca: Path, token: str) -> None:
+        self._url = url.rstrip("/")
+        self._tls = ssl.create_default_context(cafile=str(ca))
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    async def revoke(self, node: str, pods: Mapping[str, str]) -> None:
+        """Taint a node and delete pods, by name and namespace. EnvironmentProblem where the API server does not do it."""
+        connector = aiohttp.TCPConnector(ssl=self._tls)
+        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+        async with aiohttp.ClientSession(headers=self._headers, connector=connector, timeout=timeout) as http:
+            gone = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
+            paths = [f"/api/v1/namespaces/{namespace}/pods/{name}" for name, namespace in pods.items()]
+            deletions = (self._call(http, "DELETE", path, gone) for path in paths)
+            await asyncio.gather(self._taint(http, f"/api/v1/nodes/{node}"), *deletions)
+
+    async def _taint(self, http: aiohttp.ClientSession, path: str) -> None:
+        """Add our taint to those that there are: a patch replaces the list, and somebody else may have changed it."""
+        for _ in range(CONFLICTS):
+            _, node = await self._call(http, "GET", path)
+            taints = [one for one in node.get("spec", {}).get("taints") or [] if one.get("key") != TAINT]
+            patch = {
+                "metadata": {"resourceVersion": node.get("metadata", {}).get("resourceVersion")},
+                "spec": {"taints": [*taints, {"key": TAINT, "effect": "NoExecute", "value": "true"}]},
+            }
+            status, _ = await self._call(http, "PATCH", path, patch)
+            if status != CONFLICT:
+                return
+        raise self._refused("PATCH", path, CONFLICT)
+
+    async def _call(
+        self, http: aiohttp.ClientSession, method: str, path: str, body: Any = None
+    ) -> tuple[int, dict[str, Any]]:
+        media = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        options: dict[str, Any] = {"headers": {"Content-Type": media}, "allow_redirects": False}
+        try:
+            async with http.request(
+                method, self._url + path, data=None if body is None else json.dumps(body), **options
+            ) as answer:
+                if answer.status not in {200, 202, 404, CONFLICT}:  # 404: it is gone already
+                    raise self._refused(method, path, answer.status)
+                found = await answer.json(content_type=None)
+                return answer.status, found if isinstance(found, dict) else {}
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise EnvironmentProblem(
+                GateReason.ENVIRONMENT_GATEWAY_UNREACHABLE,
+                f"no answer from the API server at {self._url}: {error or type(error).__name__}",
+                "check its address and certificate; until it answers, delete the pods by hand",
+            ) from error
+
+    def _refused(self, method: str, path: str, status: int) -> EnvironmentProblem:
+        return EnvironmentProblem(
+            GateReason.ENVIRONMENT_NOT_A_GATEWAY,
+            f"the API server at {self._url} answers {method} {path} with {status}",
+            "the service account needs 'get' and 'patch' on nodes and 'delete' on pods",
+        )
+
+
+def read_nodes(path: Path) -> ExecutorSet:
+    """The executor of each node, from a JSON object. EnvironmentProblem where the file is missing, or nobody is in it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EnvironmentProblem(
+            GateReason.CONFIG_MISSING, f"{path} can't be read: {error.strerror}", "name the file of nodes with --nodes"
+        ) from error
+    found = strict_json.parse(data, _malformed)
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise EnvironmentProblem(GateReason.CONFIG_INVALID, f"{path} is no object of texts", 'write {"node-1": "ex-…"}')
+    return ExecutorSet(found)
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    """Serve until this is cancelled."""
+    asked, nodes = OrchestratorSettings.from_environment(), read_nodes(arguments.nodes)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(arguments.cert, arguments.key)
+    async with Orchestrator(asked.gateway, ca=asked.ca, token=asked.token, anchors=asked.anchors) as orchestrator:
+        runner = web.AppRunner(application(Admission(orchestrator, nodes)), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, arguments.host, arguments.port, ssl_context=context).start()
+        await asyncio.Event().wait()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        "ztrooted.integrations.kubernetes", description="Admit pods to attested nodes only."
+    )
+    parser.add_argument("--nodes", type=Path, required=True, help="JSON object: executor id by node")
+    parser.add_argument("--cert", type=Path, required=True, help="certificate that the webhook's caBundle vouches for")
+    parser.add_argument("--key", type=Path, required=True)
+    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 -- a pod's own address
+    parser.add_argument("--port", type=int, default=8443)
+    try:
+        asyncio.run(serve(parser.parse_args()))
+    except GateError as error:
+        sys.exit(str(NotStarted.of(error)))
+
+
+def _work(placement: Placement) -> Work:
+    argv = ["kubernetes-pod", f"{placement.namespace}/{placement.pod}", placement.uid]
+    return describe(argv, workflow="kubernetes", run=placement.uid, step=placement.namespace)
+
+
+def _answer(uid: str, response: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": API, "kind": "AdmissionReview", "response": {**response, "uid": uid}}
+
+
+def _uid_of(data: bytes) -> str:
+    """The review's UID for the answer, whatever else is wrong with it; empty where there is none."""
+    try:
+        found = json.loads(data)["request"]["uid"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) and len(found) <= 64 else ""
+
+
+def _object(holder: dict[str, Any], name: str) -> dict[str, Any]:
+    found = holder.get(name)
+    if not isinstance(found, dict):
+        raise _malformed(f"{name!r} is missing or no object")
+    return found
+
+
+def _text(holder: dict[str, Any], name: str) -> str:
+    found = holder.get(name)
+    if not isinstance(found, str) or not found:
+        raise _malformed(f"{name!r} is missing or no text")
+    return found
+
+
+def _malformed(detail: str) -> GateError:
+    return GateError(
+        GateReason.REQUEST_MALFORMED, detail, "use the webhook's configuration as it is in deploy/kubernetes"
+    )
+
+
+if __name__ == "__main__":
+    main()
