@@ -244,6 +244,9 @@ async def test_keys_in_the_clear_are_not_served_until_they_are_sealed(
     await gate.stop()
     plain_file(gate.data, EXECUTOR_CA).touch(0o600)  # beside the sealed one
     assert refused(gate).reason is GateReason.SECRETS_PLAIN
+    with pytest.raises(EnvironmentProblem) as refusal:  # nor is it what an export gets, in place of that
+        await exported(gate, gate.data.parent / "export.json")
+    assert refusal.value.reason is GateReason.SECRETS_PLAIN
 
 
 async def test_an_export_makes_a_gateway_with_another_tpm_that_clients_know(
