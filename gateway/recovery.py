@@ -71,11 +71,10 @@ async def export(config: GatewayConfig, file: Path, passphrase: bytes, *, operat
             f"{file} is in the data folder, whose copies are not to be of use elsewhere",
             "name a file on another medium",
         )
+    vault.refuse_plain(config.data)  # whatever lies there, it is not what this gateway serves with
     async with _stopped(config) as (database, _):
         signer = Signer(config)
         try:
-            if signer.vault is None:
-                vault.refuse_plain(config.data)
             data = recovery_export.pack(_collect(config, signer), passphrase)
             with new_secret(file) as written:
                 body = {"digest": recovery_export.digest(data), **asked.model_dump()}

@@ -7,6 +7,7 @@ associated data, so that none passes for another. In the clear they are in this 
 
 import json
 import os
+import resource
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -38,6 +39,7 @@ class Vault:
         self._folder = folder
         self._origin = origin
         self._cipher = AESGCM(key)
+        _dump_no_memory()
 
     @classmethod
     def create(cls, folder: Path, origin: str, device: SecretDevice, identity: Identity) -> "Vault":
@@ -91,6 +93,15 @@ class Vault:
 
     def _associated(self, name: str) -> bytes:
         return canonical.encode({"format": FORMAT, "name": name, "origin": self._origin})
+
+
+def _dump_no_memory() -> None:
+    """A process that has opened a vault leaves no core file with its keys in it.
+
+    One byte, since a limit of none does not keep Linux from handing a dump to a program (core(5); fs/coredump.c).
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0 if hard == 0 else 1, hard))
 
 
 def sealed_file(folder: Path, name: str) -> Path:

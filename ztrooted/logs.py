@@ -68,7 +68,9 @@ class _PassOn(logging.Handler):
             said = record.getMessage()
         except (TypeError, ValueError, LookupError):  # arguments that are not of the message
             said = str(record.msg)
-        structlog.get_logger().log(record.levelno, said, logger=record.name, exc_info=record.exc_info or None)
+        # A level of their own counts as the one below it that we know: structlog has no name for it, and would raise.
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+        structlog.get_logger().log(level, said, logger=record.name, exc_info=record.exc_info or None)
 
 
 def _without_secrets(_logger: Any, _method: str, event: _Event) -> _Event:

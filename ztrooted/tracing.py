@@ -169,4 +169,4 @@ def _current() -> str | None:
 
 def _around() -> str | None:
     told = os.environ.get(VARIABLE, "")
-    return told if re.match(TRACEPARENT, told) else None
+    return told if re.fullmatch(TRACEPARENT.strip("^$"), told) else None  # '$' would take a line's end along

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -127,6 +128,18 @@ async def test_no_file_of_a_data_folder_has_a_private_key_in_the_clear(gate: Gat
         assert not any(secret in data or secret.hex().encode() in data for secret in secrets), path
 
 
+async def test_a_process_with_keys_leaves_no_core_file(gate: GatewayInProcess) -> None:
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    if before[1] == 0:
+        pytest.skip("nobody may have core files here")
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        opened(gate)
+        assert resource.getrlimit(resource.RLIMIT_CORE)[0] == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
 async def test_a_copied_folder_is_of_no_use_with_another_tpm(
     gate: GatewayInProcess, software_tpms: SoftwareTpms
 ) -> None:
@@ -244,6 +257,9 @@ async def test_keys_in_the_clear_are_not_served_until_they_are_sealed(
     await gate.stop()
     plain_file(gate.data, EXECUTOR_CA).touch(0o600)  # beside the sealed one
     assert refused(gate).reason is GateReason.SECRETS_PLAIN
+    with pytest.raises(EnvironmentProblem) as refusal:  # nor is it what an export gets, in place of that
+        await exported(gate, gate.data.parent / "export.json")
+    assert refusal.value.reason is GateReason.SECRETS_PLAIN
 
 
 async def test_an_export_makes_a_gateway_with_another_tpm_that_clients_know(

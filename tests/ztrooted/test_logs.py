@@ -160,6 +160,8 @@ take_over()
 logging.getLogger("aiohttp.server").error("Error handling %s", "x\\nforged")
 logging.getLogger("odd").error("%d", "not a number")
 logging.getLogger("quiet").debug("not told")
+for level in (5, 35, 60):
+    logging.getLogger("odd").log(level, "a level of its own")
 warnings.warn("x\\nforged")
 async def main():
     async def lost():
@@ -184,7 +186,7 @@ def test_what_python_and_libraries_say_comes_in_the_same_lines(form: str) -> Non
     assert done.returncode == 1
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    assert len(lines) == 7, done.stderr
+    assert len(lines) == 9, done.stderr
     assert all(printable(line) == line for line in lines)
     assert "0123456789abcdefghij" not in done.stderr
     if form == "json":
@@ -193,10 +195,12 @@ def test_what_python_and_libraries_say_comes_in_the_same_lines(form: str) -> Non
             "error",
             "error",
             "warning",
+            "critical",
+            "warning",
             "error",
             "critical",
             "error",
             "critical",
         ]
         assert events[0]["logger"] == "aiohttp.server"
-        assert "ZeroDivisionError" in events[4]["exception"]
+        assert "ZeroDivisionError" in events[6]["exception"]
