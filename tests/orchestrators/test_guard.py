@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.support.agent_in_process import MachineInProcess
 from ztrooted import limits
@@ -18,6 +19,14 @@ from ztrooted.guard.process import Streams
 from ztrooted.models import ExecRenewed
 from ztrooted.outcome import NotStarted
 from ztrooted.ticket import Ticket, parse_ticket
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def machine(shared_machine: MachineInProcess) -> MachineInProcess:
+    """One for all: each test leaves it trusted, and counts from where it began."""
+    return shared_machine
 
 
 async def ticket_of(machine: MachineInProcess, work: Any) -> Ticket:
