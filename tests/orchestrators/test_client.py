@@ -5,12 +5,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway.certificates import Authority
 from tests.support.agent_in_process import MachineInProcess
 from ztrooted.client import Denied, Refused, Unauthenticated
 from ztrooted.client import orchestrator as module
@@ -114,6 +116,17 @@ async def test_a_no_is_typed_by_what_it_is(machine: MachineInProcess, tmp_path: 
     async with Orchestrator(gate.url, token=await gate.token("auditor"), **named) as orchestrator:
         with pytest.raises(Refused, match=r"auth\.role"):
             await orchestrator.authorize(TRUE, NOBODY)
+    over = await gate.token("orchestrator", "over", life_ms=1)
+    async with Orchestrator(gate.url, token=over, **named) as orchestrator:
+        with pytest.raises(Unauthenticated, match=r"auth\.credential_invalid"):
+            await orchestrator.authorize(TRUE, NOBODY)
+    stranger = tmp_path / "stranger.pem"
+    stranger.write_bytes(Authority.create("stranger", datetime.now(UTC)).pem())
+    async with Orchestrator(gate.url, token=over, **(named | {"ca": stranger})) as orchestrator:
+        with pytest.raises(EnvironmentProblem) as unknown_certificate:
+            await orchestrator.authorize(TRUE, NOBODY)
+    assert unknown_certificate.value.reason == "environment.tls"
+    assert "ca.pem" in unknown_certificate.value.remedy
 
 
 async def test_a_lost_answer_is_asked_for_again_and_decided_once(machine: MachineInProcess) -> None:
