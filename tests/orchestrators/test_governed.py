@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.orchestrators import tools
 from tests.support.agent_in_process import Beats, MachineInProcess
@@ -19,6 +20,14 @@ from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment
 from ztrooted.outcome import Killed
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def machine(shared_machine: MachineInProcess) -> MachineInProcess:
+    """One for all: each test leaves it trusted, and counts from where it began."""
+    return shared_machine
 
 
 async def gate_of(machine: MachineInProcess) -> Gate:
@@ -41,6 +50,7 @@ async def example(machine: MachineInProcess, name: str, *arguments: str, typed: 
 
 async def test_calls_return_what_the_functions_do(machine: MachineInProcess) -> None:
     gate = await gate_of(machine)
+    before = len(machine.gate.records("dispatch.requested"))
     governed = gate.governed(workflow="tools", run="1")
     try:
         assert await asyncio.to_thread(governed(tools.add), 2, b=3) == 5
@@ -53,7 +63,7 @@ async def test_calls_return_what_the_functions_do(machine: MachineInProcess) -> 
             await asyncio.to_thread(governed(tools.silent))
     finally:
         await asyncio.to_thread(gate.close)
-    jobs = [one["body"]["job"] for one in machine.gate.records("dispatch.requested")]
+    jobs = [one["body"]["job"] for one in machine.gate.records("dispatch.requested")[before:]]
     assert [job["step"] for job in jobs] == ["add", "later", "fails", "silent"]
     assert jobs[0]["argv"][-2] == "tests.orchestrators.tools:add"
     assert len({job["argv"][-1] for job in jobs}) == 4, "each names its arguments"
@@ -62,6 +72,7 @@ async def test_calls_return_what_the_functions_do(machine: MachineInProcess) -> 
 
 async def test_what_is_no_name_or_no_json_is_refused_before_anybody_is_asked(machine: MachineInProcess) -> None:
     gate = await gate_of(machine)
+    before = len(machine.gate.records("dispatch.requested"))
     governed = gate.governed(workflow="tools")
     for unusable in (lambda: 1, [].append):
         with pytest.raises(UsageProblem, match="by its name"):
@@ -70,7 +81,7 @@ async def test_what_is_no_name_or_no_json_is_refused_before_anybody_is_asked(mac
         governed(tools.add)(object(), 1)  # type: ignore[arg-type]
     with pytest.raises(UsageProblem, match="no JSON"):
         governed(tools.add)(float("nan"), 1)  # type: ignore[arg-type]
-    assert machine.gate.records("dispatch.requested") == []
+    assert len(machine.gate.records("dispatch.requested")) == before
 
 
 async def test_a_call_that_is_revoked_dies_with_all_it_started(machine: MachineInProcess) -> None:
@@ -78,8 +89,7 @@ async def test_a_call_that_is_revoked_dies_with_all_it_started(machine: MachineI
     call = asyncio.create_task(asyncio.to_thread(gate.governed(workflow="tools")(tools.beats), str(beats.base)))
     try:
         await beats.beating()
-        (issued,) = machine.gate.records("authorization.issued")
-        await machine.revoke(issued["authorization"])
+        await machine.revoke(machine.gate.records("authorization.issued")[-1]["authorization"])
         with pytest.raises(Killed) as killed:
             await call
         assert killed.value.reason == "operator.revoked"
@@ -108,7 +118,7 @@ async def test_a_ticket_for_other_arguments_calls_nothing(machine: MachineInProc
     assert not left.exists()
 
 
-def test_a_set_in_which_nobody_is_denies() -> None:
+async def test_a_set_in_which_nobody_is_denies() -> None:
     for nobody in ({}, {"": "ex-1"}, {"queue": ""}):
         with pytest.raises(EnvironmentProblem, match="empty"):
             ExecutorSet(nobody)
@@ -117,7 +127,7 @@ def test_a_set_in_which_nobody_is_denies() -> None:
 
 
 @pytest.mark.parametrize("name", ["GATEWAY", "CA", "TOKEN_FILE", "ANCHORS", "EXECUTOR"])
-def test_a_variable_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
+async def test_a_variable_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("zt-x")
     (tmp_path / "token").chmod(0o600)
     variables = {
@@ -133,7 +143,7 @@ def test_a_variable_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
         agent_from_environment(told) if name == "EXECUTOR" else OrchestratorSettings.from_environment(told)
 
 
-def test_the_page_shows_the_examples_as_they_are() -> None:
+async def test_the_page_shows_the_examples_as_they_are() -> None:
     """What is executed below is what is printed there."""
     page = (EXAMPLES.parent / "orchestrators.md").read_text()
     for name in ("governed_function.py", "governed_subprocess.py"):
@@ -176,7 +186,10 @@ async def test_the_examples_do_what_they_say(machine: MachineInProcess) -> None:
     assert listing["tools"][0]["inputSchema"]["required"] == ["path"]
     assert answer == {"content": [{"type": "text", "text": "hi"}], "isError": False}
     note.unlink()
-    machine.executor.drift()
-    denied = await example(machine, "agent_loop.py", typed=f"{json.dumps(asked[0])}\n")
-    assert json.loads(denied.stdout)["error"] == "ima.not_allowed"
-    assert not note.exists()
+    await machine.drift()
+    try:
+        denied = await example(machine, "agent_loop.py", typed=f"{json.dumps(asked[0])}\n")
+        assert json.loads(denied.stdout)["error"] == "ima.not_allowed"
+        assert not note.exists()
+    finally:
+        await machine.trust()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.support.agent_in_process import MachineInProcess
 from ztrooted import limits
@@ -17,7 +18,15 @@ from ztrooted.guard.agent import LocalAgent
 from ztrooted.guard.process import Streams
 from ztrooted.models import ExecRenewed
 from ztrooted.outcome import NotStarted
-from ztrooted.ticket import Ticket, parse_ticket
+from ztrooted.ticket import Ticket, parse_ticket, verify_ticket
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def machine(shared_machine: MachineInProcess) -> MachineInProcess:
+    """One for all: each test leaves it trusted, and counts from where it began."""
+    return shared_machine
 
 
 async def ticket_of(machine: MachineInProcess, work: Any) -> Ticket:
@@ -74,6 +83,17 @@ async def test_a_ticket_that_does_not_verify_starts_nothing(machine: MachineInPr
             await agent.start(parse_ticket(arrived.get(what, sent)))
         assert (what, str(refused.value.reason)) == (what, reason)
     assert not beats.started
+
+
+async def test_a_clock_that_is_off_here_is_a_no(machine: MachineInProcess) -> None:
+    """An hour before its time or after it, whoever's clock is wrong."""
+    ticket = await ticket_of(machine, machine.work("clock", "/bin/true"))
+    now = int(time.time())
+    for at, reason in ((now - 3600, "jws.not_yet_valid"), (now + 3600, "jws.expired")):
+        with pytest.raises(GateError) as refused:
+            verify_ticket(ticket, machine.anchors, now=at, executor=machine.id)
+        assert str(refused.value.reason) == reason
+        assert NotStarted.of(refused.value).remedy, "what to do about it is told where the work would have run"
 
 
 async def test_an_agent_that_is_absent_or_says_nothing_is_a_no_in_time(

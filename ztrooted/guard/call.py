@@ -19,6 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+GOVERNED = "ZTROOTED_GOVERNED"  # is set in the environment of a governed call
 ORIGINAL = "__governed__"  # the attribute under which a governed function has the one that is called here
 LENGTH = struct.Struct(">Q")
 MAX_TRACEBACK = 16 << 10  # characters; what is above it says where it began, and the end says what went wrong

@@ -28,7 +28,6 @@ from ztrooted.ticket import Ticket
 from ztrooted.work import Work, describe
 
 CHILD = Path(child.__file__)
-GOVERNED = "ZTROOTED_GOVERNED"  # is set in the environment of a governed call
 MAX_ARGUMENTS = 64 << 20  # bytes; what is larger belongs into a file that the job names
 MAX_RESULT = 256 << 20  # bytes; the caller holds it in memory
 RESULT_S = 5.0  # to read what a process has written that has ended
@@ -97,7 +96,7 @@ def _work(
     digest = hashlib.sha256(payload).hexdigest()
     return describe(
         [sys.executable, "-P", str(CHILD), reference, digest],
-        env={"PYTHONPATH": paths, GOVERNED: "1", **(env or {})},
+        env={"PYTHONPATH": paths, child.GOVERNED: "1", **(env or {})},
         files=[CHILD, *files],
         **options,
     )

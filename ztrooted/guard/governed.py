@@ -16,17 +16,19 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
-from ztrooted.client.blocking import Loop
-from ztrooted.client.orchestrator import Dispatch, Orchestrator
-from ztrooted.errors import EnvironmentProblem
-from ztrooted.guard.agent import LocalAgent
-from ztrooted.guard.call import ORIGINAL
-from ztrooted.guard.function import GOVERNED, Call, describe_call, perform, reference_of
-from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment
-from ztrooted.reasons import GateReason
+from ztrooted.guard.call import GOVERNED, ORIGINAL
 
+if TYPE_CHECKING:
+    from ztrooted.client.blocking import Loop
+    from ztrooted.client.orchestrator import Dispatch, Orchestrator
+    from ztrooted.guard.agent import LocalAgent
+    from ztrooted.guard.function import Call
+    from ztrooted.guard.settings import OrchestratorSettings
+
+# The process of each governed call loads this module too, and needs nothing of what asks a gateway: that is loaded where it
+# is used, which saves a call most of a second.
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -34,7 +36,7 @@ R = TypeVar("R")
 class Gate:
     """One orchestrator and one machine to run on, in one program. Connects at the first call."""
 
-    def __init__(self, settings: OrchestratorSettings | None, agent: LocalAgent | None) -> None:
+    def __init__(self, settings: "OrchestratorSettings | None", agent: "LocalAgent | None") -> None:
         """Without settings and agent it governs what it is given, and calls nothing."""
         self._settings = settings
         self._agent = agent
@@ -50,6 +52,8 @@ class Gate:
         """
         if GOVERNED in os.environ:
             return cls(None, None)
+        from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment  # noqa: PLC0415
+
         return cls(OrchestratorSettings.from_environment(), agent_from_environment())
 
     def governed(
@@ -63,9 +67,13 @@ class Gate:
         session = run or secrets.token_hex(8)
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            if self._settings is None:
+                return _inside(function)
+            from ztrooted.guard.function import describe_call, reference_of  # noqa: PLC0415
+
             reference_of(function)
 
-            def described(positional: Any, named: Any) -> Call:
+            def described(positional: Any, named: Any) -> "Call":
                 fields = {name: value for name, value in options.items() if name != "max_runtime_s"}
                 return describe_call(function, positional, named, workflow=workflow, run=session, env=env, **fields)
 
@@ -91,7 +99,9 @@ class Gate:
             loop.wait(orchestrator.__aexit__(None, None, None))
             loop.close()
 
-    def _open(self) -> Loop:
+    def _open(self) -> "Loop":
+        from ztrooted.client.blocking import Loop  # noqa: PLC0415
+
         with self._opening:
             if self._loop is None:
                 loop = Loop()
@@ -104,18 +114,16 @@ class Gate:
                 atexit.register(self.close)
             return self._loop
 
-    async def _connect(self) -> Orchestrator:
+    async def _connect(self) -> "Orchestrator":
+        from ztrooted.client.orchestrator import Orchestrator  # noqa: PLC0415
+
         asked = self._settings
-        if asked is None or self._agent is None:
-            raise EnvironmentProblem(
-                GateReason.CONFIG_MISSING,
-                "a governed call can't make another one: its process holds no token",
-                "call the plain function, or both from outside",
-            )
+        if asked is None:
+            raise RuntimeError("there is nobody to ask")
         orchestrator = Orchestrator(asked.gateway, ca=asked.ca, token=asked.token, anchors=asked.anchors)
         return await orchestrator.__aenter__()
 
-    async def _call(self, call: Call, max_runtime_s: int | None) -> Any:
+    async def _call(self, call: "Call", max_runtime_s: int | None) -> Any:
         orchestrator, agent = self._orchestrator, self._agent
         if orchestrator is None or agent is None:
             raise RuntimeError("the gate was closed")
@@ -123,8 +131,10 @@ class Gate:
         return await follow_call(orchestrator, dispatch, agent, call)
 
 
-async def follow_call(orchestrator: Orchestrator, dispatch: Dispatch, agent: LocalAgent, call: Call) -> Any:
+async def follow_call(orchestrator: "Orchestrator", dispatch: "Dispatch", agent: "LocalAgent", call: "Call") -> Any:
     """Run a call that was authorized and follow it; what its function returns."""
+    from ztrooted.guard.function import perform  # noqa: PLC0415
+
     process, result = await perform(agent, dispatch.ticket, call)
     try:
         await orchestrator.follow(dispatch, process)
@@ -133,3 +143,21 @@ async def follow_call(orchestrator: Orchestrator, dispatch: Dispatch, agent: Loc
         process.kill("execution.abandoned")
         result.cancel()
         await asyncio.gather(result, return_exceptions=True)
+
+
+def _inside(function: Callable[P, R]) -> Callable[P, R]:
+    """A governed function in the process of a governed call: found by its name, and not to be called by another one."""
+
+    @functools.wraps(function)
+    def refused(*_positional: P.args, **_named: P.kwargs) -> R:
+        from ztrooted.errors import EnvironmentProblem  # noqa: PLC0415
+        from ztrooted.reasons import GateReason  # noqa: PLC0415
+
+        raise EnvironmentProblem(
+            GateReason.CONFIG_MISSING,
+            "a governed call can't make another one: its process holds no token",
+            "call the plain function, or both from outside",
+        )
+
+    setattr(refused, ORIGINAL, function)
+    return refused
