@@ -48,10 +48,10 @@ from gateway.streams import Streams
 from gateway.tasks import Tasks
 from gateway.webhooks import Receiver, Webhooks, load_receivers
 from ztrooted import limits
+from ztrooted.channel_messages import RefusedMessage
 from ztrooted.clock import Clock, SystemClock, WatchedClock
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.log_memory import HEADER, format_head
-from ztrooted.models import RefusedMessage
 from ztrooted.notify import Manager
 from ztrooted.operator_models import Subject
 from ztrooted.policies import Policies

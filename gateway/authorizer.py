@@ -33,19 +33,13 @@ from gateway.storage.database import Database, Transaction
 from tpm.observation import observed
 from ztrooted import artifact
 from ztrooted.appraisal_policy import NO_RULES, AppraisalClass
+from ztrooted.channel_messages import CertificateMessage, LeaseMessage, RefusedMessage, StartedMessage
 from ztrooted.clock import WatchedClock
 from ztrooted.delegation import MAX_RUNTIME_S
 from ztrooted.errors import GateError, PolicyError
 from ztrooted.evidence import Purpose, live_set_digest
 from ztrooted.lifecycle import State
-from ztrooted.models import (
-    CertificateMessage,
-    DispatchRequest,
-    Grant,
-    LeaseMessage,
-    RefusedMessage,
-    StartedMessage,
-)
+from ztrooted.models import DispatchRequest, Grant
 from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason, Reason
 from ztrooted.tracing import trace_member

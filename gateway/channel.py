@@ -11,26 +11,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tpm.pcr import PcrSelection
 from ztrooted import limits
-from ztrooted.errors import GateError
-from ztrooted.evidence import Purpose
-from ztrooted.models import (
+from ztrooted.channel_messages import (
     EXECUTOR_MESSAGE,
     ActivateMessage,
     ChallengeMessage,
     EndedMessage,
     EvidenceMessage,
     ExecutorMessage,
-    Issuer,
     IssuerMessage,
     MeasuredMessage,
-    Model,
     PingMessage,
     PongMessage,
-    Quote,
     StartedMessage,
     VerdictMessage,
-    parse_json,
 )
+from ztrooted.errors import GateError
+from ztrooted.evidence import Purpose
+from ztrooted.models import Issuer, Model, Quote, parse_json
 from ztrooted.reasons import GateReason, Reason
 from ztrooted.request_rate import RequestRate
 from ztrooted.tracing import traceparent_of_ours

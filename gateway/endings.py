@@ -12,10 +12,10 @@ from gateway.deadlines import Deadlines
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
+from ztrooted.channel_messages import EndedMessage, RefusedMessage
 from ztrooted.clock import Clock
 from ztrooted.errors import GateError
 from ztrooted.lifecycle import State
-from ztrooted.models import EndedMessage, RefusedMessage
 from ztrooted.reasons import GateReason, Reason, parse_reason
 
 log = structlog.get_logger()

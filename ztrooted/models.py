@@ -1,4 +1,4 @@
-"""What travels over HTTP, the channel and the control socket: strict, bounded, and nothing unknown is let in.
+"""What travels over HTTP, and what other messages are made of: strict, bounded, and nothing unknown is let in.
 
 Bytes are base64 (RFC 4648 §4, with padding) in JSON; digests and nonces are lower-case hexadecimal.
 """
@@ -26,7 +26,7 @@ from pydantic import (
 from ztrooted import canonical, limits, strict_json
 from ztrooted.delegation import Delegation
 from ztrooted.errors import GateError, UsageProblem
-from ztrooted.evidence import Evidence, Purpose
+from ztrooted.evidence import Evidence
 from ztrooted.reasons import GateReason
 from ztrooted.validation import explain_validation
 
@@ -228,144 +228,6 @@ class Enrolled(Model):
     detail: Text
 
 
-# --- the channel: executor to gateway ----------------------------------------------------------------------------
-class EvidenceMessage(Model):
-    """The answer to one challenge."""
-
-    type: Literal["evidence"] = "evidence"
-    challenge: Id
-    quote: Quote
-
-
-class ActivateMessage(Model):
-    """A job was handed to this executor with this artifact; may it start?"""
-
-    type: Literal["activate"] = "activate"
-    artifact: Token
-    traceparent: TraceParent | None = Field(default=None, exclude_if=lambda told: told is None)
-
-
-class StartedMessage(Model):
-    """The job runs."""
-
-    type: Literal["started"] = "started"
-    authorization: Id
-    enforcement: Name
-
-
-class EndedMessage(Model):
-    """The job is over: it exited, it was killed, or it never started."""
-
-    type: Literal["ended"] = "ended"
-    authorization: Id
-    outcome: Literal["exited", "killed", "not_started"]
-    exit_status: int | None
-    signal: int | None
-    reason: Text
-    kill_ms: int | None = None
-
-
-class MeasuredMessage(Model):
-    """The measurement list has grown since the last challenge; the next one may come early."""
-
-    type: Literal["measured"] = "measured"
-
-
-class PongMessage(Model):
-    """The answer to a ping with the same nonce."""
-
-    type: Literal["pong"] = "pong"
-    nonce: Id
-
-
-ExecutorMessage: TypeAlias = Annotated[
-    EvidenceMessage | ActivateMessage | StartedMessage | EndedMessage | MeasuredMessage | PongMessage,
-    Field(discriminator="type"),
-]
-
-
-# --- the channel: gateway to executor ----------------------------------------------------------------------------
-class ChallengeMessage(Model):
-    """A single-use nonce. ``qualifying_data`` is computed by both sides from purpose, nonce and bindings."""
-
-    type: Literal["challenge"] = "challenge"
-    challenge: Id
-    purpose: Purpose
-    nonce: Hex32
-    bindings: list[Hex]
-    selection: Selection
-    ima_offset: int
-    event_log_digest: Hex32
-    deadline_ms: int
-    traceparent: TraceParent | None = Field(default=None, exclude_if=lambda told: told is None)
-
-
-class LeaseMessage(Model):
-    """A renewed artifact. Its lease lasts ``life_ms`` from the moment the executor answered ``challenge``."""
-
-    type: Literal["lease"] = "lease"
-    authorization: Id
-    challenge: Id
-    artifact: Token
-    life_ms: int
-
-
-class RefusedMessage(Model):
-    """No: the artifact can't be activated, or the authorization is over. What runs under it must stop now."""
-
-    type: Literal["refused"] = "refused"
-    authorization: Id | None
-    reason: Text
-    detail: Text
-
-
-class VerdictMessage(Model):
-    """What the gateway thinks of this machine, at the first round of a connection and when that changes."""
-
-    type: Literal["verdict"] = "verdict"
-    trusted: bool
-    reason: Text | None
-
-
-class IssuerMessage(Model):
-    """A new issuing key."""
-
-    type: Literal["issuer"] = "issuer"
-    issuer: Issuer
-
-
-class CertificateMessage(Model):
-    """A renewed session certificate (PEM) for the same session key."""
-
-    type: Literal["certificate"] = "certificate"
-    certificate: Text
-
-
-class PingMessage(Model):
-    """Another connection claims this session: is this one still there? Two that are, are a clone."""
-
-    type: Literal["ping"] = "ping"
-    nonce: Id
-
-
-GatewayMessage: TypeAlias = Annotated[
-    ChallengeMessage
-    | LeaseMessage
-    | RefusedMessage
-    | VerdictMessage
-    | IssuerMessage
-    | CertificateMessage
-    | PingMessage,
-    Field(discriminator="type"),
-]
-# What an agent understands besides what the first ones did, as a header of its channel: nothing else is said to it.
-UNDERSTANDS_HEADER, UNDERSTANDS = "Ztrooted-Understands", "traceparent, verdict"
-
-EXECUTOR_MESSAGE: TypeAdapter[ExecutorMessage] = TypeAdapter(ExecutorMessage)
-GATEWAY_MESSAGE: TypeAdapter[GatewayMessage] = TypeAdapter(GatewayMessage)
-
-
-# --- reading -----------------------------------------------------------------------------------------------------
 class LabelsRequest(Model):
     """All labels of an executor, from now on; an operator's word, never the executor's."""
 
@@ -478,65 +340,3 @@ def compose(model: type[B], **fields: Any) -> B:
 
 def _malformed(detail: str) -> GateError:
     return GateError(GateReason.REQUEST_MALFORMED, detail)
-
-
-# --- the control socket: `ztrooted exec` and orchestrator adapters to the executor agent -------------------------
-class ExecRequest(Model):
-    """Run this job under this artifact. Standard input, output and error travel beside it as file descriptors.
-
-    ``terminal``: one of them is a terminal that nobody has yet, and which the job is to have. ``follow``: tell each
-    renewal, and pass a pidfd of the first process of the job's namespace beside ``started``.
-    """
-
-    artifact: Token
-    job: Job
-    env: dict[Text, Text]
-    terminal: bool = False
-    follow: bool = False
-
-
-class ExecSignal(Model):
-    """The caller was sent this signal, which is meant for the job."""
-
-    event: Literal["signal"] = "signal"
-    number: Annotated[int, Field(ge=1, le=64)]
-
-
-class ExecStarted(Model):
-    """The job runs."""
-
-    event: Literal["started"] = "started"
-    authorization: Id
-    enforcement: Text
-
-
-class ExecRenewed(Model):
-    """The lease was renewed, for ``left_ms`` from now; for callers that follow. ``issuer`` introduces the artifact's key."""
-
-    event: Literal["renewed"] = "renewed"
-    artifact: Token
-    issuer: Issuer
-    left_ms: Annotated[int, Field(ge=0)]
-
-
-class ExecStopped(Model):
-    """The job was stopped by a signal, as with Ctrl-Z, until it is continued."""
-
-    event: Literal["stopped"] = "stopped"
-    signal: int
-
-
-class ExecEnded(Model):
-    """The job is over, or never started."""
-
-    event: Literal["ended"] = "ended"
-    authorization: Id | None
-    outcome: Literal["exited", "killed", "not_started"]
-    exit_status: int | None
-    signal: int | None
-    reason: Text
-    detail: Text
-
-
-ExecEvent: TypeAlias = Annotated[ExecStarted | ExecRenewed | ExecStopped | ExecEnded, Field(discriminator="event")]
-EXEC_EVENT: TypeAdapter[ExecEvent] = TypeAdapter(ExecEvent)

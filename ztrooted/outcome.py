@@ -13,9 +13,9 @@ Each says why by a reason code, and what to do about it, in its text too: an orc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
+from ztrooted.control_messages import ExecEnded
 from ztrooted.errors import GateError
 from ztrooted.explanations import EXPLANATIONS
-from ztrooted.models import ExecEnded
 from ztrooted.reasons import GateReason, Reason, parse_reason
 
 if TYPE_CHECKING:

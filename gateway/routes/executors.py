@@ -19,21 +19,23 @@ from gateway.storage.executors import Executor
 from gateway.streams import Stream
 from ztrooted import limits
 from ztrooted.appraisal import Verdict
-from ztrooted.errors import GateError, PolicyError
-from ztrooted.models import (
+from ztrooted.channel_messages import (
     UNDERSTANDS_HEADER,
     ActivateMessage,
+    IssuerMessage,
+    MeasuredMessage,
+    StartedMessage,
+)
+from ztrooted.errors import GateError, PolicyError
+from ztrooted.models import (
     ActivationRequest,
     Enrolled,
     EnrollmentChallenge,
     EnrollmentRequest,
     ExecutorPage,
     ExecutorView,
-    IssuerMessage,
     LabelsRequest,
     LabelsView,
-    MeasuredMessage,
-    StartedMessage,
 )
 from ztrooted.names import EXECUTOR_ID
 from ztrooted.reasons import GateReason

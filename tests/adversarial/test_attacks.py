@@ -16,8 +16,8 @@ from tests.support.executor import Channel, ScriptedExecutor
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.support.pace import at_most
 from ztrooted import names
+from ztrooted.channel_messages import RefusedMessage
 from ztrooted.client import Refused
-from ztrooted.models import RefusedMessage
 
 ROOT = Path(__file__).parents[2]
 LIST = corpus.ROOT.parent / "attacks.md"

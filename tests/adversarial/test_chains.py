@@ -15,10 +15,11 @@ from tests.support.gateway_in_process import GatewayInProcess
 from ztrooted import limits
 from ztrooted.artifact import ArtifactClaims
 from ztrooted.bundle import parse_bundle
+from ztrooted.channel_messages import ChallengeMessage, EvidenceMessage, RefusedMessage
 from ztrooted.client import Refused
 from ztrooted.delegation import Delegation
 from ztrooted.evidence import Evidence
-from ztrooted.models import ChallengeMessage, EvidenceMessage, Grant, Model, RefusedMessage
+from ztrooted.models import Grant, Model
 from ztrooted.verify import verify_bundle
 
 POLICY = """

@@ -19,9 +19,10 @@ from gateway.rounds import Round
 from tests.support.executor import Channel, ScriptedExecutor, job, wire
 from tests.support.gateway_in_process import GatewayInProcess
 from ztrooted import limits
+from ztrooted.channel_messages import ChallengeMessage, EvidenceMessage
 from ztrooted.client import Refused
 from ztrooted.evidence import Evidence, Purpose, live_set_digest, qualifying_data
-from ztrooted.models import ChallengeMessage, EvidenceMessage, Job
+from ztrooted.models import Job
 from ztrooted.reasons import GateReason
 
 

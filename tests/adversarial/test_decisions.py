@@ -12,12 +12,12 @@ from tests.support.executor import PROGRAMS, Channel, ScriptedExecutor, job, wir
 from tests.support.gateway_in_process import GatewayInProcess
 from tpm.boot_simulator import Machine
 from ztrooted import canonical
+from ztrooted.channel_messages import ChallengeMessage, EvidenceMessage
 from ztrooted.client import Refused
 from ztrooted.decision_file import parse_decision_file, redecide
 from ztrooted.errors import ProofError
 from ztrooted.evidence import sha256
 from ztrooted.explain import explain
-from ztrooted.models import ChallengeMessage, EvidenceMessage
 from ztrooted.reasons import GateReason
 from ztrooted.redecide_bundle import redecide_file
 

@@ -15,11 +15,12 @@ from tests.support.gateway_in_process import GatewayInProcess
 from tpm.errors import DeviceError
 from tpm.public import parse_public
 from ztrooted import limits
+from ztrooted.channel_messages import RefusedMessage
 from ztrooted.client import Refused
 from ztrooted.enrollment import activation_mac, transcript
 from ztrooted.evidence import Purpose, qualifying_data
 from ztrooted.keys import executor_id, spki
-from ztrooted.models import EnrollmentChallenge, RefusedMessage
+from ztrooted.models import EnrollmentChallenge
 from ztrooted.reasons import GateReason
 
 Make = Callable[..., ScriptedExecutor]

@@ -24,10 +24,10 @@ from tests.support.gateway_in_process import GatewayInProcess
 from tests.ztrooted.test_client import serve
 from tests.ztrooted.test_logs import HOSTILE
 from ztrooted import logs
+from ztrooted.channel_messages import ActivateMessage, EndedMessage
 from ztrooted.client import Refused
 from ztrooted.errors import GateError
 from ztrooted.executor.agent import Agent, AgentConfig
-from ztrooted.models import ActivateMessage, EndedMessage
 
 __all__ = ["receiver", "serve"]  # fixtures
 

@@ -12,9 +12,10 @@ from tests.adversarial.test_bundle import export
 from tests.adversarial.test_chains import WIDE, child_of
 from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import GatewayInProcess
+from ztrooted.channel_messages import RefusedMessage
 from ztrooted.client import Refused
 from ztrooted.errors import EnvironmentProblem
-from ztrooted.models import Grant, RefusedMessage
+from ztrooted.models import Grant
 from ztrooted.operator_models import OrderView
 from ztrooted.policies import FILES
 from ztrooted.verify import verify_bundle

@@ -13,8 +13,9 @@ from gateway.config import load_config
 from tests.adversarial.test_bundle import export
 from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import GatewayInProcess
+from ztrooted.channel_messages import LeaseMessage, RefusedMessage
 from ztrooted.client import Refused
-from ztrooted.models import Grant, LeaseMessage, RefusedMessage
+from ztrooted.models import Grant
 from ztrooted.policies import FILES
 from ztrooted.reasons import GateReason
 from ztrooted.verify import verify_bundle

@@ -18,9 +18,9 @@ from tests.support.commands import run
 from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.support.storage import by_hand
+from ztrooted.channel_messages import RefusedMessage
 from ztrooted.client import Refused
 from ztrooted.errors import EnvironmentProblem
-from ztrooted.models import RefusedMessage
 from ztrooted.operator_models import RetirementView
 from ztrooted.reasons import GateReason
 from ztrooted.verify import verify_bundle

@@ -30,18 +30,11 @@ from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import HOST, Answer, GatewayInProcess
 from tpm.software import SoftwareTpm
 from ztrooted import limits
+from ztrooted.channel_messages import ActivateMessage, EndedMessage, LeaseMessage, RefusedMessage, StartedMessage
 from ztrooted.client import Refused, tls_context
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.logs import configure
-from ztrooted.models import (
-    ActivateMessage,
-    DispatchRequest,
-    EndedMessage,
-    LeaseMessage,
-    Problem,
-    RefusedMessage,
-    StartedMessage,
-)
+from ztrooted.models import DispatchRequest, Problem
 from ztrooted.reasons import GateReason
 
 OPERATOR = frozenset({Role.OPERATOR})

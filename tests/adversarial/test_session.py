@@ -16,8 +16,7 @@ from gateway.listening import KEEPALIVE, listen
 from gateway.pages import Page
 from tests.support.executor import Channel, ScriptedExecutor
 from tests.support.gateway_in_process import HOST, GatewayInProcess
-from ztrooted.client import Refused
-from ztrooted.models import (
+from ztrooted.channel_messages import (
     ActivateMessage,
     CertificateMessage,
     IssuerMessage,
@@ -26,6 +25,7 @@ from ztrooted.models import (
     PingMessage,
     RefusedMessage,
 )
+from ztrooted.client import Refused
 from ztrooted.reasons import GateReason
 
 pytestmark = pytest.mark.asyncio

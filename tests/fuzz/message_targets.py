@@ -14,14 +14,20 @@ from tests.support.attestation import SELECTION, VALUES, SoftwareAk
 from tests.support.endorsement import ec_key, ek_certificate, ek_public, vendor
 from tests.support.seals import AK
 from tests.support.tokens import token
-from ztrooted import limits, models
+from ztrooted import channel_messages, control_messages, limits, models
 
 _mutate_members = mutate_json()
 
 
 def _message_models() -> tuple[Any, ...]:
     return (
-        *(models.EXECUTOR_MESSAGE, models.GATEWAY_MESSAGE, models.EXEC_EVENT, models.DispatchRequest, models.Job),
+        *(
+            channel_messages.EXECUTOR_MESSAGE,
+            channel_messages.GATEWAY_MESSAGE,
+            control_messages.EXEC_EVENT,
+            models.DispatchRequest,
+            models.Job,
+        ),
         *(
             models.EnrollmentRequest,
             models.EnrollmentChallenge,
@@ -29,7 +35,7 @@ def _message_models() -> tuple[Any, ...]:
             models.Enrolled,
             models.Grant,
         ),
-        *(models.ExecRequest, models.Problem, models.LabelsRequest),
+        *(control_messages.ExecRequest, models.Problem, models.LabelsRequest),
     )
 
 
@@ -37,7 +43,7 @@ def run_message(data: bytes) -> None:
     """The first byte says which kind is expected; every part that a handler derives is derived."""
     kinds = _message_models()
     parsed = models.parse_json(kinds[(data[0] if data else 0) % len(kinds)], data[1:], maximum=limits.EVIDENCE_BODY)
-    if isinstance(parsed, models.EvidenceMessage | models.ActivationRequest):
+    if isinstance(parsed, channel_messages.EvidenceMessage | models.ActivationRequest):
         evidence = parsed.quote.evidence(b"log")
         assert len(evidence.digest()) == 64
     if isinstance(parsed, models.DispatchRequest):

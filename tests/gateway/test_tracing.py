@@ -17,8 +17,8 @@ from tests.support.executor import Channel, ScriptedExecutor, channel, executor,
 from tests.support.gateway_in_process import GatewayInProcess, gate
 from tests.vectors.node import judged
 from tpm.observation import observed
+from ztrooted.channel_messages import ActivateMessage, ChallengeMessage, LeaseMessage
 from ztrooted.errors import EnvironmentProblem, UsageProblem
-from ztrooted.models import ActivateMessage, ChallengeMessage, LeaseMessage
 from ztrooted.tracing import Tracing, continued, trace_id, traceparent, tracing_to
 from ztrooted.verify import verify_bundle
 

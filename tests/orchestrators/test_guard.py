@@ -12,11 +12,11 @@ import pytest_asyncio
 
 from tests.support.agent_in_process import MachineInProcess
 from ztrooted import limits
+from ztrooted.control_messages import ExecRenewed
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.guard import process as guarded
 from ztrooted.guard.agent import LocalAgent
 from ztrooted.guard.process import Streams
-from ztrooted.models import ExecRenewed
 from ztrooted.outcome import NotStarted
 from ztrooted.ticket import Ticket, parse_ticket, verify_ticket
 

@@ -17,8 +17,9 @@ from tests.support.executor import job
 from tests.support.fleet import SimulatedExecutor, SimulatedMachine, connect_all, enroll_all
 from tests.support.gateway_in_process import GatewayInProcess
 from tpm.software import SoftwareTpm
+from ztrooted.channel_messages import EndedMessage
 from ztrooted.client import Refused
-from ztrooted.models import DispatchRequest, EndedMessage
+from ztrooted.models import DispatchRequest
 
 STEP_S = 2.0
 PACE = {"interval_s": 10.0, "idle_interval_s": 60.0, "response_deadline_s": 0.5, "lease_s": 30.0}

@@ -26,6 +26,22 @@ from tpm.boot_simulator import EVENT_LOG, IMA_ASCII, BootSimulator, Machine
 from tpm.device import Device
 from tpm.software import SoftwareTpm
 from ztrooted import canonical, limits
+from ztrooted.channel_messages import (
+    GATEWAY_MESSAGE,
+    UNDERSTANDS,
+    UNDERSTANDS_HEADER,
+    ActivateMessage,
+    ChallengeMessage,
+    EndedMessage,
+    EvidenceMessage,
+    GatewayMessage,
+    IssuerMessage,
+    LeaseMessage,
+    PingMessage,
+    PongMessage,
+    RefusedMessage,
+    StartedMessage,
+)
 from ztrooted.client import GatewayClient, tls_context
 from ztrooted.enrollment import activation_mac, transcript
 from ztrooted.evidence import Evidence, Purpose, qualifying_data
@@ -33,29 +49,15 @@ from ztrooted.executor.collect import Collector
 from ztrooted.executor.enroll import ExecutorSession
 from ztrooted.keys import load_p256, spki
 from ztrooted.models import (
-    GATEWAY_MESSAGE,
-    UNDERSTANDS,
-    UNDERSTANDS_HEADER,
-    ActivateMessage,
     ActivationRequest,
-    ChallengeMessage,
     DispatchRequest,
-    EndedMessage,
     Enrolled,
     EnrollmentChallenge,
     EnrollmentRequest,
-    EvidenceMessage,
-    GatewayMessage,
     Grant,
-    IssuerMessage,
     Job,
-    LeaseMessage,
     Model,
-    PingMessage,
-    PongMessage,
     Quote,
-    RefusedMessage,
-    StartedMessage,
     parse_json,
 )
 

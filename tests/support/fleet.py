@@ -36,10 +36,11 @@ from tpm.pcr import PcrSelection, pcr_digest
 from tpm.public import EK, parse_public
 from tpm.reasons import EvidenceReason
 from ztrooted import limits
+from ztrooted.channel_messages import ActivateMessage, EvidenceMessage, PongMessage, StartedMessage
 from ztrooted.client import GatewayClient
 from ztrooted.evidence import Evidence, Purpose, qualifying_data
 from ztrooted.executor.enroll import ExecutorSession, enroll
-from ztrooted.models import ActivateMessage, EvidenceMessage, PongMessage, Quote, StartedMessage
+from ztrooted.models import Quote
 
 BACKOFF_S = (0.2, 10.0)
 

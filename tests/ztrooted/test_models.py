@@ -15,19 +15,11 @@ from pydantic import BaseModel, TypeAdapter
 
 from gateway import webhook_config
 from ztrooted import baseline_models, canonical, limits, models, operator_models, policy_models
+from ztrooted.channel_messages import EXECUTOR_MESSAGE, GATEWAY_MESSAGE
+from ztrooted.control_messages import EXEC_EVENT
 from ztrooted.errors import GateError
 from ztrooted.evidence import Evidence
-from ztrooted.models import (
-    EXEC_EVENT,
-    EXECUTOR_MESSAGE,
-    GATEWAY_MESSAGE,
-    DispatchRequest,
-    EnrollmentRequest,
-    Job,
-    Model,
-    Quote,
-    parse_json,
-)
+from ztrooted.models import DispatchRequest, EnrollmentRequest, Job, Model, Quote, parse_json
 from ztrooted.reasons import GateReason
 from ztrooted.validation import WRITTEN
 

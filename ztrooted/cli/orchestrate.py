@@ -17,9 +17,10 @@ from ztrooted.cli.files import read, write
 from ztrooted.cli.job_options import Cpu, Memory, PassEnv, Pids, RunAs, options, passed
 from ztrooted.cli.output import JsonFlag, errors, show
 from ztrooted.clock import instant
+from ztrooted.control_messages import ExecRequest, ExecStarted
 from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, UsageProblem
-from ztrooted.models import DispatchRequest, ExecRequest, ExecStarted, Job, compose
+from ztrooted.models import DispatchRequest, Job, compose
 from ztrooted.reasons import GateReason
 from ztrooted.validation import explain_validation
 

@@ -6,16 +6,10 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from ztrooted import limits
+from ztrooted.channel_messages import UNDERSTANDS, UNDERSTANDS_HEADER
 from ztrooted.client.connection import Connection
 from ztrooted.gateway_attestation import GatewayAttestation
-from ztrooted.models import (
-    UNDERSTANDS,
-    UNDERSTANDS_HEADER,
-    ActivationRequest,
-    Enrolled,
-    EnrollmentChallenge,
-    EnrollmentRequest,
-)
+from ztrooted.models import ActivationRequest, Enrolled, EnrollmentChallenge, EnrollmentRequest
 
 CHANNEL = "/v1/executor/channel"
 

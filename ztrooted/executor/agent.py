@@ -21,7 +21,22 @@ from tpm.errors import DeviceError
 from tpm.observation import observed
 from ztrooted import limits
 from ztrooted.anchors import Anchors
+from ztrooted.channel_messages import (
+    GATEWAY_MESSAGE,
+    CertificateMessage,
+    ChallengeMessage,
+    EvidenceMessage,
+    GatewayMessage,
+    IssuerMessage,
+    LeaseMessage,
+    MeasuredMessage,
+    PingMessage,
+    PongMessage,
+    RefusedMessage,
+    VerdictMessage,
+)
 from ztrooted.client import GatewayClient, Refused, unreachable
+from ztrooted.control_messages import ExecEnded, ExecRequest
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.evidence import qualifying_data
 from ztrooted.executor.collect import EVENT_LOG, IMA_LIST, Collector
@@ -32,25 +47,7 @@ from ztrooted.executor.standing import Standing
 from ztrooted.executor.supervisor import enforcement_available
 from ztrooted.gateway_attestation import verify_gateway
 from ztrooted.log_memory import LogMemory
-from ztrooted.models import (
-    GATEWAY_MESSAGE,
-    CertificateMessage,
-    ChallengeMessage,
-    EvidenceMessage,
-    ExecEnded,
-    ExecRequest,
-    GatewayMessage,
-    IssuerMessage,
-    LeaseMessage,
-    MeasuredMessage,
-    Model,
-    PingMessage,
-    PongMessage,
-    Quote,
-    RefusedMessage,
-    VerdictMessage,
-    parse_json,
-)
+from ztrooted.models import Model, Quote, parse_json
 from ztrooted.notify import Manager
 from ztrooted.reasons import GateReason
 from ztrooted.tracing import continued

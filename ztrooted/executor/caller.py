@@ -13,11 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ztrooted import limits
-from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.executor.control import line_of
-from ztrooted.executor.terminal import Terminal
-from ztrooted.executor.wire import PASSED_ON
-from ztrooted.models import (
+from ztrooted.control_messages import (
     EXEC_EVENT,
     ExecEnded,
     ExecEvent,
@@ -25,8 +21,12 @@ from ztrooted.models import (
     ExecSignal,
     ExecStarted,
     ExecStopped,
-    parse_json,
 )
+from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.executor.control import line_of
+from ztrooted.executor.terminal import Terminal
+from ztrooted.executor.wire import PASSED_ON
+from ztrooted.models import parse_json
 from ztrooted.reasons import GateReason
 
 LAST_OUTPUT_S = 2.0  # the job is dead; what it wrote last may still be on its way through its terminal

@@ -16,8 +16,9 @@ from pathlib import Path
 import structlog
 
 from ztrooted import limits
+from ztrooted.control_messages import ExecEnded, ExecRequest, ExecSignal, ExecStopped
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.models import ExecEnded, ExecRequest, ExecSignal, ExecStopped, Model, parse_json
+from ztrooted.models import Model, parse_json
 from ztrooted.reasons import GateReason
 
 log = structlog.get_logger()

@@ -7,8 +7,9 @@ import asyncio
 import time
 from contextlib import suppress
 
+from ztrooted.control_messages import ExecRenewed
 from ztrooted.executor.control import Caller
-from ztrooted.models import ExecRenewed, Issuer
+from ztrooted.models import Issuer
 
 MAX_UNREAD = 16  # renewals that wait for a caller which does not read; it misses the next one, and its job's lease ends
 

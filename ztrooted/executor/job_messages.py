@@ -1,8 +1,9 @@
 """A job between its messages and the supervisor: what was asked for, and how it ended."""
 
+from ztrooted.channel_messages import EndedMessage
+from ztrooted.control_messages import ExecEnded, ExecRequest
 from ztrooted.executor.cgroups import Limits
 from ztrooted.executor.supervisor import JobEnd, JobSpec
-from ztrooted.models import EndedMessage, ExecEnded, ExecRequest
 
 
 def spec_of(request: ExecRequest) -> JobSpec:

@@ -16,23 +16,15 @@ import structlog
 from tpm.observation import observed
 from ztrooted import artifact, canonical
 from ztrooted.artifact import ArtifactClaims
+from ztrooted.channel_messages import ActivateMessage, EndedMessage, LeaseMessage, RefusedMessage, StartedMessage
+from ztrooted.control_messages import ExecEnded, ExecRequest, ExecStarted
 from ztrooted.errors import GateError
 from ztrooted.executor.control import Caller
 from ztrooted.executor.enroll import ExecutorSession
 from ztrooted.executor.follower import Follower
 from ztrooted.executor.job_messages import ended, not_started, report_of, spec_of
 from ztrooted.executor.supervisor import JobEnd, Supervisor, SupervisorError
-from ztrooted.models import (
-    ActivateMessage,
-    EndedMessage,
-    ExecEnded,
-    ExecRequest,
-    ExecStarted,
-    LeaseMessage,
-    Model,
-    RefusedMessage,
-    StartedMessage,
-)
+from ztrooted.models import Model
 from ztrooted.reasons import GateReason, parse_reason
 from ztrooted.tracing import traceparent_of_ours
 

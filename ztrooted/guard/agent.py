@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ztrooted.anchors import Anchors
+from ztrooted.control_messages import ExecRequest
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.guard.process import GuardedProcess, Streams
-from ztrooted.models import ExecRequest
 from ztrooted.reasons import GateReason
 from ztrooted.ticket import Ticket, verify_ticket
 

@@ -12,9 +12,10 @@ from typing import Self
 
 from ztrooted import limits
 from ztrooted.anchors import Anchors
+from ztrooted.control_messages import EXEC_EVENT, ExecEnded, ExecEvent, ExecRenewed, ExecSignal, ExecStarted
 from ztrooted.errors import GateError
 from ztrooted.executor.guard_handle import readable
-from ztrooted.models import EXEC_EVENT, ExecEnded, ExecEvent, ExecRenewed, ExecSignal, ExecStarted, parse_json
+from ztrooted.models import parse_json
 from ztrooted.outcome import NotStarted, Outcome, outcome_of, reason_of
 from ztrooted.reasons import GateReason
 from ztrooted.ticket import VerifiedTicket, verify_renewed

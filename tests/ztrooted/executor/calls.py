@@ -23,7 +23,7 @@ import asyncio, sys
 from pathlib import Path
 from ztrooted.executor.control import ControlSocket
 from ztrooted.executor.supervisor import JobSpec, Supervisor
-from ztrooted.models import ExecEnded, ExecStarted
+from ztrooted.control_messages import ExecEnded, ExecStarted
 async def run(request, stdio, caller):
     job = request.job
     running = await Supervisor.start(

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from ztrooted.channel_messages import RefusedMessage
 from ztrooted.executor.jobs import Jobs, Running
-from ztrooted.models import Model, RefusedMessage
+from ztrooted.models import Model
 
 
 @pytest.mark.asyncio
