@@ -9,6 +9,7 @@ exclude_patterns = [".DS_Store"]
 html_theme = "furo"
 html_title = "ztrooted"
 html_copy_source = False
+html_show_copyright = False
 html_show_sphinx = False
 highlight_language = "none"
 myst_heading_anchors = 4
