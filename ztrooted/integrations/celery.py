@@ -13,22 +13,23 @@ another dispatch. A message that is delivered twice has the same ticket, and tha
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task, bootsteps
 from celery.utils import uuid
 
-from ztrooted.client.blocking import BlockingOrchestrator, Loop
-from ztrooted.client.orchestrator import DECIDED_S
 from ztrooted.errors import EnvironmentProblem, GateError, UsageProblem
-from ztrooted.guard.agent import LocalAgent
 from ztrooted.guard.executor_set import ExecutorSet
-from ztrooted.guard.function import Call, describe_call, perform, reference_of, require_call
-from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment
-from ztrooted.models import Job
-from ztrooted.outcome import NotStarted
 from ztrooted.reasons import GateReason
-from ztrooted.ticket import parse_ticket
+
+if TYPE_CHECKING:
+    from ztrooted.client.blocking import BlockingOrchestrator, Loop
+    from ztrooted.guard.agent import LocalAgent
+    from ztrooted.guard.function import Call
+    from ztrooted.models import Job
+
+# The process of each task loads its app, and this module with it. It needs nothing of what asks or verifies, so that is
+# loaded where it is used, which saves a task more than a second of work.
 
 HEADER = "ztrooted_ticket"
 GOVERNING = "ztrooted.governing"
@@ -44,8 +45,11 @@ class Governing:
         self._running: tuple[int, Loop, LocalAgent] | None = None
 
     @property
-    def orchestrator(self) -> BlockingOrchestrator:
+    def orchestrator(self) -> "BlockingOrchestrator":
         """For who sends. EnvironmentProblem where this process is not told of a gateway, or has no token."""
+        from ztrooted.client.blocking import BlockingOrchestrator  # noqa: PLC0415
+        from ztrooted.guard.settings import OrchestratorSettings  # noqa: PLC0415
+
         if self._sending is None or self._sending[0] != os.getpid():
             asked = OrchestratorSettings.from_environment()
             made = BlockingOrchestrator(asked.gateway, ca=asked.ca, token=asked.token, anchors=asked.anchors)
@@ -53,8 +57,11 @@ class Governing:
         return self._sending[1]
 
     @property
-    def running(self) -> tuple[Loop, LocalAgent]:
+    def running(self) -> "tuple[Loop, LocalAgent]":
         """For who runs. EnvironmentProblem where this process is not told of its agent."""
+        from ztrooted.client.blocking import Loop  # noqa: PLC0415
+        from ztrooted.guard.settings import agent_from_environment  # noqa: PLC0415
+
         if self._running is None or self._running[0] != os.getpid():
             self._running = os.getpid(), Loop(), agent_from_environment()
         return self._running[1:]
@@ -65,7 +72,7 @@ class GovernedTask(Task):  # type: ignore[misc]  # Celery has no types
 
     abstract = True
     max_runtime_s: int | None = None
-    within_s: float = DECIDED_S
+    within_s: float = 30.0  # as ztrooted.client.orchestrator has it
 
     @property
     def __governed__(self) -> Callable[..., Any]:
@@ -93,6 +100,10 @@ class GovernedTask(Task):  # type: ignore[misc]  # Celery has no types
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Where it runs: verify the ticket, and run the call under its lease. NotStarted, Killed or FunctionFailed."""
+        from ztrooted.guard.function import reference_of, require_call  # noqa: PLC0415
+        from ztrooted.outcome import NotStarted  # noqa: PLC0415
+        from ztrooted.ticket import parse_ticket  # noqa: PLC0415
+
         loop, agent = _governing(self.app).running
         try:
             request = self.request
@@ -109,7 +120,9 @@ class GovernedTask(Task):  # type: ignore[misc]  # Celery has no types
                 raise
             raise NotStarted.of(error) from error
 
-    def _described(self, args: Any, kwargs: Any, task_id: str, attempt: int) -> Call:
+    def _described(self, args: Any, kwargs: Any, task_id: str, attempt: int) -> "Call":
+        from ztrooted.guard.function import describe_call  # noqa: PLC0415
+
         return describe_call(
             self.run, args, kwargs, workflow=self.app.main or "celery", run=task_id, step=self.name, attempt=attempt
         )
@@ -152,12 +165,14 @@ def _governing(app: Celery) -> Governing:
     return found
 
 
-def _require_run(job: Job, task_id: str) -> None:
+def _require_run(job: "Job", task_id: str) -> None:
     """A ticket is for one message: its job's run is the message's id."""
     if job.run != task_id:
         raise GateError(GateReason.JOB_MISMATCH, "the ticket is for another message")
 
 
-async def _perform(agent: LocalAgent, ticket: Any, call: Call) -> Any:
+async def _perform(agent: "LocalAgent", ticket: Any, call: "Call") -> Any:
+    from ztrooted.guard.function import perform  # noqa: PLC0415
+
     _, result = await perform(agent, ticket, call)
     return await result
