@@ -141,6 +141,10 @@ class _Connection(web.RequestHandler):
         super().connection_made(transport)
         self._keepalive_timeout = patience
 
+    def leave_unread(self) -> None:
+        """Read no more of a body that was refused: to read it on costs as much as it did to send it."""
+        self._lingering_time = 0.0
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -11,6 +11,7 @@ from aiohttp import web
 from gateway.addresses import source_of
 from gateway.rates import RateExceededError, Rates
 from tpm.errors import EvidenceError
+from ztrooted import limits
 from ztrooted.errors import GateError
 from ztrooted.explanations import explain
 from ztrooted.models import Problem
@@ -48,7 +49,7 @@ async def _answer(request: web.Request, handler: Handler, instance: str) -> web.
     try:
         return await handler(request)
     except RateExceededError as error:
-        return too_often(error, instance)
+        return too_often(request, error, instance)
     except (GateError, EvidenceError) as error:
         reason = parse_reason(error.reason)
         log.info("refused", instance=instance, path=request.path, code=reason, detail=error.detail)
@@ -58,7 +59,7 @@ async def _answer(request: web.Request, handler: Handler, instance: str) -> web.
         try:  # there is no such address, or no such method: nobody looked at who asks
             request.app[RATES].unproved(source_of(request))
         except RateExceededError as exceeded:
-            return too_often(exceeded, instance)
+            return too_often(request, exceeded, instance)
         return refused(request, error, instance)
     except Exception:  # one of the two places: whatever went wrong, the answer is no
         log.exception("internal error", instance=instance, path=request.path)
@@ -76,12 +77,17 @@ def refused(request: web.BaseRequest, error: web.HTTPException, instance: str | 
     return answer
 
 
-def too_often(error: RateExceededError, instance: str) -> web.Response:
-    """A refusal by rate. It has no line of the log for itself, and costs as little as may be."""
+def too_often(request: web.BaseRequest, error: RateExceededError, instance: str) -> web.Response:
+    """A refusal by rate. It has no line of the log for itself, and costs as little as may be.
+
+    Of somebody who has nothing left no large body is read any more, so their connection may break before they have it.
+    """
     answer = problem(GateReason.REQUEST_RATE, error.detail, instance)
     answer.headers["Retry-After"] = str(error.retry_after_s)
     if error.hang_up:
         answer.force_close()
+        if (request.content_length or 0) > limits.PIECE or request.headers.get("Transfer-Encoding"):
+            request.protocol.leave_unread()  # type: ignore[attr-defined]  # every connection of ours can
     return answer
 
 

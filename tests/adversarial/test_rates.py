@@ -101,6 +101,22 @@ async def test_N10_D8_an_address_without_a_credential_is_limited_and_nobody_else
     assert limited in gate.gateway.metrics.text().decode()
 
 
+@pytest.mark.parametrize("body", ["Content-Length: 900000", "Transfer-Encoding: chunked"])
+async def test_N3_who_has_nothing_left_is_not_read_on(
+    body: str, gate: GatewayInProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To receive a megabyte costs as much as to judge it. Others get the time to take their refusal."""
+    monkeypatch.setattr(limits, "LINGER_S", 3600)
+    await gate.restart()
+    gate.gateway.rates._addresses = RequestRate(10, 256, lambda: gate.clock.passed_s)
+    gate.gateway.rates.unproved(HERE, 256)
+    reader, writer = await asyncio.open_connection(HOST, gate.port, ssl=tls_context(gate.ca))
+    writer.write(f"POST /v1/executors HTTP/1.1\r\nHost: x\r\n{body}\r\n\r\n".encode())
+    async with asyncio.timeout(20):
+        assert (await reader.read()).startswith(b"HTTP/1.1 429")
+    writer.close()
+
+
 async def test_N10_what_is_no_http_costs_too_and_writes_no_more_lines(hurried: GatewayInProcess) -> None:
     gate = hurried
     gate.gateway.rates.unproved(HERE, 255)
