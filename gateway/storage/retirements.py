@@ -49,17 +49,15 @@ def require_in_service(connection: sqlite3.Connection, executor: str) -> None:
 def check(connection: sqlite3.Connection) -> None:
     """They must be what the records lead to, and nobody enrolled afterwards. EnvironmentProblem where it is otherwise."""
     led_to: dict[str, Retirement] = {}
-    back: list[str] = []
+    retired_in: dict[str, int] = {}
     rows = connection.execute(
-        "SELECT type, at, bytes FROM records WHERE authorization IS NULL"
-        " AND type IN ('executor.retired', 'executor.enrolled') ORDER BY seq"
+        "SELECT seq, at, bytes FROM records WHERE authorization IS NULL AND type = 'executor.retired' ORDER BY seq"
     )
-    for kind, at, data in rows:
+    for seq, at, data in rows:
         body = parse_record(bytes(data)).body
-        if kind == "executor.retired":
-            led_to[body["id"]] = Retirement(body["id"], body["successor"], body["operator"], body["reason"], at)
-        elif body["executor"] in led_to:
-            back.append(body["executor"])
+        led_to[body["id"]] = Retirement(body["id"], body["successor"], body["operator"], body["reason"], at)
+        retired_in[body["id"]] = seq
+    back = [] if not retired_in else _enrolled_again(connection, retired_in)
     stored = {
         row[0]: Retirement(*row)
         for row in connection.execute("SELECT executor, successor, operator, reason, at FROM retirements")
@@ -76,3 +74,13 @@ def check(connection: sqlite3.Connection) -> None:
             said,
             "the database was altered or damaged; restore a backup, and keep this file as evidence",
         )
+
+
+def _enrolled_again(connection: sqlite3.Connection, retired_in: dict[str, int]) -> list[str]:
+    """Who enrolled behind the record of their retirement. SQLite looks: there may be very many enrollments."""
+    rows = connection.execute(
+        "SELECT seq, CASE WHEN json_valid(CAST(bytes AS TEXT)) THEN json_extract(CAST(bytes AS TEXT), '$.body.executor') END"
+        " FROM records WHERE authorization IS NULL AND type = 'executor.enrolled' AND seq > ? ORDER BY seq",
+        (min(retired_in.values()),),
+    )
+    return [executor for seq, executor in rows if seq > retired_in.get(executor, seq)]

@@ -6,8 +6,8 @@ A thread of its own has the loop, so several threads may call at once, from insi
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+from concurrent.futures import Future
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -19,6 +19,7 @@ from ztrooted.work import Work
 T = TypeVar("T")
 
 GOODBYE_S = 0.05  # a TLS connection that is closed has a last word
+CANCELLED_S = 10.0  # for what was interrupted to kill its job and to see that it is dead
 
 
 class Loop:
@@ -34,16 +35,22 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Its result. Whoever is interrupted while waiting (Ctrl-C) has cancelled it, and waits for that."""
-        future = self.submit(work)
+        """Its result. Whoever is interrupted while waiting (Ctrl-C) has cancelled it, and waits until it has ended."""
+        over = threading.Event()
+
+        async def followed() -> T:
+            try:
+                return await work
+            finally:
+                over.set()
+
+        future = self.submit(followed())
         try:
             return future.result()
-        except BaseException:
+        finally:
             if not future.done():
                 future.cancel()
-                with suppress(CancelledError):
-                    future.exception()
-            raise
+                over.wait(CANCELLED_S)
 
     def close(self) -> None:
         """End the thread, once connections had their moment to say goodbye."""
@@ -63,12 +70,11 @@ class BlockingOrchestrator:
         self._orchestrator: Orchestrator | None = None
 
     def __enter__(self) -> Self:
-        self._loop = Loop()
-        try:
+        with ExitStack() as opened:
+            self._loop = Loop()
+            opened.callback(self._loop.close)
             self._loop.wait(self._open())
-        except BaseException:
-            self._loop.close()
-            raise
+            opened.pop_all()
         return self
 
     def __exit__(

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,20 +47,18 @@ class LocalAgent:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.setblocking(False)
         process = GuardedProcess(connection, verified, self.anchors)
-        try:
-            async with asyncio.timeout(min(START_S, max(0, verified.lease_s))):
-                with nothing() as empty:
-                    await self._ask(connection, ticket, streams or Streams(empty, 1, 2))
-                await process.started()
-        except TimeoutError as error:
-            await process.close()
-            raise self._unanswered("it did not answer in time") from error
-        except OSError as error:
-            await process.close()
-            raise self._unanswered(error.strerror or "it hung up") from error
-        except BaseException:
-            await process.close()
-            raise
+        async with AsyncExitStack() as opened:
+            opened.push_async_callback(process.close)
+            try:
+                async with asyncio.timeout(min(START_S, max(0, verified.lease_s))):
+                    with nothing() as empty:
+                        await self._ask(connection, ticket, streams or Streams(empty, 1, 2))
+                    await process.started()
+            except TimeoutError as error:
+                raise self._unanswered("it did not answer in time") from error
+            except OSError as error:
+                raise self._unanswered(error.strerror or "it hung up") from error
+            opened.pop_all()
         return process
 
     async def _ask(self, connection: socket.socket, ticket: Ticket, streams: Streams) -> None:

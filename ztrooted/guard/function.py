@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,12 +135,10 @@ async def perform(agent: LocalAgent, ticket: Ticket, call: Call) -> tuple[Guarde
     """Start a call: its process, and the task of its result. The task's errors are those of ``result_of``."""
     near, far = socket.socketpair()
     near.setblocking(False)
-    with far:
-        try:
-            process = await agent.start(ticket, Streams(far.fileno(), 1, 2))
-        except BaseException:
-            near.close()
-            raise
+    with far, ExitStack() as opened:
+        opened.enter_context(near)
+        process = await agent.start(ticket, Streams(far.fileno(), 1, 2))
+        opened.pop_all()
     return process, asyncio.create_task(_result(near, process, call))
 
 

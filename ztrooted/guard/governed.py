@@ -16,6 +16,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from ztrooted.guard.call import GOVERNED, ORIGINAL
@@ -104,12 +105,11 @@ class Gate:
 
         with self._opening:
             if self._loop is None:
-                loop = Loop()
-                try:
+                with ExitStack() as opened:
+                    loop = Loop()
+                    opened.callback(loop.close)
                     self._orchestrator = loop.wait(self._connect())
-                except BaseException:
-                    loop.close()
-                    raise
+                    opened.pop_all()
                 self._loop = loop
                 atexit.register(self.close)
             return self._loop
