@@ -18,7 +18,7 @@ from typing import Any
 from tests.bench.interrupt import _environment
 from tests.bench.measure import Row
 from tests.orchestrators import tools
-from tests.orchestrators.adapters import ADAPTERS, Adapter, CeleryAdapter, DaskAdapter, missing
+from tests.orchestrators.adapters import ADAPTERS, Adapter, Apart
 from tests.support.agent_in_process import Beats
 from tests.support.machine_apart import MachineApart
 from ztrooted.client import GatewayClient
@@ -50,13 +50,13 @@ Found = tuple[str, list[float], list[float], str, str]
 async def _measure(machine: Any, rounds: int) -> list[Found]:
     found = [await _share(machine, rounds)]
     for name, kind in ADAPTERS.items():
-        if missing(name):
+        if kind.absent():
             continue
         async with AsyncExitStack() as stack:
             adapter = kind(machine)
             stack.push_async_callback(adapter.close)
             await adapter.open()
-            if isinstance(adapter, (CeleryAdapter, DaskAdapter)):
+            if isinstance(adapter, Apart):
                 await adapter.start_bare()
             found.append(await _overhead(name, adapter, machine, rounds))
             found.append(await _last_write(name, adapter, machine, rounds))

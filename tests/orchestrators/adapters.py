@@ -21,7 +21,7 @@ from ztrooted.guard.governed import Gate
 from ztrooted.ticket import parse_ticket
 from ztrooted.work import Work, describe
 
-APART = ROOT / ".orchestrators" / "bin"
+ENVIRONMENTS = ROOT / ".orchestrators"
 WITHIN_S = 0.5  # an answer that does not come is waited for no longer, in these tests
 QUEUE = "celery"
 PRELOAD = ["--preload", "ztrooted.integrations.dask"]
@@ -53,6 +53,11 @@ class Adapter(ABC):
 
     async def close(self) -> None:
         await self.stack.aclose()
+
+    @classmethod
+    def absent(cls) -> str | None:
+        """Why it can't be tried here, or None."""
+        return None
 
     @abstractmethod
     async def hand_out(self, what: str, base: Path, *, url: str | None = None, executor: str = QUEUE) -> Message:
@@ -128,12 +133,26 @@ class Apart(Adapter):
     """An orchestrator in an environment of its own, whose sender is a ``driver``."""
 
     driver = ""
+    environment = ""  # the folder of ``.orchestrators`` that it is installed in
+
+    @classmethod
+    def command(cls, name: str = "python") -> str:
+        """A program of its environment."""
+        return str(ENVIRONMENTS / cls.environment / "bin" / name)
+
+    @classmethod
+    def absent(cls) -> str | None:
+        if "ZTROOTED_ORCHESTRATORS" not in os.environ:
+            return "orchestrators are tried by 'scripts/test --orchestrators'"
+        if not Path(cls.command()).exists():
+            return f"'scripts/orchestrators {cls.environment}' has not installed it"
+        return None
 
     async def open(self) -> None:
         self.variables = await self.machine.environment()
         await self.start()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._sender = await self.spawn("sender", str(APART / "python"), "-m", self.driver, talks=True)
+        self._sender = await self.spawn("sender", self.command(), "-m", self.driver, talks=True)
         self._answered(0)
         reading = asyncio.create_task(self._read())
         self.stack.callback(reading.cancel)
@@ -141,6 +160,9 @@ class Apart(Adapter):
 
     async def start(self) -> None:
         """Start the orchestrator itself."""
+
+    async def start_bare(self) -> None:
+        """Have the driver's ``bare`` run without the gate, to compare with."""
 
     async def spawn(self, name: str, *command: str, talks: bool = False, **variables: str) -> Any:
         """A process that ends with this adapter; what it says is in ``NAME.log``."""
@@ -202,6 +224,7 @@ class CeleryAdapter(Apart):
     """Celery with Redis."""
 
     driver = "tests.orchestrators.celery_driver"
+    environment = "celery"
 
     async def start(self) -> None:
         port = free_port()
@@ -225,20 +248,29 @@ class CeleryAdapter(Apart):
     @property
     def worker(self) -> list[str]:
         options = ["--concurrency", "4", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-        return [str(APART / "celery"), "-A", "tests.orchestrators.celery_app", "worker", "--loglevel", "INFO", *options]
+        return [
+            self.command("celery"),
+            "-A",
+            "tests.orchestrators.celery_app",
+            "worker",
+            "--loglevel",
+            "INFO",
+            *options,
+        ]
 
 
 class DaskAdapter(Apart):
     """Dask distributed: a scheduler, a worker with its nanny."""
 
     driver = "tests.orchestrators.dask_driver"
+    environment = "dask"
 
     async def start(self) -> None:
         port = free_port()
         self.variables["DASK"] = f"tcp://127.0.0.1:{port}"
         options = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
         once = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}  # a task that a worker died of is given up
-        await self.spawn("dask-scheduler", str(APART / "dask"), "scheduler", *options, **once)
+        await self.spawn("dask-scheduler", self.command("dask"), "scheduler", *options, **once)
         await self._join("dask-worker", self.worker(QUEUE))
 
     async def start_bare(self) -> None:
@@ -255,7 +287,7 @@ class DaskAdapter(Apart):
             "--local-directory",
             str(self.machine.folder / name),
         ]
-        return [str(APART / "dask"), "worker", self.variables["DASK"], *options, *PRELOAD]
+        return [self.command("dask"), "worker", self.variables["DASK"], *options, *PRELOAD]
 
     async def _join(self, name: str, command: list[str]) -> None:
         await self.spawn(name, *command)
@@ -279,15 +311,3 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "celery": CeleryAdapter,
     "dask": DaskAdapter,
 }
-QUICK = ("subprocess", "governed")
-
-
-def missing(name: str) -> str | None:
-    """Why an adapter can't be tried here, or None."""
-    if name in QUICK:
-        return None
-    if "ZTROOTED_ORCHESTRATORS" not in os.environ:
-        return "orchestrators are tried by 'scripts/test --orchestrators'"
-    if not (APART / name).exists() and not (APART / "python").exists():
-        return "scripts/orchestrators has not installed it"
-    return None

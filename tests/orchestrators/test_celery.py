@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import APART, CeleryAdapter, missing
+from tests.orchestrators.adapters import CeleryAdapter
 from tests.support.agent_in_process import MachineInProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def celery(shared_machine: MachineInProcess) -> AsyncIterator[CeleryAdapter]:
-    if reason := missing("celery"):
+    if reason := CeleryAdapter.absent():
         pytest.skip(reason)
     made = CeleryAdapter(shared_machine)
     made.variables = await shared_machine.environment() | {"REDIS": "redis://127.0.0.1:1/0"}
@@ -60,7 +60,7 @@ plain.apply(); gated.apply()
 print(ran)
 """
     process = await asyncio.create_subprocess_exec(
-        str(APART / "python"), "-c", program, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        celery.command(), "-c", program, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     out, _ = await process.communicate()
     assert out.decode().strip() == "['plain']"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import ADAPTERS, Adapter, Message, missing
+from tests.orchestrators.adapters import ADAPTERS, Adapter, Message
 from tests.support.agent_in_process import Beats, MachineInProcess
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.ticket import Ticket, parse_ticket
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=sorted(ADAPTERS))
 async def adapter(request: pytest.FixtureRequest, shared_machine: MachineInProcess) -> AsyncIterator[Adapter]:
     """Each adapter in turn, with a machine that is trusted."""
-    if reason := missing(request.param):
+    if reason := ADAPTERS[request.param].absent():
         pytest.skip(reason)
     made = ADAPTERS[request.param](shared_machine)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import DaskAdapter, RefusedError, missing
+from tests.orchestrators.adapters import DaskAdapter, RefusedError
 from tests.support.agent_in_process import MachineInProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(shared_machine: MachineInProcess) -> AsyncIterator[DaskAdapter]:
-    if reason := missing("dask"):
+    if reason := DaskAdapter.absent():
         pytest.skip(reason)
     made = DaskAdapter(shared_machine)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import ADAPTERS, QUEUE, Adapter, missing
+from tests.orchestrators.adapters import ADAPTERS, QUEUE, Adapter
 from tests.orchestrators.test_contract import refused
 from tests.support.agent_in_process import Beats
 from tests.support.gate import Gate, Gates
@@ -35,7 +35,7 @@ PACE = {"interval_s": 1.0, "idle_interval_s": 5.0, "response_deadline_s": 3.0, "
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=sorted(ADAPTERS))
 async def adapter(request: pytest.FixtureRequest, apart: Any) -> AsyncIterator[Adapter]:
-    if reason := missing(request.param):
+    if reason := ADAPTERS[request.param].absent():
         pytest.skip(reason)
     made = ADAPTERS[request.param](apart)
     try:

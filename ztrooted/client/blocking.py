@@ -35,22 +35,33 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Its result. Whoever is interrupted while waiting (Ctrl-C) has cancelled it, and waits until it has ended."""
+        """Its result. Whoever is interrupted while waiting (Ctrl-C) has cancelled it, and waits until it has ended.
+
+        An interruption may come at any point here, the first moment of the work included, so what stops the work is asked
+        for behind what starts it, and finds out whether that was asked for at all.
+        """
+        started: list[asyncio.Task[T]] = []
         over = threading.Event()
 
-        async def followed() -> T:
-            try:
-                return await work
-            finally:
+        def start() -> None:
+            started.append(self._loop.create_task(work))
+            started[0].add_done_callback(lambda _: over.set())
+
+        def stop() -> None:
+            if started:
+                started[0].cancel()
+            else:
+                work.close()
                 over.set()
 
-        future = self.submit(followed())
         try:
-            return future.result()
+            self._loop.call_soon_threadsafe(start)
+            over.wait()
         finally:
-            if not future.done():
-                future.cancel()
+            if not over.is_set():
+                self._loop.call_soon_threadsafe(stop)
                 over.wait(CANCELLED_S)
+        return started[0].result()
 
     def close(self) -> None:
         """End the thread, once connections had their moment to say goodbye."""
