@@ -17,6 +17,7 @@ from gateway.bundles import Bundles
 from gateway.channel import Channels, Session
 from gateway.checkpointer import Checkpointer
 from gateway.config import GatewayConfig, read_policies
+from gateway.console.app import Console
 from gateway.deadlines import Deadlines
 from gateway.decision_files import DecisionFiles
 from gateway.endings import Endings
@@ -328,11 +329,13 @@ class Gateway:
 
     def application(self) -> web.Application:
         """The HTTP side."""
-        app = web.Application(middlewares=[problems], client_max_size=limits.BODY)
-        app.on_response_prepare.append(self._tell_checkpoint)
         domain = self.config.trust_domain
         who = Authenticator(self.database, self.clock, domain, self.client_authorities, self.providers)
+        console = Console(self, who)
+        app = web.Application(middlewares=[console.middleware(), problems], client_max_size=limits.BODY)
+        app.on_response_prepare.append(self._tell_checkpoint)
         add_routes(app, all_routes(self), who, Replies(self.database, self.clock), self.rates)
+        console.add_to(app)
         return app
 
 

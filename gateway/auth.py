@@ -87,7 +87,7 @@ class Authenticator:
         elif "Authorization" in request.headers and roles != {Role.EXECUTOR}:
             caller = await self._bearer(request.headers["Authorization"], roles)
         else:
-            caller = self._certificate(request)
+            caller = self.of_certificate(request)
         if caller.role not in roles:
             raise GateError(
                 GateReason.AUTH_ROLE, f"this needs the role {' or '.join(sorted(roles))}, not {caller.role}"
@@ -101,7 +101,7 @@ class Authenticator:
     def executor_of(self, request: web.Request) -> Caller | None:
         """The executor whose session certificate the connection has shown, where nobody has to show any."""
         try:
-            caller = self._certificate(request)
+            caller = self.of_certificate(request)
         except GateError:
             return None
         return caller if caller.role is Role.EXECUTOR else None
@@ -110,13 +110,20 @@ class Authenticator:
         scheme, _, token = header.partition(" ")
         if scheme != "Bearer" or not token:
             raise GateError(GateReason.AUTH_CREDENTIAL_MISSING, "send a token: 'Authorization: Bearer zt-…'")
-        if not token.startswith(TOKEN_PREFIX):
-            name, grants, ends_ms = await self._providers.verify(token)
-            granted = [Role(one.role) for one in grants]
-            if not granted:
-                raise GateError(GateReason.AUTH_ROLE, f"{name} is known, and no role is granted to it")
-            return Caller(next((role for role in granted if role in roles), granted[0]), name, ends_ms=ends_ms)
-        hashed = token_hash(token)
+        return await self.of_token(token, roles)
+
+    async def of_token(self, token: str, roles: frozenset[Role]) -> Caller:
+        """Whose a token is, ours or a provider's. GateError ``auth.*``. Of several roles, one that is among ``roles``."""
+        if token.startswith(TOKEN_PREFIX):
+            return self.of_hash(token_hash(token))
+        name, grants, ends_ms = await self._providers.verify(token)
+        granted = [Role(one.role) for one in grants]
+        if not granted:
+            raise GateError(GateReason.AUTH_ROLE, f"{name} is known, and no role is granted to it")
+        return Caller(next((role for role in granted if role in roles), granted[0]), name, ends_ms=ends_ms)
+
+    def of_hash(self, hashed: str) -> Caller:
+        """Whose a token of ours is, by its hash. GateError ``auth.credential_invalid``."""
         row = self._database.reading.execute(
             "SELECT role, name, expires FROM tokens WHERE hash = ?", (hashed,)
         ).fetchone()
@@ -124,8 +131,9 @@ class Authenticator:
             raise GateError(GateReason.AUTH_CREDENTIAL_INVALID, "this token is unknown or has expired")
         return Caller(Role(row[0]), row[1], ends_ms=row[2], token=hashed)
 
-    def _certificate(self, request: web.Request) -> Caller:
-        """By the certificate of the TLS connection. That a CA of ours issued it, TLS has verified; here, which one."""
+    @staticmethod
+    def certificate_of(request: web.Request) -> bytes:
+        """The certificate that a connection has shown, in DER. GateError ``auth.credential_missing``."""
         transport = request.transport
         tls = None if transport is None else transport.get_extra_info("ssl_object")
         der = None if not isinstance(tls, ssl.SSLObject) else tls.getpeercert(binary_form=True)
@@ -134,6 +142,11 @@ class Authenticator:
                 GateReason.AUTH_CREDENTIAL_MISSING,
                 "send a token ('Authorization: Bearer zt-…') or a client certificate; an executor its session's",
             )
+        return der
+
+    def of_certificate(self, request: web.Request) -> Caller:
+        """By the certificate of the TLS connection. That a CA of ours issued it, TLS has verified; here, which one."""
+        der = self.certificate_of(request)
         certificate = x509.load_der_x509_certificate(der)
         uri = _only_uri(certificate)
         ends_ms = int(certificate.not_valid_after_utc.timestamp() * 1000)

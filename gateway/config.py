@@ -128,6 +128,11 @@ class GatewayConfig(BaseSettings):
         description="How many requests of one orchestrator, auditor or operator are answered in a second for long, and"
         " twice as many at once.",
     )
+    console_public: bool = Field(
+        False,
+        description="Let anybody read the console without signing in: who is trusted and what is decided, without names of"
+        " people, labels, policies, reference values and evidence. Nothing can be changed that way.",
+    )
     client_ca: Path | None = Field(
         None,
         description="PEM file of the CAs that issue client certificates to orchestrators, auditors and operators, named"

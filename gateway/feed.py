@@ -103,6 +103,22 @@ class Feed:
         """The number of the record that comes next."""
         return self._next
 
+    async def news(self, cursor: int, idle_s: float = IDLE_S) -> int:
+        """The number of the record that comes next, once that is beyond ``cursor``; or where nothing came for a while.
+
+        For those who look at the lineage themselves. A feed that is closed raises ConnectionError.
+        """
+        if self._next <= cursor:
+            news = self._news
+            try:
+                async with asyncio.timeout(idle_s):
+                    await news.wait()
+            except TimeoutError:
+                pass
+        if self._closed:
+            raise ConnectionError("the feed is closed")
+        return self._next
+
     async def follow(self, line: Line) -> AsyncIterator[bytes]:
         """What is to be sent on ``line``, in pieces, for ever; a comment where there is nothing for a while.
 

@@ -28,6 +28,7 @@ class GateReason(StrEnum):
 
     AUTH_CREDENTIAL_INVALID = "auth.credential_invalid"
     AUTH_CREDENTIAL_MISSING = "auth.credential_missing"
+    AUTH_CROSS_SITE = "auth.cross_site"
     AUTH_PROVIDER_UNAVAILABLE = "auth.provider_unavailable"
     AUTH_ROLE = "auth.role"
 

@@ -221,9 +221,12 @@ class GatewayInProcess:
         sent_body = body if body is None or len(body) < 1 << 16 else io.BytesIO(body)
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.request(method, self.url + path, data=sent_body, headers={**sent, **(headers or {})}) as response,
+            session.request(
+                method, self.url + path, data=sent_body, headers={**sent, **(headers or {})}, allow_redirects=False
+            ) as response,
         ):
-            return Answer(response.status, await response.read(), dict(response.headers))
+            cookies = response.headers.getall("Set-Cookie", [])
+            return Answer(response.status, await response.read(), dict(response.headers), cookies)
 
     def anchors(self) -> Anchors:
         """What an auditor of this gateway is told to trust."""
@@ -255,10 +258,11 @@ class GatewayInProcess:
 class Answer:
     """One HTTP answer."""
 
-    def __init__(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+    def __init__(self, status: int, data: bytes, headers: dict[str, str], cookies: Sequence[str] = ()) -> None:
         self.status = status
         self.data = data
         self.headers = headers
+        self.cookies = cookies
 
     @property
     def json(self) -> Any:

@@ -58,6 +58,11 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
             "The request carries no credential, and this address needs one.",
             "Send a bearer token, or an executor's session certificate.",
         ),
+        GateReason.AUTH_CROSS_SITE: Explanation(
+            403,
+            "A form was sent that the gateway's own page did not give to this browser.",
+            "Open the page again in the console, and send the form from there.",
+        ),
         GateReason.AUTH_PROVIDER_UNAVAILABLE: Explanation(
             503,
             "The keys of the identity provider that made this token could not be had, so nobody is known by it.",

@@ -1,0 +1,156 @@
+"""What happens, told to browsers: a server-sent event for each record of the lineage that a viewer may know of.
+
+It says which record of which type is about whom, and nothing of what is in it; a page that wants to show more asks for its
+parts again. Who comes back with the number of what it saw last is told the rest; who is too far behind starts anew.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from aiohttp import web
+
+from gateway.auth import Role
+from gateway.console.page import PEOPLE, Page, Viewer
+from gateway.streams import Stream
+from ztrooted.errors import GateError
+from ztrooted.reasons import GateReason
+from ztrooted.records import parse_record
+
+if TYPE_CHECKING:
+    from gateway.console.app import Console
+
+GATHER_S = 0.1  # what is committed within this is told at once
+BEAT_S = 10.0  # then it is said that there is nothing new, so that a page knows it is live
+BATCH = 500
+MAX_BEHIND = 5000
+MAX_STREAMS = 256
+UNREAD_S = 30.0
+# Of what is about no authorization, what everybody who may see executors may know of.
+_OF_EXECUTORS = ("executor.", "attestation.")
+
+
+class Told(NamedTuple):
+    """One record, as far as browsers are told."""
+
+    seq: int
+    kind: str
+    at: int
+    authorization: str | None
+    executor: str | None
+    orchestrator: str | None
+
+
+class LivePages:
+    """The stream of one gateway. Viewers who have seen the same are told from one reading of the database."""
+
+    def __init__(self, console: "Console") -> None:
+        self._console = console
+        self._read_last: tuple[int, int, list[Told]] = (0, 0, [])
+        self._open = 0
+        self.pages = (Page("GET", "/console/events", self.stream, PEOPLE, public=True, lasting=True),)
+
+    async def stream(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
+        """Events, for as long as the session lasts."""
+        gateway, session = self._console.gateway, viewer.session
+        if self._open >= MAX_STREAMS:
+            raise GateError(GateReason.REQUEST_RATE, f"{MAX_STREAMS} pages are being kept up to date already")
+        start = _number(request.headers.get("Last-Event-ID"), -1) + 1 or _number(request.query.get("from"), -1)
+        headers = {
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+        }
+        response = web.StreamResponse(headers=headers)
+        self._open += 1
+        try:
+            with suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(None) as lasting:
+
+                    def end() -> None:
+                        lasting.reschedule(asyncio.get_running_loop().time())
+
+                    ends_ms = None if session is None else session.ends_ms
+                    token = None if session is None else session.caller.token
+                    with gateway.streams.open(Stream(lambda: ends_ms, token, end)):
+                        if session is not None:
+                            session.streams.add(end)
+                        await response.prepare(request)
+                        async for piece in self._pieces(start, viewer):
+                            async with asyncio.timeout(UNREAD_S):
+                                await response.write(piece)
+            if lasting.expired():
+                with suppress(ConnectionError):
+                    await response.write(b"event: end\ndata: {}\n\n")
+        finally:
+            self._open -= 1
+            if session is not None:
+                session.streams.discard(end)
+        return response
+
+    async def _pieces(self, start: int, viewer: Viewer) -> AsyncIterator[bytes]:
+        """What is sent, from record ``start`` on; from now on where that is negative."""
+        feed = self._console.gateway.feed
+        cursor = start if 0 <= start <= feed.end else feed.end
+        yield b"retry: 2000\nid: %d\nevent: beat\ndata: {}\n\n" % (cursor - 1)
+        if feed.end - cursor > MAX_BEHIND:
+            cursor = feed.end
+            yield b"id: %d\nevent: anew\ndata: {}\n\n" % (cursor - 1)
+        while True:
+            end = await feed.news(cursor, BEAT_S)
+            if end <= cursor:
+                yield b"event: beat\ndata: {}\n\n"
+                continue
+            await asyncio.sleep(GATHER_S)
+            rows = self._read(cursor)
+            cursor = rows[-1].seq + 1
+            yield b"".join(_event(one) for one in rows if _concerns(one, viewer)) or b": nothing for you\n\n"
+
+    def _read(self, start: int) -> list[Told]:
+        """Records from ``start`` on, of which there is at least one."""
+        end = self._console.gateway.feed.end
+        if self._read_last[:2] == (start, end):
+            return self._read_last[2]
+        rows = self._console.gateway.database.reading.execute(
+            "SELECT r.seq, r.type, r.at, r.authorization, a.executor, a.orchestrator,"
+            " CASE WHEN r.authorization IS NULL THEN r.bytes END FROM records r"
+            " LEFT JOIN authorizations a ON a.id = r.authorization WHERE r.seq >= ? ORDER BY r.seq LIMIT ?",
+            (start, BATCH),
+        ).fetchall()
+        told = [
+            Told(seq, kind, at, authorization, executor or _executor_in(data), orchestrator)
+            for seq, kind, at, authorization, executor, orchestrator, data in rows
+        ]
+        self._read_last = start, end, told
+        return told
+
+
+def _executor_in(data: bytes | None) -> str | None:
+    found = None if data is None else parse_record(bytes(data)).body.get("executor")
+    return found if isinstance(found, str) else None
+
+
+def _concerns(one: Told, viewer: Viewer) -> bool:
+    """Whether a viewer is told of a record."""
+    if viewer.oversees:
+        return True
+    if one.authorization is None:
+        return one.kind.startswith(_OF_EXECUTORS)
+    return viewer.role is Role.ANYONE or one.orchestrator == viewer.own
+
+
+def _event(one: Told) -> bytes:
+    data = {
+        "seq": one.seq,
+        "type": one.kind,
+        "at": one.at,
+        "authorization": one.authorization,
+        "executor": one.executor,
+    }
+    return b"id: %d\nevent: record\ndata: %s\n\n" % (one.seq, json.dumps(data).encode())
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else otherwise
