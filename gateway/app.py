@@ -153,7 +153,7 @@ class Gateway:
         self.webhooks = Webhooks(receivers, self.database, self.feed, self.clock)
         self.decision_files = DecisionFiles(self.database)
         self.bundles = Bundles(config, self.database, self.checkpointer)
-        measure(self)
+        self.history = measure(self)
 
     async def start(self) -> None:
         """Introduce the issuing key, record the start, seal, and take up what an earlier run left unfinished."""
@@ -182,6 +182,7 @@ class Gateway:
         self.tasks.start(self._epochs())
         self.tasks.start(self._recheck())
         self.tasks.start(self._probe())
+        self.tasks.start(self.history.run(partial(self.deadlines.sleep, "history")))
 
     async def _recheck(self) -> None:
         """What a long lineage's start did not look at, while we serve. What was altered there ends this process."""
