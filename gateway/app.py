@@ -5,7 +5,8 @@ import signal
 import sys
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiohttp import web
@@ -20,6 +21,7 @@ from gateway.config import GatewayConfig, read_policies
 from gateway.console.app import Console
 from gateway.deadlines import Deadlines
 from gateway.decision_files import DecisionFiles
+from gateway.demo import player_of
 from gateway.endings import Endings
 from gateway.enrollments import Enrollments
 from gateway.feed import Feed
@@ -60,6 +62,9 @@ from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 from ztrooted.tracing import tracing_to
 
+if TYPE_CHECKING:
+    from ztrooted.demo.player import Player
+
 log = structlog.get_logger()
 
 DATABASE = "gateway.db"
@@ -74,6 +79,8 @@ RECHECK_S = 0.02  # between two pieces of it: a tenth of a core
 
 class Gateway:
     """Everything that lives as long as the process serves."""
+
+    player: "Player | None" = None  # of a gateway that is the demo's
 
     def __init__(self, config: GatewayConfig, *, clock: Clock | None = None) -> None:
         self.config = config
@@ -153,7 +160,7 @@ class Gateway:
         self.webhooks = Webhooks(receivers, self.database, self.feed, self.clock)
         self.decision_files = DecisionFiles(self.database)
         self.bundles = Bundles(config, self.database, self.checkpointer)
-        measure(self)
+        self.history = measure(self)
 
     async def start(self) -> None:
         """Introduce the issuing key, record the start, seal, and take up what an earlier run left unfinished."""
@@ -182,6 +189,7 @@ class Gateway:
         self.tasks.start(self._epochs())
         self.tasks.start(self._recheck())
         self.tasks.start(self._probe())
+        self.tasks.start(self.history.run(partial(self.deadlines.sleep, "history")))
 
     async def _recheck(self) -> None:
         """What a long lineage's start did not look at, while we serve. What was altered there ends this process."""
@@ -340,16 +348,23 @@ class Gateway:
 
 
 async def serve(
-    config: GatewayConfig, *, ready: asyncio.Event | None = None, flags: Mapping[str, Any] | None = None
+    config: GatewayConfig,
+    *,
+    ready: asyncio.Event | None = None,
+    flags: Mapping[str, Any] | None = None,
+    demo: Path | None = None,
 ) -> int:
     """Serve until told to stop. The exit code: 0 after a clean stop, 1 when something we depend on died.
 
-    ``flags`` are what the configuration was loaded with, for when it is read again.
+    ``flags`` are what the configuration was loaded with, for when it is read again; ``demo`` is the folder of one, which the
+    console then has a page for: see ``gateway.demo``.
     """
+    player = None if demo is None else player_of(config, demo)
     listening = listen(config)
     sys.setswitchinterval(SWITCH_S)
     tracing = tracing_to(config.otlp_endpoint, "ztrooted-gateway")
     gateway = Gateway(config)
+    gateway.player = player
     try:
         await gateway.start()
         runner = Runner(gateway.application(), shutdown_timeout=2.0)
@@ -375,6 +390,8 @@ async def serve(
     finally:
         for left in (ADDRESS_FILE, local.FILE):
             (config.data / left).unlink(missing_ok=True)  # nobody is there any more
+        if player is not None:
+            await asyncio.to_thread(player.close)
         await gateway.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)

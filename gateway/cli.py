@@ -115,6 +115,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Listen here instead of where the configuration says.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Likewise; 0 takes a free port.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every message.")] = False,
+    demo: Annotated[Path | None, typer.Option(hidden=True, help="Folder of 'ztrooted demo --console'.")] = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Logs are lines on standard error, in the form of the setting 'log_format'."""
     from gateway.app import serve as run  # noqa: PLC0415
@@ -130,7 +131,7 @@ def serve(
     gc.set_threshold(*COLLECT_AFTER)
     config = load_config(data, **flags)
     configure(verbose=config.log_level == "debug", form=config.log_format)
-    raise typer.Exit(asyncio.run(run(config, flags=flags)))
+    raise typer.Exit(asyncio.run(run(config, flags=flags, demo=demo)))
 
 
 @app.command()

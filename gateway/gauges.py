@@ -4,6 +4,7 @@ import shutil
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gateway.history import History
 from gateway.storage import lineage
 from ztrooted.reasons import GateReason
 
@@ -26,8 +27,8 @@ NOT_READY = (
 )
 
 
-def measure(gateway: "Gateway") -> None:
-    """Have the metrics of ``gateway`` read what it is and has."""
+def measure(gateway: "Gateway") -> History:
+    """Have the metrics of ``gateway`` read what it is and has; what they were lately is kept in the history returned."""
     metrics, start = gateway.metrics, gateway.signer.identity.counter_start
     metrics.increments.set_function(lambda: gateway.checkpointer.anchors.counter - start)
     metrics.connected.set_function(lambda: len(gateway.channels.executors()))
@@ -69,6 +70,7 @@ def measure(gateway: "Gateway") -> None:
         "Left on the data folder's disk.",
         lambda: shutil.disk_usage(gateway.config.data).free,
     )
+    return History(metrics, gateway.clock, gateway.not_ready)
 
 
 def _failing(gateway: "Gateway", reason: str) -> float:

@@ -1,6 +1,6 @@
 """What the gateway measures of itself, in the form Prometheus reads. No label has values that somebody else chooses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -136,6 +136,11 @@ class Metrics:
         made = Gauge(name, what, [label], registry=self._registry)
         for value, function in read.items():
             made.labels(value).set_function(function)
+
+    def counted(self, families: Iterable[str]) -> dict[tuple[str, ...], float]:
+        """The values of some families of samples, by the family's name and the values of its labels."""
+        registry = self._registry.restricted_registry(families)
+        return {(one.name, *one.labels.values()): one.value for family in registry.collect() for one in family.samples}
 
     def text(self) -> bytes:
         """The exposition format, version 0.0.4."""

@@ -24,6 +24,9 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Keep databases, bundles and anchors in this new folder.", metavar="DIR")
     ] = None,
+    console: Annotated[
+        bool, typer.Option("--console", help="Play it in a browser instead, act by act, until Ctrl-C.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Watch a machine prove itself, get authorized, run a job, drift and be stopped; then verify the proof offline.
@@ -34,8 +37,11 @@ def demo(
     from ztrooted.demo.story import Story  # noqa: PLC0415
 
     folder = _folder(data)
-    console = Console(stderr=True, highlight=False, quiet=json)
-    console.print(f"[bold]ztrooted demo[/] in {folder}\n")
+    if console:
+        _serve(folder, kept=data is not None, json=json)
+        return
+    shown = Console(stderr=True, highlight=False, quiet=json)
+    shown.print(f"[bold]ztrooted demo[/] in {folder}\n")
     stage, began = Stage(folder), time.monotonic()
     story = Story(stage)
     steps: list[dict[str, Any]] = []
@@ -43,13 +49,13 @@ def demo(
     try:
         for number, (name, sentence, act) in enumerate(story.steps(), 1):
             start = time.monotonic()
-            with console.status(f"{sentence} …"):
+            with shown.status(f"{sentence} …"):
                 observed = act()
             seconds = round(time.monotonic() - start, 2)
             steps.append({"step": name, "seconds": seconds, "observed": observed})
-            console.print(f"[green]{number:>2}[/]  [bold]{sentence}.[/] [dim]{seconds:.1f} s[/]")
+            shown.print(f"[green]{number:>2}[/]  [bold]{sentence}.[/] [dim]{seconds:.1f} s[/]")
             for key, value in observed.items():
-                console.print(f"      [dim]{key.replace('_', ' ')}:[/] {escape(_short(value))}")
+                shown.print(f"      [dim]{key.replace('_', ' ')}:[/] {escape(_short(value))}")
     except (UnexpectedError, DeviceError, EnvironmentProblem) as error:
         problem = error
     finally:
@@ -61,11 +67,43 @@ def demo(
     result = {"ok": problem is None, "seconds": seconds, "data": str(folder), "steps": steps}
     if problem is not None:
         show(result | {"error": {"reason": "demo.unexpected", "detail": str(problem)}}, "", json=json)
-        console.print(f"\n[bold red]Not as it must be:[/] {escape(str(problem))}\nLogs are in {folder}.")
+        shown.print(f"\n[bold red]Not as it must be:[/] {escape(str(problem))}\nLogs are in {folder}.")
         sys.exit(1)
     show(result, _epilogue(folder, seconds, kept=data is not None), json=json)
     if data is None:
         shutil.rmtree(folder)
+
+
+def _serve(folder: Path, *, kept: bool, json: bool) -> None:
+    """Serve the demo's page until somebody ends it."""
+    from ztrooted.demo.console import open_console  # noqa: PLC0415 -- needs the software TPM's tooling
+    from ztrooted.demo.stage import Stage, UnexpectedError  # noqa: PLC0415
+
+    stage = Stage(folder)
+    try:
+        link = open_console(stage)
+        ca = folder / "gateway" / "tls" / "ca.pem"
+        lines = (
+            f"Open once, in a browser of this machine: {link}",
+            f"It will warn of the certificate, whose CA is {ca}.",
+            f"To sign in anywhere else of the console: the token in {folder / 'operator.token'}.",
+            "Ctrl-C ends it, and everything that it started.",
+        )
+        show({"url": link, "ca": str(ca), "data": str(folder)}, "\n".join(lines), json=json)
+        sys.stdout.flush()
+        while True:
+            stage.alive("gateway")
+            time.sleep(1.0)
+    except KeyboardInterrupt:
+        pass
+    except (DeviceError, EnvironmentProblem) as error:
+        fail(error, json=json)
+    except UnexpectedError as error:
+        raise EnvironmentProblem(GateReason.ENVIRONMENT_DATA_FOLDER, str(error), f"the logs are in {folder}") from error
+    finally:
+        stage.close()
+    if not kept:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(data: Path | None) -> Path:

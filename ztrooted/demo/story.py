@@ -1,11 +1,12 @@
 """The demo's story, step by step. Each step returns what was observed, and raises if it was not what it must be."""
 
 import json
+import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ BLOCKED = ("tpm2_pytss", "aiohttp", "sqlite_utils", "sqlite3")
 RENEWALS = 3
 
 # The first job leaves a descendant in its own session, as a job that wants to survive would.
-SURVIVOR = "sleep 987654"
-DRIFTING = f"setsid {SURVIVOR} & while :; do date +%s%N >> {{heartbeat}}; sleep 0.02; done"
+DRIFTING = "setsid {survivor} & while :; do date +%s%N >> {heartbeat}; sleep 0.02; done"
 HONEST = "echo governed work; sleep 1.5; echo done"
 
 Observed = dict[str, Any]
@@ -30,8 +30,10 @@ Observed = dict[str, Any]
 class Story:
     """Plays the story on a stage."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, pace: Mapping[str, float] = PACE) -> None:
         self.stage = stage
+        self.pace = pace
+        self.survivor = f"sleep 98765{os.getpid():07}"  # no other story's
         self.data = stage.data
         self.machine = stage.folder("machine")
         self.gateway = self.data / "gateway"
@@ -41,6 +43,7 @@ class Story:
         self.baseline = ""
         self.feed: Feed | None = None
         self.authorizations: dict[str, str] = {}
+        self._drifted_ns = (0, 0)  # when the unlisted program was touched, and when its measurement was there
 
     def steps(self) -> list[tuple[str, str, Callable[[], Observed]]]:
         """Name, sentence and action of each step, in order."""
@@ -62,13 +65,17 @@ class Story:
 
     # --- set-up --------------------------------------------------------------------------------------------------
     def provision(self) -> Observed:
-        """Make both TPMs."""
+        """Make both TPMs, and switch the executor's on."""
+        self.make_tpms()
+        self.switch_on()
+        return {"tpms": 2, "virtual": True}
+
+    def make_tpms(self) -> None:
+        """Make both, and keep their maker's certificates for the gateway."""
         ca = self.data / "tpm" / "ca"
         for name in ("gateway", "executor"):
             provision(self.data / "tpm" / name, ca=ca)
         (self.data / "ek-roots.pem").write_bytes(ca_certificates(ca))
-        self._chip = SoftwareTpm(self.data / "tpm" / "executor")
-        return {"tpms": 2, "virtual": True}
 
     def boot(self) -> Observed:
         """Power on: event log and IMA list are written, PCRs extended in every bank."""
@@ -80,6 +87,12 @@ class Story:
 
     def start_gateway(self) -> Observed:
         """Initialise and serve."""
+        made = self.make_gateway()
+        self.stage.start("gateway", "gateway", "serve", str(self.gateway))
+        return {"url": self.find_gateway(), **made}
+
+    def make_gateway(self) -> Observed:
+        """Its keys, its policies at the demo's pace, and a token for each role; it does not serve yet."""
         init = ["gateway", "init", str(self.gateway), "--tpm", f"swtpm:{self.data / 'tpm' / 'gateway'}"]
         init += ["--trust-domain", TRUST_DOMAIN, "--port", "0"]
         init += ["--ek-roots", str(self.data / "ek-roots.pem"), "--ek-vendor", SWTPM_VENDOR]
@@ -89,10 +102,13 @@ class Story:
             whose = ["--role", role, "--name", name, "--output", str(self.data / f"{role}.token")]
             self.stage.json("gateway", "token", str(self.gateway), *whose)
         (self.data / "anchors.toml").write_text(self.stage.run("gateway", "anchors", str(self.gateway)))
-        self.stage.start("gateway", "gateway", "serve", str(self.gateway))
+        return {"virtual_tpm": created["virtual_tpm"]}
+
+    def find_gateway(self) -> str:
+        """Where it serves, once it does; everything from here on talks to it there."""
         url = self._wait_for_gateway()
         self.connection = ["--gateway", url, "--ca", str(self.gateway / "tls" / "ca.pem")]
-        return {"url": url, "virtual_tpm": created["virtual_tpm"]}
+        return url
 
     def enroll(self) -> Observed:
         """Enroll once to see what comes of it; then start the agent, which enrolls by itself."""
@@ -128,39 +144,58 @@ class Story:
 
     def run(self) -> Observed:
         """Start the job as the orchestrator would on that machine, and watch the leases."""
+        return {**self.start_job(), **self.renewals()}
+
+    def start_job(self) -> Observed:
+        """The agent verifies the artifact, proves itself once more for this start, and runs the job under a guard."""
         self._execute("train", self._drifting())
-        feed, name = self._feed(), self.authorizations["train"]
-        _, started = feed.wait("execution.started", name, 20)
+        _, started = self._feed().wait("execution.started", self.authorizations["train"], 20)
+        return {"enforcement": started["body"]["enforcement"]}
+
+    def renewals(self) -> Observed:
+        """The lease is renewed, each time on a new quote; meanwhile the job and what it left behind live."""
         for _ in range(RENEWALS):
-            feed.wait("authorization.renewed", name, 10)
-        wait_until("the job's first sign of life", self._heartbeat().exists, 5)
-        wait_until("the start of a descendant in its own session", lambda: processes_running(SURVIVOR), 5)
-        return {"enforcement": started["body"]["enforcement"], "renewals": RENEWALS}
+            self._feed().wait("authorization.renewed", self.authorizations["train"], 10)
+        wait_until("the job's first sign of life", self.heartbeat().exists, 5)
+        wait_until("the start of a descendant in its own session", lambda: processes_running(self.survivor), 5)
+        return {"renewals": RENEWALS}
 
     def drift(self) -> Observed:
         """Measure a file nobody approved, and see the whole process tree die."""
+        self.intrude()
+        return {**self.revoked(), **self.killed()}
+
+    def intrude(self) -> Observed:
+        """The kernel measures a program that nobody approved."""
         intruder = self.data / "intruder"
         shutil.copy(shutil.which("true") or "/bin/true", intruder)
         with intruder.open("ab") as file:
             file.write(b"not what was approved")
-        drifted_ns = time.time_ns()
+        began_ns = time.time_ns()
         self._simulate("measure", str(intruder))
-        measured_ns = time.time_ns()
-        name, feed = self.authorizations["train"], self._feed()
-        _, revoked = feed.wait("authorization.revoked", name, 20)
-        feed.wait("execution.interrupted", name, 10)
-        _, closed = feed.wait("execution.closed", name, 10)
+        self._drifted_ns = began_ns, time.time_ns()
+        return {"file": intruder.name}
+
+    def revoked(self) -> Observed:
+        """The next quote shows it, and the authorization ends."""
+        _, revoked = self._feed().wait("authorization.revoked", self.authorizations["train"], 20)
         if revoked["body"]["reason"] != "ima.not_allowed":
             raise UnexpectedError(f"revoked for {revoked['body']['reason']}, not for the unlisted file")
-        if left := processes_running(SURVIVOR):
+        return {"reason": revoked["body"]["reason"], "detail": revoked["body"]["detail"]}
+
+    def killed(self) -> Observed:
+        """Nothing of the job lives, and how long it had from the measurement on."""
+        name, feed = self.authorizations["train"], self._feed()
+        feed.wait("execution.interrupted", name, 10)
+        _, closed = feed.wait("execution.closed", name, 10)
+        if left := processes_running(self.survivor):
             raise UnexpectedError(f"processes of the job are alive: {left}")
-        last_ns = int(self._heartbeat().read_text().split()[-1])
+        last_ns = int(self.heartbeat().read_text().split()[-1])
         time.sleep(0.3)
-        if int(self._heartbeat().read_text().split()[-1]) != last_ns:
+        if int(self.heartbeat().read_text().split()[-1]) != last_ns:
             raise UnexpectedError("the job goes on")
+        drifted_ns, measured_ns = self._drifted_ns
         return {
-            "reason": revoked["body"]["reason"],
-            "detail": revoked["body"]["detail"],
             "exposure_ms": round((last_ns - measured_ns) / 1e6),
             "exposure_with_measuring_ms": round((last_ns - drifted_ns) / 1e6),
             "revoked_to_dead_ms": closed["body"]["kill_ms"],
@@ -190,17 +225,16 @@ class Story:
     # --- the proof -----------------------------------------------------------------------------------------------
     def prove(self) -> Observed:
         """Export, then verify where there is no network, no TPM library, no HTTP library and no database."""
-        prefix = isolated(BLOCKED)
-        anchors = ["--anchors", str(self.data / "anchors.toml"), "--json"]
-        observed: Observed = {}
-        for job in ("train", "report"):
-            bundle = self.bundle(job)
-            self.stage.run("audit", "export", self.authorizations[job], *self._as("auditor"), "-o", str(bundle))
-            report = json.loads(self.stage.run("audit", "verify", str(bundle), *anchors, prefix=prefix))
-            if not report["verified"] or any(check["status"] != "pass" for check in report["checks"]):
-                raise UnexpectedError(f"the bundle of {job} does not verify: {report}")
-            observed[job] = {"bytes": bundle.stat().st_size, "checks": len(report["checks"]), **report["facts"]}
-        return observed
+        return {job: self.prove_job(job) for job in ("train", "report")}
+
+    def prove_job(self, job: str) -> Observed:
+        """The same for one job."""
+        bundle, anchors = self.bundle(job), ["--anchors", str(self.data / "anchors.toml"), "--json"]
+        self.stage.run("audit", "export", self.authorizations[job], *self._as("auditor"), "-o", str(bundle))
+        report = json.loads(self.stage.run("audit", "verify", str(bundle), *anchors, prefix=isolated(BLOCKED)))
+        if not report["verified"] or any(check["status"] != "pass" for check in report["checks"]):
+            raise UnexpectedError(f"the bundle of {job} does not verify: {report}")
+        return {"bytes": bundle.stat().st_size, "checks": len(report["checks"]), **report["facts"]}
 
     def tamper(self) -> Observed:
         """Flip one bit in one record, and see which check notices."""
@@ -215,6 +249,17 @@ class Story:
         if report["verified"] or [check["name"] for check in failed] != ["inclusion"]:
             raise UnexpectedError(f"the forged bundle was not refused by the inclusion check: {report['checks']}")
         return {"failed_check": failed[0]["name"], "reason": failed[0]["reason"]}
+
+    def again(self) -> None:
+        """Forget the first job, so that it can be played once more."""
+        self.stage.stop("job-train")
+        for left in (self.data / "train.artifact", self.bundle("train"), self.data / "forged.json", self.heartbeat()):
+            left.unlink(missing_ok=True)
+        self.authorizations.pop("train", None)
+
+    def switch_on(self) -> None:
+        """Start the executor's TPM, which was made before by another process."""
+        self._chip = SoftwareTpm(self.data / "tpm" / "executor")
 
     @property
     def chip(self) -> SoftwareTpm:
@@ -240,7 +285,7 @@ class Story:
     def _set_pace(self) -> None:
         policy = self.gateway / "policy" / "appraisal.toml"
         text = policy.read_text()
-        for name, seconds in PACE.items():
+        for name, seconds in self.pace.items():
             text, replaced = re.subn(rf"(?m)^{name} = .*$", f"{name} = {seconds}", text)
             if replaced != 1:
                 raise UnexpectedError(f"the starter policy has no {name}")
@@ -272,6 +317,10 @@ class Story:
 
         wait_until("the executor's connection", connected, 20)
 
+    def trusted(self) -> bool:
+        """Whether the gateway trusts the executor now."""
+        return bool(self._executor_view().get("trusted"))
+
     def _executor_view(self) -> Observed:
         views: list[Observed] = self.stage.json("executors", *self._as("operator"))
         return next((view for view in views if view["executor"] == self.executor), {"connected": False})
@@ -290,9 +339,10 @@ class Story:
         self.stage.start(f"job-{step}", "exec", *options, *job, "--", "/bin/sh", "-c", script)
 
     def _drifting(self) -> str:
-        return DRIFTING.format(heartbeat=self._heartbeat())
+        return DRIFTING.format(survivor=self.survivor, heartbeat=self.heartbeat())
 
-    def _heartbeat(self) -> Path:
+    def heartbeat(self) -> Path:
+        """The file into which the first job writes that it lives: nanoseconds since 1970, a line each time."""
         return self.data / "heartbeat"
 
     def _socket(self) -> Path:
