@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 HERE = Path(__file__).parent
 ENTRY = PurePosixPath("viewer/viewer.js")
-STYLE = ("viewer/saved.css", "viewer/viewer.css")
+STYLE = ("console.css", "viewer/viewer.css")
 BODY = HERE / "templates" / "viewer" / "body.html"
 
 _PAGE = """<!doctype html>

@@ -9,7 +9,8 @@ const NAMES = {
   outcome: "Outcome", reason: "Reason", exit_status: "Exit status", rounds: "Rounds of proof", good_quotes: "Good quotes",
   largest_gap_ms: "Longest gap between good quotes", allowed_gap_ms: "Gap that was allowed", intent_to_authorization_ms: "From intent to authorization",
   revoked_to_interrupted_ms: "From revocation to the job's end", exposure_at_most_ms: "Exposure at most", lineage_size: "Records in the lineage",
-  records: "Records checked", trace: "Trace",
+  records: "Records checked", trace: "Trace", baseline_approved_by: "Baseline approved by", artifacts: "Artifacts", counter: "The TPM's counter",
+  parent: "Parent", depth: "Levels above it",
 };
 
 /** {kind, word, sentence} of a report: never more than its checks say. */

@@ -12,7 +12,7 @@ function marks(story, x) {
     row = place - last < NEAR ? (row + 1) % 3 : 0;
     last = place;
     const y = LANES.event - 14 + 14 * row, ended = /denied|revoked|interrupted|failed|overdue/.test(one.type);
-    return draw("g", { class: ended ? "mark bad" : "mark" },
+    return draw("g", { class: ended ? "event bad" : "event" },
       draw("title", {}, `${at + 1}. ${RECORDS[one.type] ?? one.type}, ${instant(one.at)}`),
       draw("line", { x1: place, y1: y, x2: place, y2: LANES.event + 24 }),
       draw("circle", { cx: place, cy: y, r: 8 }),

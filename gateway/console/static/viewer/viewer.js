@@ -42,6 +42,7 @@ class Viewer {
         this.say("fail", "Refused", `${visible(file.name)} has ${size(file.size)}, and a bundle at most ${size(MOST)}.`);
         return;
       }
+      this.forgetVerdict();
       await take(file.name, new Uint8Array(await file.arrayBuffer()));
     };
     input.addEventListener("change", () => read(input.files[0]));
@@ -55,12 +56,14 @@ class Viewer {
   }
 
   async takeBundle(name, bytes) {
+    this.forgetVerdict();
     this.bundle = bytes;
     this.part("bundle-told").replaceChildren(...(await told(name, bytes)));
     await this.check();
   }
 
   async takeAnchors(name, bytes) {
+    this.forgetVerdict();
     this.anchors = bytes;
     this.part("anchors-told").replaceChildren(...(await told(name, bytes)));
     this.part("pin").disabled = false;
@@ -96,6 +99,13 @@ class Viewer {
     unpin(this.part("pins").value);
     this.showPins();
     this.part("pin-told").textContent = "Forgotten.";
+  }
+
+  /** What was said of other files is not said of these. */
+  forgetVerdict() {
+    this.turn++;
+    this.part("results").replaceChildren();
+    this.say("wait", "Reading", "Nothing of it is checked yet.");
   }
 
   say(kind, word, sentence) {
@@ -153,7 +163,7 @@ class Viewer {
 }
 
 function section(title, claim, ...parts) {
-  return make("section", {}, make("h2", {}, title), claim === null ? null : make("p", { class: "claim" }, claim), ...parts);
+  return make("section", { class: "card" }, make("h2", {}, title), claim === null ? null : make("p", { class: "claim" }, claim), ...parts);
 }
 
 async function told(name, bytes) {
