@@ -123,7 +123,7 @@ def check_command(words: list[str]) -> None:
     """Each subcommand exists ("a|b" and "…" as in prose), and so does each option up to "--"."""
     command = command_line()
     words = words[: words.index("--")] if "--" in words else words
-    while hasattr(command, "commands") and words and words[0] != "…":
+    while getattr(command, "commands", None) and words and words[0] != "…":
         names = words.pop(0).split("|")
         for name in names:
             assert name in command.commands, name

@@ -1,0 +1,1 @@
+"""The five proof surfaces, in a browser."""

@@ -60,7 +60,7 @@ function numbered(file, line, number, before) {
 }
 
 async function copy(into) {
-  for (const file of (await readdir(folder)).filter((name) => name.endsWith(".js") && !["cli.js", "page.js"].includes(name))) {
+  for (const file of (await readdir(folder)).filter((name) => name.endsWith(".js") && name !== "cli.js")) {
     const lines = (await readFile(join(folder, file), "utf8")).split("\n");
     await writeFile(join(into, file), lines.map((line, place) => numbered(file, line, place + 1, lines[place - 1] ?? "")).join("\n"));
   }

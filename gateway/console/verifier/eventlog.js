@@ -49,7 +49,7 @@ function readEvent(reader, number, banks) {
 }
 
 /** Read a crypto-agile log: {banks, events}. Refusal `log.*`. */
-function parseEventLog(bytes) {
+export function parseEventLog(bytes) {
   demand(bytes.length > 0, "log.empty", "no bytes");
   demand(bytes.length <= MAX_LOG, "log.too_large", `over ${MAX_LOG} bytes`);
   const reader = new Reader(bytes, "log.malformed", { littleEndian: true });

@@ -35,7 +35,7 @@ function readSelection(reader, reason) {
 }
 
 /** Read a TPMS_ATTEST of one type, with nothing left over. */
-function parseAttest(bytes, type, reasons, maximum) {
+export function parseAttest(bytes, type, reasons, maximum) {
   demand(bytes.length <= maximum, reasons.too_large, `an attestation of over ${maximum} bytes`);
   const reader = new Reader(bytes, reasons.malformed, { trailing: reasons.trailing });
   demand(reader.u32("magic") === TPM_GENERATED, reasons.magic, "no TPM generated this");
@@ -61,7 +61,7 @@ function parseAttest(bytes, type, reasons, maximum) {
   return attest;
 }
 
-function parseSignature(bytes, reasons) {
+export function parseSignature(bytes, reasons) {
   const reader = new Reader(bytes, reasons.sigMalformed);
   const scheme = ALG_SCHEMES[reader.u16("signature scheme")];
   demand(scheme !== undefined, reasons.scheme, "this signature scheme is not one we verify");

@@ -84,9 +84,9 @@ async function checkCheckpoint(proof) {
 const sameValues = (quoted, state) => Object.entries(quoted).every(([bank, values]) =>
   Object.entries(values).every(([index, value]) => equal(value, state[bank][index])));
 
-// 3. The gateway's TPM quoted the anchored state over that checkpoint.
-async function checkSeal(proof) {
-  const { note, checkpoint, anchors } = proof, { gatewayAk: ak } = anchors, bad = "checkpoint.seal";
+/** The anchored key quoted the anchored state over a checkpoint, or one that it replaced, whose time was not over yet. */
+export async function verifySeal({ note, checkpoint }, anchors) {
+  const { gatewayAk: ak } = anchors, bad = "checkpoint.seal";
   const nonce = await sha256(utf8(checkpoint.text)), wanted = {};
   for (const [bank, values] of Object.entries(anchors.gatewayPcrs)) wanted[bank] = Object.keys(values).map(Number);
   const seals = await linesOfType(note, checkpoint.origin, SEAL, ak.name);
@@ -95,15 +95,19 @@ async function checkSeal(proof) {
     const reader = new Reader(seals[0], bad), attest = reader.sized(1024, "attestation"), signature = reader.sized(1024, "signature");
     const values = readQuotedValues(attest, reader.take(reader.left, "values"));
     await verifyQuote(attest, signature, ak, nonce, values, wanted);
-    // The anchored state, or one that it replaced, whose time was not over yet.
     const states = [anchors.gatewayPcrs, ...anchors.formerPcrs.filter(({ until }) => checkpoint.size <= until).map(({ pcrs }) => pcrs)];
     demand(states.some((state) => sameValues(values, state)), bad, "the quoted values are those of no anchored state");
   } catch (error) {
     if (error instanceof Refusal) refuse(bad, error.message);
     throw error;
   }
-  if (ak.key.kind === "rsa") proof.leave("whether the gateway's RSA key is a weak one");
-  proof.facts.lineage_size = checkpoint.size;
+}
+
+// 3. The gateway's TPM quoted the anchored state over that checkpoint.
+async function checkSeal(proof) {
+  await verifySeal(proof, proof.anchors);
+  if (proof.anchors.gatewayAk.key.kind === "rsa") proof.leave("whether the gateway's RSA key is a weak one");
+  proof.facts.lineage_size = proof.checkpoint.size;
 }
 
 // 5. Every record is in the tree that the checkpoint is about. There is one at least: check 4 read it.
