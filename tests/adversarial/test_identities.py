@@ -673,7 +673,9 @@ async def test_nobody_else_may_use_the_local_socket(gate: GatewayInProcess, tmp_
             [*command, str(link / local.FILE)], check=False, capture_output=True, text=True, user=54321, cwd="/"
         )
 
-    open_to_all = next(folder for folder in gate.data.parents if folder.stat().st_mode & 0o001)  # on the same file system
+    open_to_all = next(
+        folder for folder in gate.data.parents if folder.stat().st_mode & 0o001
+    )  # on the same file system
     link = open_to_all / f"zt-local-{os.getpid()}"
     link.mkdir(mode=0o755)
     try:
