@@ -155,11 +155,16 @@ async def _bare_task(adapter: Adapter, base: Path) -> None:
     await adapter.ask(do="bare", base=str(base))  # type: ignore[attr-defined]
 
 
+async def _bare_script(adapter: Adapter, base: Path) -> None:
+    await adapter.bare(base)  # type: ignore[attr-defined]
+
+
 BARE: dict[str, Callable[[Adapter, Path], Awaitable[None]]] = {
     "subprocess": _bare_command,
     "governed": _bare_function,
     "celery": _bare_task,
     "dask": _bare_task,
+    "slurm": _bare_script,
 }
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.orchestrators import tools
+from tests.orchestrators.slurm_cluster import Cluster, Shown
+from tests.orchestrators.slurm_cluster import absent as absent_slurm
 from tests.support.agent_in_process import BEATS, ROOT, MachineInProcess
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.guard.function import describe_call, perform, require_call
@@ -25,6 +27,9 @@ ENVIRONMENTS = ROOT / ".orchestrators"
 WITHIN_S = 0.5  # an answer that does not come is waited for no longer, in these tests
 QUEUE = "celery"
 PRELOAD = ["--preload", "ztrooted.integrations.dask"]
+
+
+NOT_ASKED = "orchestrators are tried by 'scripts/test --orchestrators'"
 
 
 class RefusedError(Exception):
@@ -143,7 +148,7 @@ class Apart(Adapter):
     @classmethod
     def absent(cls) -> str | None:
         if "ZTROOTED_ORCHESTRATORS" not in os.environ:
-            return "orchestrators are tried by 'scripts/test --orchestrators'"
+            return NOT_ASKED
         if not Path(cls.command()).exists():
             return f"'scripts/orchestrators {cls.environment}' has not installed it"
         return None
@@ -297,6 +302,101 @@ class DaskAdapter(Apart):
                 await asyncio.sleep(0.1)
 
 
+class SlurmAdapter(Apart):
+    """Slurm: a controller and a node, each with its gate. A ticket is on its way while the node's Prolog waits."""
+
+    bare_cluster: Cluster
+
+    @classmethod
+    def absent(cls) -> str | None:
+        return (
+            None if "ZTROOTED_ORCHESTRATORS" in os.environ and absent_slurm() is None else absent_slurm() or NOT_ASKED
+        )
+
+    async def open(self) -> None:
+        self.variables = await self.machine.environment()
+        self.cluster = await self._start(QUEUE)
+        await self.start_follower()
+
+    async def start_follower(self) -> None:
+        command = [sys.executable, "-I", "-m", "ztrooted.integrations.slurm", "follow"]
+        nodes = ["--nodes", str(self.cluster.folder / "gate" / "nodes.json")]
+        self.follower = await self.spawn("slurm-follower", *command, *nodes, SLURM_CONF=self.cluster.conf)
+
+    async def start_bare(self) -> None:
+        """A second cluster, without the gate, to compare with."""
+        self.bare_cluster = await self._start("bare", gated=False)
+
+    async def _start(self, node: str, *, gated: bool = True) -> Cluster:
+        cluster = Cluster(self.spawn, node, self.variables, free_port())
+        self.stack.push_async_callback(cluster.remove)
+        await cluster.open(gated=gated)
+        self.stack.push_async_callback(cluster.end_jobs)
+        return cluster
+
+    async def hand_out(self, what: str, base: Path, *, url: str | None = None, executor: str = QUEUE) -> Message:
+        return await self.submitted(what, base, self._asked(url, executor))
+
+    def _asked(self, url: str | None, executor: str) -> str:
+        """What the controller's gate is told of one job."""
+        told = f"export ZTROOTED_GATEWAY={url} ZTROOTED_WITHIN_S={WITHIN_S}\n" if url else ""
+        if executor != QUEUE:
+            nodes = self.cluster.folder / "gate" / "others.json"
+            nodes.write_text(json.dumps({executor + "-2": self.machine.id}))
+            told += f"export ZTROOTED_NODES={nodes}\n"
+        return told
+
+    async def submitted(self, what: str, base: Path, told: str) -> Message:
+        """Queue a script, and wait until it was refused, or its node is about to start it."""
+        name = f"{what}-{secrets.token_hex(4)}"
+        (self.cluster.control / f"{name}.env").write_text(told)
+        self.cluster.control.joinpath("free").unlink(missing_ok=True)
+        job = await asyncio.to_thread(self.cluster.submit, SCRIPTS[what].replace("BASE", str(base)), name)
+        waiting = self.cluster.control / f"{job}.waiting"
+        shown = await self.cluster.until(job, lambda shown: waiting.exists() or _refused(shown))
+        if not waiting.exists():
+            await asyncio.to_thread(self.cluster.run, "scancel", job)
+            raise RefusedError(shown.comment)
+        ticket = self.cluster.ticket(job)
+        return Message(what, base, job, ticket.read_text() if ticket.exists() else None)
+
+    async def run(self, message: Message) -> Any:
+        cluster, job = self.cluster, message.run
+        if message.ticket is None:  # as where nobody asks
+            job = (await self.submitted(message.what, message.base, "exit 0\n")).run
+        elif (await asyncio.to_thread(cluster.show, job)).over:  # queued again, with the ticket that it had
+            for mark in ("go", "waiting"):
+                (cluster.control / f"{job}.{mark}").unlink()
+            await cluster.requeue(job)
+            await cluster.until(job, lambda _: (cluster.control / f"{job}.waiting").exists(), within_s=180)
+        if message.ticket is not None:
+            cluster.ticket(job).write_text(message.ticket)
+        (cluster.control / f"{job}.go").touch()
+        shown = await cluster.until(job, lambda shown: shown.over)
+        if shown.state != "COMPLETED":
+            raise RefusedError(f"{shown.state} {shown.comment} {cluster.output(job)}")
+        return message.base.read_text()
+
+    async def whole(self, what: str, base: Path) -> Any:
+        return await Adapter.whole(self, what, base)  # its users' one step is these two here
+
+    async def bare(self, base: Path) -> None:
+        """The same in the cluster without the gate."""
+        cluster = self.bare_cluster
+        job = await asyncio.to_thread(cluster.submit, SCRIPTS["write"].replace("BASE", str(base)), "bare")
+        await cluster.until(job, lambda shown: shown.over)
+
+
+def _refused(shown: Shown) -> bool:
+    return bool(shown.comment) and not shown.authorized
+
+
+SCRIPTS = {
+    "write": "#!/bin/sh\nprintf done >'BASE'\n",
+    "beats": f"#!/bin/sh\nexec {sys.executable} -I -S - 'BASE' <<'END'\n{BEATS}END\n",
+}
+
+
 def free_port() -> int:
     """One on which nobody listens."""
     with socket.socket() as free:
@@ -310,4 +410,5 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "governed": Governed,
     "celery": CeleryAdapter,
     "dask": DaskAdapter,
+    "slurm": SlurmAdapter,
 }

@@ -20,8 +20,8 @@ from tests.support.agent_in_process import ROOT, MachineInProcess
 from ztrooted.client import tls_context
 from ztrooted.client.orchestrator import Orchestrator
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.guard.executor_set import ExecutorSet
-from ztrooted.integrations.kubernetes import API, TAINT, Admission, Evictor, application, parse_review, read_nodes
+from ztrooted.guard.executor_set import ExecutorSet, read_executor_set
+from ztrooted.integrations.kubernetes import API, TAINT, Admission, Evictor, application, parse_review
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -224,7 +224,7 @@ async def test_nodes_come_from_a_file_in_which_somebody_is(tmp_path: Path) -> No
     for text in ("{}", "[]", '{"node-1": 1}', "{"):
         (tmp_path / "nodes.json").write_text(text)
         with pytest.raises(GateError):
-            read_nodes(tmp_path / "nodes.json")
+            read_executor_set(tmp_path / "nodes.json")
     with pytest.raises(EnvironmentProblem, match="can't be read"):
-        read_nodes(tmp_path / "none.json")
+        read_executor_set(tmp_path / "none.json")
     assert parse_review(json.dumps(review()).encode()).node == "node-1"

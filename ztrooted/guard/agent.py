@@ -37,44 +37,51 @@ class LocalAgent:
     executor: str
     path: Path = SOCKET
 
-    async def start(self, ticket: Ticket, streams: Streams | None = None) -> GuardedProcess:
+    async def start(
+        self, ticket: Ticket, streams: Streams | None = None, connection: socket.socket | None = None
+    ) -> GuardedProcess:
         """Run the job of a ticket; returns once it runs. Without ``streams`` it has no input, and this process's output.
+        ``connection`` is one to the agent, for who may not connect but was given one.
 
         GateError where the ticket does not verify, EnvironmentProblem where no agent answers in time, ``NotStarted``
         where the agent or the gateway says no.
         """
         verified = verify_ticket(ticket, self.anchors, now=int(time.time()), executor=self.executor)
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        unconnected = connection is None
+        connection = connection or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.setblocking(False)
         process = GuardedProcess(connection, verified, self.anchors)
         async with AsyncExitStack() as opened:
             opened.push_async_callback(process.close)
             try:
                 async with asyncio.timeout(min(START_S, max(0, verified.lease_s))):
+                    if unconnected:
+                        await asyncio.get_running_loop().sock_connect(connection, str(self.path))
                     with nothing() as empty:
                         await self._ask(connection, ticket, streams or Streams(empty, 1, 2))
                     await process.started()
             except TimeoutError as error:
-                raise self._unanswered("it did not answer in time") from error
+                raise unanswered(self.path, "it did not answer in time") from error
             except OSError as error:
-                raise self._unanswered(error.strerror or "it hung up") from error
+                raise unanswered(self.path, error.strerror or "it hung up") from error
             opened.pop_all()
         return process
 
     async def _ask(self, connection: socket.socket, ticket: Ticket, streams: Streams) -> None:
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(connection, str(self.path))
         request = ExecRequest(artifact=ticket.artifact, job=ticket.job, env=ticket.env, follow=True)
         line = request.model_dump_json().encode() + b"\n"
         sent = socket.send_fds(connection, [line[: 64 << 10]], streams.descriptors)
         await loop.sock_sendall(connection, line[sent:])
 
-    def _unanswered(self, why: str) -> EnvironmentProblem:
-        return EnvironmentProblem(
-            GateReason.EXECUTION_AGENT_LOST,
-            f"no executor agent answers at {self.path}: {why}",
-            "start one with 'ztrooted executor run', or name its socket with ZTROOTED_SOCKET",
-        )
+
+def unanswered(path: Path, why: str) -> EnvironmentProblem:
+    """No agent answers at ``path``."""
+    return EnvironmentProblem(
+        GateReason.EXECUTION_AGENT_LOST,
+        f"no executor agent answers at {path}: {why}",
+        "start one with 'ztrooted executor run', or name its socket with ZTROOTED_SOCKET",
+    )
 
 
 @contextmanager

@@ -4,8 +4,10 @@ A hook that goes through a list of machines allows everything where the list is 
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
+from ztrooted import strict_json
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.reasons import GateReason
 
@@ -39,3 +41,21 @@ class ExecutorSet(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._executors)
+
+
+def read_executor_set(path: Path) -> ExecutorSet:
+    """The executor of each node, from a JSON object. EnvironmentProblem where the file is missing, or nobody is in it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EnvironmentProblem(
+            GateReason.CONFIG_MISSING, f"{path} can't be read: {error.strerror}", "name the file of nodes with --nodes"
+        ) from error
+
+    def refuse(detail: str) -> EnvironmentProblem:
+        return EnvironmentProblem(GateReason.CONFIG_INVALID, f"{path}: {detail}", 'write {"node-1": "ex-…"}')
+
+    found = strict_json.parse(data, refuse)
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise refuse("it is no object of texts")
+    return ExecutorSet(found)

@@ -37,7 +37,7 @@ from ztrooted import strict_json
 from ztrooted.client import unreachable
 from ztrooted.client.orchestrator import Orchestrator
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.guard.executor_set import ExecutorSet
+from ztrooted.guard.executor_set import ExecutorSet, read_executor_set
 from ztrooted.guard.settings import OrchestratorSettings
 from ztrooted.outcome import NotStarted
 from ztrooted.reasons import GateReason
@@ -223,23 +223,9 @@ class Evictor:
         )
 
 
-def read_nodes(path: Path) -> ExecutorSet:
-    """The executor of each node, from a JSON object. EnvironmentProblem where the file is missing, or nobody is in it."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise EnvironmentProblem(
-            GateReason.CONFIG_MISSING, f"{path} can't be read: {error.strerror}", "name the file of nodes with --nodes"
-        ) from error
-    found = strict_json.parse(data, _malformed)
-    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
-        raise EnvironmentProblem(GateReason.CONFIG_INVALID, f"{path} is no object of texts", 'write {"node-1": "ex-…"}')
-    return ExecutorSet(found)
-
-
 async def serve(arguments: argparse.Namespace) -> None:
     """Serve until this is cancelled."""
-    asked, nodes = OrchestratorSettings.from_environment(), read_nodes(arguments.nodes)
+    asked, nodes = OrchestratorSettings.from_environment(), read_executor_set(arguments.nodes)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(arguments.cert, arguments.key)
     async with Orchestrator(asked.gateway, ca=asked.ca, token=asked.token, anchors=asked.anchors) as orchestrator:
