@@ -160,6 +160,7 @@ BARE: dict[str, Callable[[Adapter, Path], Awaitable[None]]] = {
     "governed": _bare_function,
     "celery": _bare_task,
     "dask": _bare_task,
+    "airflow": _bare_task,
 }
 
 
