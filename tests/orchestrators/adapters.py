@@ -16,6 +16,7 @@ from typing import Any
 from tests.orchestrators import tools
 from tests.orchestrators.slurm_cluster import Cluster, Shown
 from tests.orchestrators.slurm_cluster import absent as absent_slurm
+from tests.orchestrators import airflow_home, tools
 from tests.support.agent_in_process import BEATS, ROOT, MachineInProcess
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.guard.function import describe_call, perform, require_call
@@ -397,6 +398,29 @@ SCRIPTS = {
 }
 
 
+class AirflowAdapter(Apart):
+    """Airflow: scheduler with our executor, server of its API, processor of DAGs."""
+
+    driver = "tests.orchestrators.airflow_driver"
+    environment = "airflow"
+
+    async def start(self) -> None:
+        home = self.machine.folder / "airflow"
+        self.variables |= airflow_home.make(home, free_port(), {QUEUE: self.machine.id})
+        made = await self.spawn("airflow-db", self.command("airflow"), "db", "migrate")
+        assert await asyncio.wait_for(made.wait(), 240) == 0
+        await self.spawn("airflow-api", self.command("airflow"), "api-server")
+        await self.spawn("airflow-dags", self.command("airflow"), "dag-processor")
+        self.scheduler = await self.start_scheduler()
+        async with asyncio.timeout(240):
+            url = self.variables["AIRFLOW__API__BASE_URL"]
+            while not await asyncio.to_thread(airflow_home.is_up, url):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+
+    async def start_scheduler(self, name: str = "airflow-scheduler", **variables: str) -> Any:
+        return await self.spawn(name, self.command("airflow"), "scheduler", **variables)
+
+
 def free_port() -> int:
     """One on which nobody listens."""
     with socket.socket() as free:
@@ -411,4 +435,5 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "celery": CeleryAdapter,
     "dask": DaskAdapter,
     "slurm": SlurmAdapter,
+    "airflow": AirflowAdapter,
 }
