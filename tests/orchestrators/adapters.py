@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.orchestrators import tools
+from tests.orchestrators import airflow_home, tools
 from tests.orchestrators.slurm_cluster import Cluster, Shown
 from tests.orchestrators.slurm_cluster import absent as absent_slurm
-from tests.orchestrators import airflow_home, tools
 from tests.support.agent_in_process import BEATS, ROOT, MachineInProcess
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.guard.function import describe_call, perform, require_call

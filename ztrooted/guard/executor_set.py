@@ -3,6 +3,7 @@
 A hook that goes through a list of machines allows everything where the list is empty, so here that is an error.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -58,4 +59,16 @@ def read_executor_set(path: Path) -> ExecutorSet:
     found = strict_json.parse(data, refuse)
     if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
         raise refuse("it is no object of texts")
+
+
+def parse_executors(text: str | None, where: str) -> ExecutorSet:
+    """A set that somebody wrote down as a JSON object, ``where`` it is found. EnvironmentProblem ``config.invalid``."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise EnvironmentProblem(
+            GateReason.CONFIG_INVALID, f"{where} is no JSON object of executor ids", 'write it as {"default": "ex-…"}'
+        )
     return ExecutorSet(found)
