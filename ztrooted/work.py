@@ -1,6 +1,7 @@
 """What somebody wants to have run, described as a job: everything that is authorized, and nothing of the caller's own."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from ztrooted.models import Job
 from ztrooted.reasons import GateReason
 from ztrooted.validation import explain_validation
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}")  # of a job's workflow, run and step
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -55,6 +57,11 @@ def describe(
     except ValidationError as error:
         raise UsageProblem(GateReason.JOB_MALFORMED, explain_validation(error)) from error
     return Work(job, whole)
+
+
+def name_of(text: str) -> str:
+    """A name that somebody else gives, as a job's: itself, or its digest where it is too long or has other letters."""
+    return text if NAME.fullmatch(text) else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _digest(path: Path) -> str:

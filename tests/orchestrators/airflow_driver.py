@@ -6,14 +6,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 from tests.orchestrators.driver import serve
+from tests.orchestrators.held import HELD, TIMEOUT_S, put, wait_for
 
 URL = os.environ.get("AIRFLOW__API__BASE_URL", "")
-HELD = Path(os.environ.get("CONTRACT_HELD", "/nonexistent"))
-TIMEOUT_S = 55
 EXTRA = " Extra info: "  # after which an event of Airflow's has what its executor says
 _token: list[str] = []
 
@@ -62,21 +60,6 @@ def log(dag: str, run: str, attempt: int = 1, index: int = -1) -> str:
     """What the user interface shows as a task's log."""
     path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/work/logs/{attempt}?map_index={index}"
     return json.dumps(api(path)["content"], ensure_ascii=False)
-
-
-def put(name: str, told: Any) -> None:
-    made = HELD / f"{name}.new"
-    made.write_text(json.dumps(told))
-    made.rename(HELD / name)
-
-
-def wait_for(name: str) -> Any:
-    until = time.monotonic() + TIMEOUT_S
-    while not (HELD / name).exists():
-        if time.monotonic() > until:
-            raise TimeoutError(name)
-        time.sleep(0.02)
-    return json.loads((HELD / name).read_text())
 
 
 def told_of(found: dict[str, Any], name: str) -> Any:

@@ -74,7 +74,7 @@ for name, value in (
     told = [line.removeprefix("TOLD ") for line in lines if line.startswith("TOLD ")]
     expected = [
         "config.invalid: the set of executors is empty",
-        "config.invalid: [ztrooted] executors is no JSON",
+        "config.invalid: [ztrooted] executors: it is no object",
         "config.missing: ZTROOTED_ANCHORS",
         "config.missing: ZTROOTED_TOKEN_FILE",
         "execution.agent_lost: no executor agent listens",

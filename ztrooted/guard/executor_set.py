@@ -51,9 +51,17 @@ def read_executor_set(path: Path) -> ExecutorSet:
         raise EnvironmentProblem(
             GateReason.CONFIG_MISSING, f"{path} can't be read: {error.strerror}", "name the file of nodes with --nodes"
         ) from error
+    return _parse(data, str(path), 'write {"node-1": "ex-…"}')
 
+
+def parse_executors(text: str | None, where: str) -> ExecutorSet:
+    """The executor of each queue, as it is written ``where`` a setting is. EnvironmentProblem ``config.invalid``."""
+    return _parse((text or "{}").encode(), where, 'write {"default": "ex-…"}')
+
+
+def _parse(data: bytes, where: str, remedy: str) -> ExecutorSet:
     def refuse(detail: str) -> EnvironmentProblem:
-        return EnvironmentProblem(GateReason.CONFIG_INVALID, f"{path}: {detail}", 'write {"node-1": "ex-…"}')
+        return EnvironmentProblem(GateReason.CONFIG_INVALID, f"{where}: {detail}", remedy)
 
     found = strict_json.parse(data, refuse)
     if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):

@@ -14,7 +14,6 @@ dispatch. A job ends with the scheduler that asked for it.
 Where it is refused or stopped, the task's log and events and the scheduler's log have the reason, and what to do about it.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -34,19 +33,18 @@ from ztrooted.client.blocking import Loop
 from ztrooted.client.orchestrator import DECIDED_S, Orchestrator
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.guard.agent import LocalAgent
-from ztrooted.guard.executor_set import ExecutorSet
+from ztrooted.guard.executor_set import parse_executors
 from ztrooted.guard.function import Call, describe_call, perform, require_call
 from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment
 from ztrooted.integrations.airflow_policy import require_policy, run_workload
 from ztrooted.outcome import JobFailed, Killed, NotStarted
 from ztrooted.reasons import GateReason
 from ztrooted.ticket import parse_ticket
-from ztrooted.work import describe
+from ztrooted.work import describe, name_of
 
 INHERITED = re.compile(
     r"AIRFLOW_.*|_?AIRFLOW__.*|PATH|HOME|LANG|LC_.*|TZ"
 )  # what of the scheduler's environment a job has
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}")  # of a job's workflow, run and step
 
 
 class GovernedExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow's is not there when types are checked
@@ -63,7 +61,7 @@ class GovernedExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow's is not 
         self._loop: Loop | None = None
         self._orchestrator: Orchestrator | None = None
         try:
-            self.executors = executors_from(conf.get("ztrooted", "executors", fallback=""))
+            self.executors = parse_executors(conf.get("ztrooted", "executors", fallback=""), "[ztrooted] executors")
             self.settings = OrchestratorSettings.from_environment()
             self.agent: LocalAgent = agent_from_environment()
             if not self.agent.path.is_socket():
@@ -157,19 +155,6 @@ class GovernedExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow's is not 
             future.cancel()
 
 
-def executors_from(text: str | None) -> ExecutorSet:
-    """The option ``[ztrooted] executors``: ids by queue, a JSON object. EnvironmentProblem ``config.invalid`` otherwise."""
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
-        raise EnvironmentProblem(
-            GateReason.CONFIG_INVALID, "[ztrooted] executors is no JSON object", 'write it as {"default": "ex-…"}'
-        )
-    return ExecutorSet(found)
-
-
 def describe_workload(workload: Any) -> Call:
     """The job that an attempt of a task is. The workload has a token of Airflow's, so only its digest is on record."""
     ti = workload.ti
@@ -188,11 +173,6 @@ def dag_file(workload: Any) -> list[Path]:
     if info.version is not None:
         return []
     return [Path(DagBundlesManager().get_bundle(info.name).path) / workload.dag_rel_path]
-
-
-def name_of(text: str) -> str:
-    """A name of Airflow's, as the name of a job: itself, or its digest where it is too long or has other letters."""
-    return text if NAME.fullmatch(text) else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def write_log(path: str | None, told: str) -> None:

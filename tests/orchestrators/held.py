@@ -1,0 +1,72 @@
+"""What an orchestrator's own process is told about one run, by files in the folder ``CONTRACT_HELD``.
+
+``RUN.held`` says that it is held between permission and delivery, and how: ``around`` asks nobody, ``changed`` are other
+settings. ``RUN.told`` has the ticket that was given or the refusal, ``RUN.N.go`` the ticket of the Nth delivery,
+``RUN.N.done`` what that came to.
+"""
+
+import asyncio
+import copy
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+HELD = Path(os.environ.get("CONTRACT_HELD", "/nonexistent"))
+TIMEOUT_S = 55
+WITHIN_S = 0.5
+
+
+def is_held(run: str) -> bool:
+    return (HELD / f"{run}.held").exists()
+
+
+def put(name: str, told: Any) -> None:
+    """All of it, at once."""
+    made = HELD / f"{name}.new"
+    made.write_text(json.dumps(told))
+    made.rename(HELD / name)
+
+
+async def get(name: str) -> dict[str, Any]:
+    """Wait for it."""
+    while not (HELD / name).exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    found: dict[str, Any] = json.loads((HELD / name).read_text())
+    return found
+
+
+def wait_for(name: str) -> Any:
+    """The same, for a driver."""
+    until = time.monotonic() + TIMEOUT_S
+    while not (HELD / name).exists():
+        if time.monotonic() > until:
+            raise TimeoutError(name)
+        time.sleep(0.02)
+    return json.loads((HELD / name).read_text())
+
+
+@contextmanager
+def changed(holder: Any, told: dict[str, Any] | None) -> Iterator[Any]:
+    """Somebody with ``settings`` and ``within_s`` who has others, and a clock that is ``clock`` seconds off."""
+    if told is None:
+        yield holder
+        return
+    from ztrooted.client import orchestrator  # noqa: PLC0415 -- a driver needs none
+
+    made = copy.copy(holder)
+    off = told.pop("clock", 0)
+    made.within_s = 30.0 if off else WITHIN_S
+    made.settings = replace(holder.settings, **(told | ({"ca": Path(told["ca"])} if "ca" in told else {})))
+    if off:
+        clock = SimpleNamespace(time=lambda: time.time() + off, monotonic=time.monotonic)
+        orchestrator.time = clock  # type: ignore[assignment]
+    try:
+        yield made
+    finally:
+        orchestrator.time = time
