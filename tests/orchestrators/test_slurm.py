@@ -124,7 +124,7 @@ async def test_what_is_no_batch_script_is_granted_nothing_and_no_step_runs(clust
     assert "PrologSlurmctld failed" in told
     (cluster.control / "around.env").write_text("exit 0\n")  # as where the controller does not ask
     told = await asyncio.to_thread(cluster.run, "srun", "--job-name=around", *touch, check=False)
-    assert "request.malformed" in told
+    assert "only batch scripts are governed" in told
     assert not (tmp_path / "file").exists()
 
 
@@ -134,7 +134,7 @@ async def test_a_step_of_a_governed_script_runs_nothing_outside_of_its_lease(clu
     (tmp_path / "prolog").chmod(0o755)
     shown = await ended(cluster, cluster.submit(f"#!/bin/sh\n{srun}\n", "steps"))
     assert shown.state == "FAILED"
-    assert "request.malformed" in cluster.output(shown.job)
+    assert "only batch scripts are governed" in cluster.output(shown.job)
     assert not (tmp_path / "file").exists()
     assert not (tmp_path / "prologue").exists()
 
