@@ -166,6 +166,7 @@ BARE: dict[str, Callable[[Adapter, Path], Awaitable[None]]] = {
     "dask": _bare_task,
     "slurm": _bare_script,
     "airflow": _bare_task,
+    "prefect": _bare_task,
 }
 
 
