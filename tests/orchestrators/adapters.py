@@ -460,6 +460,50 @@ class AirflowAdapter(Apart):
         return await self.spawn(name, self.command("airflow"), "scheduler", **variables)
 
 
+class PrefectAdapter(Apart):
+    """Prefect: its server, and our worker."""
+
+    driver = "tests.orchestrators.prefect_driver"
+    environment = "prefect"
+
+    async def start(self) -> None:
+        home, port = self.machine.folder / "prefect", free_port()
+        (home / "held").mkdir(parents=True)
+        self.variables |= {
+            "CONTRACT_HELD": str(home / "held"),
+            "DO_NOT_TRACK": "1",
+            "POOL": "contract",
+            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "0.2",
+            "ZTROOTED_EXECUTORS": json.dumps({QUEUE: self.machine.id}),
+        }
+        server = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+        await self.spawn("prefect-server", self.command("prefect"), *server)
+        async with asyncio.timeout(240):
+            while not await answers(f"http://127.0.0.1:{port}/api/health"):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+        self.worker = await self.start_worker()
+
+    async def start_worker(self, name: str = "prefect-worker", **variables: str) -> Any:
+        command = [self.command(), "-m", "tests.orchestrators.prefect_worker", "--pool", "contract"]
+        return await self.spawn(name, *command, **variables)
+
+    async def start_bare(self) -> None:
+        """A worker of Prefect's own, to compare with."""
+        await self.spawn(
+            "prefect-bare", self.command("prefect"), "worker", "start", "--type", "process", "--pool", "bare"
+        )
+
+
+async def answers(url: str) -> bool:
+    """Whether somebody answers there."""
+    with contextlib.suppress(OSError, TimeoutError):
+        return await asyncio.to_thread(airflow_home.ask, url) is not None
+    return False
+
+
 def free_port() -> int:
     """One on which nobody listens."""
     with socket.socket() as free:
@@ -476,4 +520,5 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "ray": RayAdapter,
     "slurm": SlurmAdapter,
     "airflow": AirflowAdapter,
+    "prefect": PrefectAdapter,
 }
