@@ -164,6 +164,7 @@ BARE: dict[str, Callable[[Adapter, Path], Awaitable[None]]] = {
     "governed": _bare_function,
     "celery": _bare_task,
     "dask": _bare_task,
+    "ray": _bare_task,
     "slurm": _bare_script,
     "airflow": _bare_task,
 }

@@ -5,8 +5,10 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import sys
+import tempfile
 from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -302,6 +304,44 @@ class DaskAdapter(Apart):
                 await asyncio.sleep(0.1)
 
 
+class RayAdapter(Apart):
+    """Ray: a head that is a governed node, too."""
+
+    driver = "tests.orchestrators.ray_driver"
+    environment = "ray"
+
+    async def start(self) -> None:
+        sessions = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets are in it, so its name is short
+        self.stack.callback(shutil.rmtree, sessions, ignore_errors=True)
+        self.sessions = Path(sessions)
+        port = free_port()
+        self.variables |= {"RAY_AT": f"127.0.0.1:{port}", "RAY_USAGE_STATS_ENABLED": "0"}
+        place = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={sessions}"]
+        await self._join("ray-node", self.node(QUEUE, "4", *place))
+
+    async def start_bare(self) -> None:
+        """A second node, without the guard, to compare with."""
+        *_, start, name, cpus, block = self.node("bare", "1")
+        join = f"--address={self.variables['RAY_AT']}"
+        await self._join("ray-bare", [self.command("ray"), start, join, name, cpus, block])
+
+    def logs(self) -> str:
+        """What its workers have said."""
+        return "".join(file.read_text() for file in self.sessions.glob("session_latest/logs/worker-*.err"))
+
+    def node(self, name: str, cpus: str, *options: str) -> list[str]:
+        program = [self.command(), "-m", "ztrooted.integrations.ray_node"]
+        return [*program, "start", *options, f"--node-name={name}", f"--num-cpus={cpus}", "--block"]
+
+    async def _join(self, name: str, command: list[str]) -> None:
+        node = await self.spawn(name, *command)
+        log = self.machine.folder / f"{name}.log"
+        async with asyncio.timeout(90):
+            while "Ray runtime started" not in log.read_text():
+                assert node.returncode is None, log.read_text()
+                await asyncio.sleep(0.1)
+
+
 class SlurmAdapter(Apart):
     """Slurm: a controller and a node, each with its gate. A ticket is on its way while the node's Prolog waits."""
 
@@ -433,6 +473,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "governed": Governed,
     "celery": CeleryAdapter,
     "dask": DaskAdapter,
+    "ray": RayAdapter,
     "slurm": SlurmAdapter,
     "airflow": AirflowAdapter,
 }

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 GOODBYE_S = 0.05  # a TLS connection that is closed has a last word
 CANCELLED_S = 10.0  # for what was interrupted to kill its job and to see that it is dead
+LOOK_S = 0.1  # Ray interrupts without a signal, and that wakes nobody who waits for a lock
 
 
 class Loop:
@@ -56,7 +57,8 @@ class Loop:
 
         try:
             self._loop.call_soon_threadsafe(start)
-            over.wait()
+            while not over.wait(LOOK_S):
+                pass
         finally:
             if not over.is_set():
                 self._loop.call_soon_threadsafe(stop)
