@@ -153,7 +153,7 @@ async def test_others_order_nothing(
     gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel, browse: Browse, watched: Any, role: str
 ) -> None:
     """There is no button, the page is refused, and a form that is sent all the same is too."""
-    watched.expected += ["403"]
+    watched.expected += ["403", "404"]
     grant = await executor.authorize()
     page = await browse(role, "somebody")
     await page.goto(f"{gate.url}/console/executors/{executor.id}")

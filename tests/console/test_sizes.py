@@ -31,8 +31,8 @@ async def test_pages_of_a_large_gateway(gate: GatewayInProcess, executor: Script
 
     def fill(tx: Transaction) -> None:
         """The one executor and the one authorization that there are, again and again."""
-        tx.execute(
-            f"{NUMBERS} INSERT INTO executors SELECT printf('ex-%032x', i * 7919), class, virtual, manufacturer, ak_public,"
+        tx.execute(  # constants
+            f"{NUMBERS} INSERT INTO executors SELECT printf('ex-%032x', i * 7919), class, virtual, manufacturer, ak_public,"  # noqa: S608
             " session_key, enrollment, event_log, progress, pcrs, i % 50 <> 0, verdict, proved_at, proof_due + i % 30 * 1000"
             " FROM executors, n",
             (EXECUTORS,),
