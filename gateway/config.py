@@ -131,7 +131,7 @@ class GatewayConfig(BaseSettings):
     console_public: bool = Field(
         False,
         description="Let anybody read the console without signing in: who is trusted and what is decided, without names of"
-        " people, labels, policies, reference values and evidence. Nothing can be changed that way.",
+        " people and of their work, labels, policies, reference values and evidence. Nothing can be changed that way.",
     )
     client_ca: Path | None = Field(
         None,

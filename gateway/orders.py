@@ -172,7 +172,7 @@ class Orders:
         ended: list[Authorization] = []
         by = "the gateway itself" if order.operator == GATEWAY else f"operator {order.operator}"
         detail = f"by {by}: {order.reason}"
-        for found in sorted(_live_of(tx.connection, order.subject), key=lambda one: one.depth):
+        for found in sorted(live_of(tx.connection, order.subject), key=lambda one: one.depth):
             ended += authorizations.revoke(tx, found, order.now_ms, order.code, detail)
         tx.append(Record(kind, order.now_ms, {**order.body(len(ended)), **more}))
         # Raised last, and never lowered: should the transaction be undone, a decision is refused once too often.
@@ -219,7 +219,8 @@ def is_known_orchestrator(connection: sqlite3.Connection, name: str) -> bool:
     return bool(row[0])
 
 
-def _live_of(connection: sqlite3.Connection, subject: Subject) -> list[Authorization]:
+def live_of(connection: sqlite3.Connection, subject: Subject) -> list[Authorization]:
+    """What an order about a subject would end, descendants apart."""
     live = [one for one in authorizations.unfinished(connection) if one.live]
     if subject.kind == "authorization":
         return [one for one in live if one.id == subject.id]

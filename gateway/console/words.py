@@ -36,6 +36,7 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "pass": ("good", "✓"),
     "fail": ("bad", "✕"),
     "not checked": ("warn", "?"),
+    "elapsed": ("quiet", "◔"),
     "virtual": ("warn", "◌"),
     "hardware": ("good", "▣"),
 }

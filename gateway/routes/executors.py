@@ -205,35 +205,8 @@ class ExecutorRoutes:
         page = Page(int(request.query.get("limit", limits.PAGE)))
         after = request.query.get("after", "")
         found = executors.every(self._gateway.database.reading, after=after, limit=page.limit + 1)
-        views = [self._executor_view(one).model_dump() for one in found[: page.limit]]
+        views = [executor_view(self._gateway, one).model_dump() for one in found[: page.limit]]
         return json_answer({"executors": views, "next": views[-1]["executor"] if len(found) > page.limit else None})
-
-    def _executor_view(self, executor: Executor) -> ExecutorView:
-        now_ms, connection = self._gateway.clock.now_ms(), self._gateway.database.reading
-        retired = retirements.find(connection, executor.id) is not None
-        trusted = executor.trusted and now_ms <= executor.proof_due and not retired
-        reason = executor.verdict["reason"] if not executor.trusted else None if trusted else "attestation.overdue"
-        return ExecutorView(
-            executor=executor.id,
-            executor_class=executor.executor_class,
-            virtual=executor.virtual,
-            manufacturer=executor.manufacturer,
-            connected=self._gateway.channels.get(executor.id) is not None,
-            trusted=trusted,
-            reason="operator.retired" if retired else reason,
-            detail=Verdict.detail_of(executor.verdict),
-            tier=self._tier(executor, trusted=trusted),
-            labels=dict(executors.labels_of(connection, executor.id)),
-            evidence_age_ms=max(0, now_ms - executor.proved_at),
-            next_proof_due=executor.proof_due,
-        )
-
-    def _tier(self, executor: Executor, *, trusted: bool) -> str:
-        try:
-            rules = self._gateway.rounds.policy_of(executor)
-        except PolicyError:  # no class is for it any more
-            return tier_name(0)
-        return tier_name(tier(rules, trusted=trusted, virtual=executor.virtual))
 
     async def label(self, request: web.Request, caller: Caller) -> web.Response:
         """An operator says what an executor is labelled with, from now on; it is proved again at once."""
@@ -252,3 +225,33 @@ class ExecutorRoutes:
         await gateway.database.write(store)
         gateway.prove_soon(executor)
         return json_answer({"executor": executor, "labels": labels})
+
+
+def executor_view(gateway: "Gateway", executor: Executor) -> ExecutorView:
+    """What the gateway knows of one executor, now."""
+    now_ms, connection = gateway.clock.now_ms(), gateway.database.reading
+    retired = retirements.find(connection, executor.id) is not None
+    trusted = executor.trusted and now_ms <= executor.proof_due and not retired
+    reason = executor.verdict["reason"] if not executor.trusted else None if trusted else "attestation.overdue"
+    return ExecutorView(
+        executor=executor.id,
+        executor_class=executor.executor_class,
+        virtual=executor.virtual,
+        manufacturer=executor.manufacturer,
+        connected=gateway.channels.get(executor.id) is not None,
+        trusted=trusted,
+        reason="operator.retired" if retired else reason,
+        detail=Verdict.detail_of(executor.verdict),
+        tier=_tier(gateway, executor, trusted=trusted),
+        labels=dict(executors.labels_of(connection, executor.id)),
+        evidence_age_ms=max(0, now_ms - executor.proved_at),
+        next_proof_due=executor.proof_due,
+    )
+
+
+def _tier(gateway: "Gateway", executor: Executor, *, trusted: bool) -> str:
+    try:
+        rules = gateway.rounds.policy_of(executor)
+    except PolicyError:  # no class is for it any more
+        return tier_name(0)
+    return tier_name(tier(rules, trusted=trusted, virtual=executor.virtual))

@@ -78,7 +78,7 @@ class OrderRoutes:
         """The same, and refuse what comes until it is released."""
         order = await self._order(request, caller, known=False)
         if order.subject.kind == "authorization":
-            raise _no_subject(order.subject, "an authorization ends for ever; revoke it")
+            raise no_quarantine(order.subject)
         return await self._answer(order, await self._gateway.orders.quarantine(order, _keep(request)))
 
     async def release(self, request: web.Request, caller: Caller) -> web.Response:
@@ -94,24 +94,8 @@ class OrderRoutes:
 
     async def _order(self, request: web.Request, caller: Caller, *, known: bool = True) -> Order:
         asked = await read_body(request, OrderRequest)
-        self._require_subject(asked.subject, known=known)
+        require_subject(self._gateway, asked.subject, known=known)
         return Order(asked.subject, caller.name, asked.reason, self._gateway.clock.now_ms())
-
-    def _require_subject(self, subject: Subject, *, known: bool) -> None:
-        """GateError for what can't be meant; ``known`` where only what is there can be."""
-        gateway = self._gateway
-        if subject.kind == "authorization":
-            authorizations.get(gateway.database.reading, subject.id)
-        elif subject.kind == "executor":
-            if not EXECUTOR_ID.fullmatch(subject.id):
-                raise GateError(GateReason.ID_INVALID, "an executor's id is 'ex-' and 32 hexadecimal digits")
-            if known:
-                gateway.rounds.executor(subject.id)
-        elif subject.kind == "orchestrator":
-            if not is_known_orchestrator(gateway.database.reading, subject.id):
-                raise _no_subject(subject, "no orchestrator of that name has a token, and none has asked for anything")
-        elif subject.kind == "class" and subject.id not in gateway.policies.current.appraisal.classes:
-            raise _no_subject(subject, "the appraisal policy in force has no such class")
 
     async def _answer(self, order: Order, ended: list[Authorization]) -> web.Response:
         await self._gateway.endings.announce(ended)
@@ -123,5 +107,26 @@ def _keep(request: web.Request) -> Keep:
     return keep
 
 
+def require_subject(gateway: "Gateway", subject: Subject, *, known: bool) -> None:
+    """GateError for what can't be meant; ``known`` where only what is there can be."""
+    if subject.kind == "authorization":
+        authorizations.get(gateway.database.reading, subject.id)
+    elif subject.kind == "executor":
+        if not EXECUTOR_ID.fullmatch(subject.id):
+            raise GateError(GateReason.ID_INVALID, "an executor's id is 'ex-' and 32 hexadecimal digits")
+        if known:
+            gateway.rounds.executor(subject.id)
+    elif subject.kind == "orchestrator":
+        if not is_known_orchestrator(gateway.database.reading, subject.id):
+            raise _no_subject(subject, "no orchestrator of that name has a token, and none has asked for anything")
+    elif subject.kind == "class" and subject.id not in gateway.policies.current.appraisal.classes:
+        raise _no_subject(subject, "the appraisal policy in force has no such class")
+
+
 def _no_subject(subject: Subject, why: str) -> GateError:
     return GateError(GateReason.OPERATOR_SUBJECT, f"{subject}: {why}")
+
+
+def no_quarantine(subject: Subject) -> GateError:
+    """Why an authorization can't be put into quarantine."""
+    return _no_subject(subject, "an authorization ends for ever; revoke it")

@@ -197,3 +197,10 @@ def m0003_retirements(db: SqliteUtils) -> None:
         not_null={"operator", "reason", "at"},
         strict=True,
     )
+
+
+@MIGRATIONS()
+def m0004_listings(db: SqliteUtils) -> None:
+    """Indexes of what people look for: the latest denials and revocations, and those of one executor."""
+    db.execute("CREATE INDEX authorizations_refused ON authorizations(requested_at DESC, id) WHERE reason IS NOT NULL")
+    db.execute("CREATE INDEX authorizations_by_executor ON authorizations(executor, requested_at DESC, id)")

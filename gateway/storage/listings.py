@@ -1,0 +1,116 @@
+"""Executors and authorizations as people look for them: by how they stand, in pages, counted. Nothing decides by these."""
+
+import sqlite3
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gateway.storage import authorizations, executors
+from gateway.storage.authorizations import Authorization
+from gateway.storage.executors import Executor
+
+_IN_SERVICE = "id NOT IN (SELECT executor FROM retirements)"
+# How an executor stands at :now, each as a condition; the first four exclude each other.
+STANDINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "trusted": f"trusted = 1 AND proof_due >= :now AND {_IN_SERVICE}",
+        "overdue": f"trusted = 1 AND proof_due < :now AND {_IN_SERVICE}",
+        "untrusted": f"trusted = 0 AND {_IN_SERVICE}",
+        "retired": "id IN (SELECT executor FROM retirements)",
+        "quarantined": "id IN (SELECT id FROM quarantines WHERE kind = 'executor')",
+    }
+)
+# Which authorizations, each with the index that finds them: a million others are not looked at.
+CHOICES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "all": ("authorizations_by_time", "1"),
+        "live": (
+            "authorizations_live",
+            "state IN ('authorized', 'activated', 'running', 'revoked') AND state <> 'revoked'",
+        ),
+        "refused": ("authorizations_refused", "reason IS NOT NULL"),
+    }
+)
+
+
+def count_executors(connection: sqlite3.Connection, now_ms: int) -> dict[str, int]:
+    """How many stand how, and how many are in quarantine."""
+    rows = connection.execute(
+        "SELECT CASE WHEN r.executor IS NOT NULL THEN 'retired' WHEN e.trusted = 0 THEN 'untrusted'"
+        " WHEN e.proof_due < ? THEN 'overdue' ELSE 'trusted' END AS standing, COUNT(*)"
+        " FROM executors e LEFT JOIN retirements r ON r.executor = e.id GROUP BY standing",
+        (now_ms,),
+    )
+    (quarantined,) = connection.execute("SELECT COUNT(*) FROM quarantines WHERE kind = 'executor'").fetchone()
+    return {**dict.fromkeys(STANDINGS, 0), **dict(rows.fetchall()), "quarantined": int(quarantined)}
+
+
+def list_executors(
+    connection: sqlite3.Connection, *, now_ms: int, standing: str, beginning: str, after: str, limit: int
+) -> list[Executor]:
+    """A page of executors by id: those that stand so (all, where it is empty) and whose ids begin with ``beginning``."""
+    condition = STANDINGS.get(standing, "1")
+    rows = connection.execute(
+        f"SELECT id FROM executors WHERE id > :after AND id >= :low AND id < :high AND {condition}"  # noqa: S608
+        " ORDER BY id LIMIT :limit",
+        {"after": after, "low": beginning, "high": beginning + "\x7f", "now": now_ms, "limit": limit},
+    ).fetchall()
+    found = [executors.find(connection, row[0]) for row in rows]
+    return [one for one in found if one is not None]
+
+
+def list_authorizations(
+    connection: sqlite3.Connection,
+    *,
+    choice: str = "all",
+    orchestrator: str | None = None,
+    executor: str | None = None,
+    after: tuple[Any, ...] | None = None,
+    limit: int,
+) -> list[Authorization]:
+    """A page of authorizations, the latest first: of one orchestrator or executor where it is named.
+
+    ``after`` is the time (ms) and id of one; those behind it are listed.
+    """
+    index, condition = CHOICES[choice]
+    if executor is not None:
+        index, condition = "authorizations_by_executor", f"{condition} AND executor = :executor"
+    at, name = after or (None, None)
+    rows = connection.execute(
+        f"SELECT id FROM authorizations INDEXED BY {index}"  # noqa: S608 -- constants
+        f" WHERE {condition} AND (:own IS NULL OR orchestrator = :own)"
+        " AND (:at IS NULL OR requested_at < :at OR (requested_at = :at AND id > :name))"
+        " ORDER BY requested_at DESC, id LIMIT :limit",
+        {"own": orchestrator, "executor": executor, "at": at, "name": name, "limit": limit},
+    ).fetchall()
+    return [authorizations.get(connection, row[0]) for row in rows]
+
+
+def count_live(connection: sqlite3.Connection, orchestrator: str | None) -> int:
+    """How many artifacts may be acted upon, of one orchestrator where it is named."""
+    condition = CHOICES["live"][1]
+    query = (
+        "SELECT COUNT(*) FROM authorizations INDEXED BY authorizations_live"  # noqa: S608 -- constants
+        f" WHERE {condition} AND (:own IS NULL OR orchestrator = :own)"
+    )
+    return int(connection.execute(query, {"own": orchestrator}).fetchone()[0])
+
+
+def latest_records(connection: sqlite3.Connection, kinds: tuple[str, ...], limit: int) -> list[tuple[int, str, bytes]]:
+    """The latest records of some types that are about no authorization: number, type and bytes, the newest first."""
+    found: list[tuple[int, str, bytes]] = []
+    for kind in kinds:
+        found += connection.execute(
+            "SELECT seq, type, bytes FROM records WHERE authorization IS NULL AND type = ? ORDER BY seq DESC LIMIT ?",
+            (kind, limit),
+        ).fetchall()
+    return sorted(found, reverse=True)[:limit]
+
+
+def story(connection: sqlite3.Connection, authorization: str, limit: int) -> list[tuple[int, str, int, bytes]]:
+    """The latest records of one authorization in their order: number, type, time (ms), bytes."""
+    rows = connection.execute(
+        "SELECT seq, type, at, bytes FROM records WHERE authorization = ? ORDER BY seq DESC LIMIT ?",
+        (authorization, limit),
+    ).fetchall()
+    return rows[::-1]
