@@ -197,3 +197,21 @@ def m0003_retirements(db: SqliteUtils) -> None:
         not_null={"operator", "reason", "at"},
         strict=True,
     )
+
+
+@MIGRATIONS()
+def m0004_searching(db: SqliteUtils) -> None:
+    """What authorizations are looked for by, newest first: see gateway/storage/searching.py."""
+    named = {
+        "executor": "executor",
+        "orchestrator": "orchestrator",
+        "workflow": "json_extract(job, '$.workflow')",
+        "run": "json_extract(job, '$.run')",
+        "step": "json_extract(job, '$.step')",
+        "job": "job_digest",
+    }
+    for name, expression in named.items():
+        db.execute(f"CREATE INDEX authorizations_by_{name} ON authorizations({expression}, requested_at DESC, id)")
+    db.execute(
+        "CREATE INDEX authorizations_by_reason ON authorizations(reason, requested_at DESC, id) WHERE reason IS NOT NULL"
+    )

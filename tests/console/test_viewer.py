@@ -184,7 +184,8 @@ async def test_the_page_checks_alone_against_pinned_anchors(
     assert await page.evaluate("JSON.parse(localStorage.getItem('ztrooted.anchors')).length") == 0
     async with page.expect_download() as saving:
         await page.get_by_role("link", name="save the viewer as one file").click()
-    assert Path(await (await saving.value).path()).read_text() == saved_viewer()
+    await (await saving.value).save_as(tmp_path / "saved.html")
+    assert (tmp_path / "saved.html").read_text() == saved_viewer()
 
 
 async def test_whose_bundles_an_orchestrator_opens(
