@@ -126,7 +126,7 @@ class _Asking:
         yield Row("Executor", found.executor, "code", link=f"?executor={quote(found.executor)}")
         index = self._round.get("enrollment")
         enrolled = record_at(self._connection, index) if isinstance(index, int) else None
-        if enrolled is not None:
+        if enrolled is not None and enrolled.type == "executor.enrolled":
             body = enrolled.body
             yield Row("Its TPM", "virtual" if body["virtual"] else "hardware", "state", enrolled.index)
             yield Row("Made by", str(body["manufacturer"]), "code")

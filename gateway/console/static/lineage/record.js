@@ -15,7 +15,7 @@ const text = document.getElementById("bytes").textContent, note = document.getEl
 function step(status, ...said) {
   const [colour, shape, word] = MARKS[status];
   return make("li", { "data-status": status },
-    make("span", { class: `mark ${colour}` }, make("span", { class: "shape", "aria-hidden": "true" }, shape), word), " ", ...said);
+    make("span", { class: `mark ${colour}` }, make("span", { class: "shape", "aria-hidden": "true" }, shape), word), make("div", {}, ...said));
 }
 
 /** The hashes on the way from a leaf to the root: [hash, which side its neighbour is on]. RFC 9162 §2.1.3.2. */
