@@ -178,11 +178,12 @@ async def test_the_page_computes_a_records_proof_again(
     await page.wait_for_selector('#proof[data-done="pass"]')
     await picture(page, "record")
     # A page that shows other bytes than were hashed is found out, and so is one with another way.
-    for lie in ("#bytes", "#path li:first-child code"):
+    for lie, found in (("#bytes", ["fail"]), ("#path", ["pass", "fail"])):
         async with page.expect_response("**/records/*") as _:
             await page.route(address, _told_otherwise(lie))
             await page.goto(address)
         await page.wait_for_selector('#proof[data-done="fail"]')
+        assert await marks.evaluate_all("(all) => all.map((one) => one.dataset.status)") == found
         await page.unroute(address)
     await page.goto(f"{gate.url}/console/lineage/{fine.authorization}")
     await accessible(page)

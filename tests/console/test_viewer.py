@@ -83,6 +83,7 @@ async def test_a_saved_file_checks_with_the_network_off(offline: Page) -> None:
     assert list((await statuses(offline)).values()) == ["pass", "pass", "fail"] + ["not_checked"] * 12
     assert "verified" not in (await offline.inner_text("body")).lower()
     assert "nothing of it is established" in await offline.inner_text("#viewer")
+    assert "What follows from them" not in await offline.inner_text("#viewer")
 
 
 async def test_quotes_logs_and_policies_are_decoded(offline: Page) -> None:
