@@ -200,7 +200,20 @@ def m0003_retirements(db: SqliteUtils) -> None:
 
 
 @MIGRATIONS()
-def m0004_listings(db: SqliteUtils) -> None:
-    """Indexes of what people look for: the latest denials and revocations, and those of one executor."""
+def m0004_searching(db: SqliteUtils) -> None:
+    """What authorizations are looked for by, newest first: see gateway/storage/searching.py."""
+    named = {
+        "executor": "executor",
+        "orchestrator": "orchestrator",
+        "workflow": "json_extract(job, '$.workflow')",
+        "run": "json_extract(job, '$.run')",
+        "step": "json_extract(job, '$.step')",
+        "job": "job_digest",
+    }
+    for name, expression in named.items():
+        db.execute(f"CREATE INDEX authorizations_by_{name} ON authorizations({expression}, requested_at DESC, id)")
+    # The latest denials and revocations of all.
     db.execute("CREATE INDEX authorizations_refused ON authorizations(requested_at DESC, id) WHERE reason IS NOT NULL")
-    db.execute("CREATE INDEX authorizations_by_executor ON authorizations(executor, requested_at DESC, id)")
+    db.execute(
+        "CREATE INDEX authorizations_by_reason ON authorizations(reason, requested_at DESC, id) WHERE reason IS NOT NULL"
+    )

@@ -83,6 +83,7 @@ async def test_a_saved_file_checks_with_the_network_off(offline: Page) -> None:
     assert list((await statuses(offline)).values()) == ["pass", "pass", "fail"] + ["not_checked"] * 12
     assert "verified" not in (await offline.inner_text("body")).lower()
     assert "nothing of it is established" in await offline.inner_text("#viewer")
+    assert "What follows from them" not in await offline.inner_text("#viewer")
 
 
 async def test_quotes_logs_and_policies_are_decoded(offline: Page) -> None:
@@ -184,7 +185,8 @@ async def test_the_page_checks_alone_against_pinned_anchors(
     assert await page.evaluate("JSON.parse(localStorage.getItem('ztrooted.anchors')).length") == 0
     async with page.expect_download() as saving:
         await page.get_by_role("link", name="save the viewer as one file").click()
-    assert Path(await (await saving.value).path()).read_text() == saved_viewer()  # noqa: ASYNC240
+    await (await saving.value).save_as(tmp_path / "saved.html")
+    assert (tmp_path / "saved.html").read_text() == saved_viewer()
 
 
 async def test_whose_bundles_an_orchestrator_opens(
