@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SHOWN_RECORDS = 30
 POLL_S = 10.0
 SHOWN_PCRS = (0, 4, 7, 10)
-ALIVE_S = 0.5  # the job writes fifty times a second that it lives
+MAX_SAYS = 140
 # Of a record's body, what is told in a line, in this order.
 TOLD = ("purpose", "reason", "detail", "enforcement", "outcome", "kill_ms", "decision", "operator", "role", "name")
 
@@ -233,10 +233,14 @@ def _told(seq: int, data: bytes) -> Told:
         seq,
         instant(record.at)[11:19],
         record.type,
-        printable(", ".join(part for part in parts if part)),
+        _cut(printable(", ".join(part for part in parts if part))),
         "bad" if bad else "good" if good else "quiet",
         "manifest" in body or "claims" in body,
     )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SAYS else f"{text[: MAX_SAYS - 1]}…"
 
 
 def _worded(name: str, value: object) -> str:
