@@ -39,7 +39,7 @@ def rows() -> Iterator[Row]:
 
 
 def viewers(*, executors: int = EXECUTORS, window_s: float = WINDOW_S, windows: int = WINDOWS) -> Iterator[Row]:
-    """``viewers_20``: appraisals by second with twenty live pages open, beside those without."""
+    """``viewers_20``: appraisals by second of processor time with twenty live pages open, beside those without."""
     leave_core()
     with tempfile.TemporaryDirectory() as folder:
         pairs = asyncio.run(_appraisals(Path(folder), executors, window_s, windows))
@@ -84,9 +84,10 @@ async def _run_jobs(gateway: GatewayProcess, fleet: list[SimulatedExecutor]) -> 
 
 
 async def _rate(gateway: GatewayProcess, seconds: float) -> float:
-    before, began = (await gateway.metrics())[TRUSTED], time.monotonic()
+    """By second of the gateway's processor time, all of which appraisals would have otherwise."""
+    before, began = (await gateway.metrics())[TRUSTED], gateway.cpu_s()
     await asyncio.sleep(seconds)
-    return ((await gateway.metrics())[TRUSTED] - before) / (time.monotonic() - began)
+    return ((await gateway.metrics())[TRUSTED] - before) / (gateway.cpu_s() - began)
 
 
 @asynccontextmanager

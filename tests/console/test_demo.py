@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page
 
-from tests.support.browser import Watched, new_context, picture
+from gateway.app import Gateway
+from tests.support.browser import Browse, Watched, accessible, new_context, picture
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.support.tpm import missing
 from ztrooted.anchors import parse_anchors
-from ztrooted.demo.player import Act
+from ztrooted.demo.player import Act, Player
 from ztrooted.demo.stage import CLI
+from ztrooted.records import Record
 from ztrooted.verify import verify_bundle
 
 pytestmark = [
@@ -22,6 +24,7 @@ pytestmark = [
     pytest.mark.timeout(420),
     pytest.mark.skipif(missing() is not None, reason=missing() or ""),
 ]
+HOSTILE = '<img src=x onerror="document.title = 1">\u202egnp.exe</script>'
 ACT_MS = 120_000  # on a busy machine each command of a role may take several seconds
 
 
@@ -107,3 +110,31 @@ async def test_a_plain_gateway_has_no_such_page(gate: GatewayInProcess) -> None:
     token = await gate.token("operator")
     for path in ("/console/demo", "/console/demo/enter/x", "/console/demo/state", "/console/demo/bundle.json"):
         assert (await gate.call("GET", path, token=token)).status == 404
+
+
+async def test_hostile_text_stays_text(
+    gate: GatewayInProcess, browse: Browse, watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File names are whatever an executor says they are."""
+    player = Player(tmp_path)
+    monkeypatch.setattr(Gateway, "player", player)
+    await gate.restart()
+    watched.allowed = gate.url  # another port
+    try:
+        record = Record("gateway.stopped", gate.clock.now_ms(), {"detail": HOSTILE, "reason": "ima.not_allowed"})
+        await gate.gateway.database.write(lambda tx: tx.append(record))
+        page = await browse("operator")
+        await page.goto(gate.url + "/console/demo")
+        told = page.get_by_role("row", name="gateway.stopped").first
+        assert "<img src=x" in await told.inner_text()
+        number = await told.get_by_role("link").first.inner_text()
+        await told.get_by_role("link").first.click()
+        await page.wait_for_url(f"**/records/{number}")
+        assert "<img src=x" in await page.get_by_role("region", name="The record, decoded").inner_text()
+        for address in (page.url, gate.url + "/console/demo"):
+            await page.goto(address)
+            assert await page.locator("img[src=x]").count() == 0
+            assert "\u202e" not in await page.inner_text("main")
+            await accessible(page)
+    finally:
+        player.close()
