@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SPANS = 60  # of an hour: a minute each
 AGES_FRESH_S = 5.0  # the ages of all proofs are counted anew no sooner than this after the last time
-AGE_BOUNDS_S = (1.0, 5.0, 15.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
+AGE_BOUNDS_S = (1.0, 5.0, 15.0, 30.0, 120.0, 300.0, 900.0, 7200.0)
 MOST_REASONS = 40  # rows of the table of decisions: those with the most
 PERMITTED = "permitted"
 
@@ -134,7 +134,7 @@ class HealthView:
             Fact(
                 "Last checkpoint",
                 f"{duration(age_s)} ago" if head else "none",
-                f"issuing stops at {duration(limit_s)}",
+                f"nothing is issued from {duration(limit_s)} on",
                 age_s > limit_s,
             ),
             Fact("Records", f"{records:,}", f"{unsealed:,} since the last checkpoint"),

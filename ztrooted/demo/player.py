@@ -170,7 +170,7 @@ class Player:
                     self._step(number, status=Status.FAILED, problem=_told(error))
                     self._show(act=None, scene=Scene.STOPPED)
                 return
-            told = tuple((name.replace("_", " "), str(value)) for name, value in observed.items())
+            told = tuple((name.replace("_", " "), _worded(value)) for name, value in observed.items())
             self._step(number, status=Status.DONE, seconds=time.monotonic() - began, observed=told)
         self._show(act=None, scene=LEADS_TO[act])
 
@@ -261,6 +261,10 @@ class Player:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._story.stage.close()  # what the last step still started
         self._story.close()
+
+
+def _worded(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _told(error: Exception) -> str:
