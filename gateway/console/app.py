@@ -1,7 +1,7 @@
 """The console: pages for people, rendered here, which work without scripts and are kept up to date by small ones.
 
 Five surfaces, a module each: ``governance``, ``lineage``, ``viewer``, ``health``, ``demo``. Each says which pages it has;
-who may see them is decided here, before a page is made. See ADR 0040.
+who may see them is decided here, before a page is made. See ADR 0038.
 
 Every text of evidence is somebody else's: templates escape, scripts build text nodes, and a policy for the browser allows
 neither scripts nor styles but our own files.
