@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ztrooted.models import Problem, parse_json
 from ztrooted.policy import DispatchPolicy
 from ztrooted.policy_cases import parse_cases
 
-LANGUAGES = {"sh", "toml", "json", "cedar", "python", "text", "{toctree}"}
+LANGUAGES = {"sh", "toml", "json", "cedar", "python", "ini", "text", "{toctree}"}
 CONFIGURATION = """format = "ztrooted-gateway/1"
 trust_domain = "example.org"
 tpm = "device:/dev/tpmrm0"
@@ -50,7 +51,7 @@ def test_every_block_for_a_shell_is_run_or_says_why_not(page: Path) -> None:
     marks = len(re.findall(r"<!-- not run", page.read_text()))
     assert marks == sum(one.not_run is not None for one in blocks(page)), "a mark stands right above its block"
     for one in blocks(page):
-        assert one.not_run is None or one.language in {"sh", "python"}
+        assert one.not_run is None or one.language in {"sh", "python", "ini"}
 
 
 @pytest.mark.parametrize(("page", "text"), shown("toml"))
@@ -63,6 +64,13 @@ def test_what_is_shown_as_TOML_is_read_by_its_reader(page: Path, text: str, tmp_
         (tmp_path / "gateway.toml").write_text(CONFIGURATION + text)
         config = load_config(tmp_path)
         assert set(tomllib.loads(text)) <= config.model_fields_set
+
+
+@pytest.mark.parametrize(("page", "text"), shown("ini"))
+def test_what_is_shown_as_INI_is_read(page: Path, text: str) -> None:
+    parser = ConfigParser(interpolation=None)
+    parser.read_string(text, page.name)
+    assert parser.sections()
 
 
 @pytest.mark.parametrize(("page", "text"), shown("cedar"))

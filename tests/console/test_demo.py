@@ -60,7 +60,7 @@ async def press(page: Page, act: Act) -> None:
 
 async def test_the_whole_demo_by_clicks(link: str, browser: Browser) -> None:
     """Boot, authorize, run, tamper; the kill is seen, the proof verifies here, and each record's bytes are a click away."""
-    watched = Watched(link.partition("/console")[0])
+    watched = Watched(lambda: link.partition("/console")[0])
     context = await new_context(browser)
     page = await context.new_page()
     watched.watch(page)

@@ -86,8 +86,8 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 class Watched:
     """What pages did that they may not."""
 
-    def __init__(self, gate: GatewayInProcess) -> None:
-        self.gate = gate
+    def __init__(self, url: Callable[[], str]) -> None:
+        self.url = url  # of the only server that they may ask
         self.errors: list[str] = []
         self.expected: list[str] = []  # parts of errors that a test causes itself
 
@@ -101,7 +101,7 @@ class Watched:
             self.errors.append(f"{message.type}: {message.text} ({message.location})")
 
     def _asked(self, request: Any) -> None:
-        if not request.url.startswith((self.gate.url, "data:", "blob:", "about:")):
+        if not request.url.startswith((self.url(), "data:", "blob:", "about:")):
             self.errors.append(f"asked {request.url}")
 
     def unexpected(self) -> list[str]:
@@ -111,7 +111,7 @@ class Watched:
 @pytest.fixture
 async def watched(gate: GatewayInProcess) -> Watched:
     """What is held against pages at the end of ``browse``; a test that causes an error says so in ``expected``."""
-    return Watched(gate)
+    return Watched(lambda: gate.url)
 
 
 @pytest.fixture
