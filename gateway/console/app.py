@@ -27,7 +27,7 @@ from gateway.console.live import LivePages
 from gateway.console.login import LoginPages
 from gateway.console.page import ANYBODY, Page, Surface, Viewer
 from gateway.console.sessions import Sessions
-from gateway.console.words import FILTERS
+from gateway.console.words import FILTERS, visible
 from gateway.routes.route import CALLER
 from ztrooted.errors import GateError
 from ztrooted.reasons import GateReason
@@ -52,6 +52,7 @@ class Console:
             loader=PackageLoader("gateway.console"),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=visible,
             auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,

@@ -1,6 +1,8 @@
 """What strangers and people of one role try with the console: to hold it up, to outlast their right, to see another's."""
 
 import asyncio
+import html
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +16,14 @@ from gateway.auth import token_id
 from gateway.console import live, viewer
 from gateway.console.sessions import MAX_IDLE_S, MAX_SESSIONS_OF_ONE
 from gateway.rates import RateExceededError
+from gateway.storage import aside, listings
+from gateway.storage.database import Transaction
 from tests.console.test_sessions import Browser, number_of
+from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import GatewayInProcess
 from ztrooted.client import tls_context
 from ztrooted.demo.player import Player
+from ztrooted.errors import GateError
 
 
 @pytest.fixture
@@ -144,3 +150,79 @@ async def test_who_has_asked_too_much_is_rendered_no_page(
     answer = await gate.call("GET", "/console/", headers={"Accept": "text/html"})
     assert (answer.status, answer.code) == (429, "request.rate")
     assert answer.headers["Content-Type"].startswith("application/problem+json")
+
+
+async def test_who_searches_takes_no_thread_of_others_and_no_longer_than_somebody_waits(
+    gate: GatewayInProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evidence is appraised on threads, too: were they all taken, leases would end."""
+    monkeypatch.setattr(aside, "PATIENCE_S", 0.1)
+    path, over = gate.data / "gateway.db", threading.Event()
+    waiting = [asyncio.ensure_future(aside.aside(path, lambda _: over.wait(60))) for _ in range(64)]
+    try:
+        await asyncio.wait_for(asyncio.to_thread(int), 10)
+    finally:
+        over.set()
+        await asyncio.gather(*waiting)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
+    with pytest.raises(GateError) as refused:
+        await aside.aside(path, lambda connection: connection.execute(endless).fetchone())
+    assert refused.value.reason == "database.unavailable"
+
+
+async def test_the_page_of_one_orchestrator_does_not_look_at_the_work_of_others(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages are read where everybody is answered, every ten seconds for each that is open."""
+    monkeypatch.setattr(listings, "LOOKED_AT", 100)
+    mine = await executor.authorize(name="mine")
+    others = await executor.authorize(name="others")
+    reading = gate.gateway.database.reading
+
+    def fill(tx: Transaction) -> None:
+        names = [row[1] for row in tx.execute("PRAGMA table_info(authorizations)").fetchall()]
+        changed = {"id": "printf('%032x', i)", "requested_at": "requested_at - i", "reason": "'policy.denied'"}
+        columns = ", ".join(changed.get(name, name) for name in names)
+        tx.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"  # noqa: S608 -- constants
+            f" INSERT INTO authorizations SELECT {columns} FROM authorizations, n WHERE id = ?",
+            (others.authorization,),
+        )
+
+    await gate.gateway.database.write(fill)
+    steps: list[int] = []
+
+    def step() -> None:
+        steps.append(1)
+
+    reading.set_progress_handler(step, 100)
+    for choice, of, name, found in (
+        ("all", None, "mine", [mine.authorization]),
+        ("all", executor.id, "mine", [mine.authorization]),
+        ("refused", None, "mine", []),
+        ("all", None, "nobody", []),
+        ("all", executor.id, "nobody", []),
+        ("refused", None, "nobody", []),
+    ):
+        rows = listings.list_authorizations(reading, choice=choice, orchestrator=name, executor=of, limit=10)
+        assert [one.id for one in rows] == found
+    reading.set_progress_handler(None, 0)
+    assert len(steps) < 200
+
+
+async def test_nothing_in_a_text_of_others_turns_or_hides_what_is_beside_it(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    """A command may have any characters: those that nobody sees are spelled out, but for the bytes that were hashed."""
+    grant = await executor.authorize(job(argv=("/bin/true", "a\u202egnp.exe\u200b\x1b[2J")))
+    visitor = Browser(gate)
+    await visitor.sign_in(await gate.token("operator"))
+    for path in ("authorizations", "lineage"):
+        page = (await visitor.get(f"/console/{path}/{grant.authorization}")).data.decode()
+        assert "a\\u{202e}gnp.exe\\u{200b}\\u{1b}[2J" in page
+        assert not set("\u202e\u200b\x1b") & set(page)
+    query = "SELECT seq, bytes FROM records WHERE type = 'dispatch.requested'"
+    ((seq, data),) = gate.gateway.database.reading.execute(query)
+    page = (await visitor.get(f"/console/lineage/records/{seq}")).data.decode()
+    (exact,) = re.findall(r'<pre id="bytes"[^>]*>(.*?)</pre>', page, re.DOTALL)
+    assert html.unescape(exact).encode() == data
