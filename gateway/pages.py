@@ -5,7 +5,6 @@ opaque to whoever sends it, and gives no right to anything: each page asks anew 
 """
 
 import base64
-import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -39,9 +38,11 @@ class Page:
 
     @classmethod
     def wanted(cls, request: web.Request, *kinds: type[int] | type[str]) -> "Page":
-        """From the query; ``kinds`` are those of the keys. GateError ``request.malformed`` for a cursor not of ours."""
-        text = request.query.get("cursor")
-        return cls(int(request.query.get("limit", limits.PAGE)), None if text is None else _decode(text, kinds))
+        """From the query; ``kinds`` are those of the keys. GateError ``request.malformed`` for what is none of ours."""
+        text, most = request.query.get("cursor"), request.query.get("limit", str(limits.PAGE))
+        if not (most.isascii() and most.isdigit() and len(most) < 5 and 1 <= int(most) <= limits.PAGE):
+            raise GateError(GateReason.REQUEST_MALFORMED, f"'limit' in the query is a number from 1 to {limits.PAGE}")
+        return cls(int(most), None if text is None else _decode(text, kinds))
 
     def cut(self, rows: Sequence[R], keys: Callable[[R], tuple[int | str, ...]]) -> tuple[list[R], str | None]:
         """Of ``limit`` + 1 rows that were looked for, those of this page, and the cursor to the next if there is one."""
@@ -56,7 +57,7 @@ def _encode(keys: tuple[int | str, ...]) -> str:
 def _decode(text: str, kinds: tuple[type[int] | type[str], ...]) -> tuple[int | str, ...]:
     try:
         keys = canonical.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (GateError, binascii.Error) as error:
+    except (GateError, ValueError) as error:  # ValueError: no base64, or no ASCII
         raise _no_cursor() from error
     fits = isinstance(keys, list) and [type(key) for key in keys] == list(kinds) and _encode(tuple(keys)) == text
     if not fits:

@@ -27,7 +27,7 @@ from gateway.console.live import LivePages
 from gateway.console.login import LoginPages
 from gateway.console.page import ANYBODY, Page, Surface, Viewer
 from gateway.console.sessions import Sessions
-from gateway.console.words import FILTERS
+from gateway.console.words import FILTERS, visible
 from gateway.routes.route import CALLER
 from ztrooted.errors import GateError
 from ztrooted.reasons import GateReason
@@ -52,6 +52,7 @@ class Console:
             loader=PackageLoader("gateway.console"),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=visible,
             auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -60,7 +61,7 @@ class Console:
         self.surfaces: tuple[Surface, ...] = tuple(
             module.surface(self) for module in (governance, lineage, viewer, health, demo)
         )
-        self._parts: dict[tuple[str, str], tuple[float, asyncio.Future[tuple[int, bytes]]]] = {}
+        self._parts: dict[tuple[str, str, str], tuple[float, asyncio.Future[tuple[int, bytes]]]] = {}
 
     def add_to(self, app: web.Application) -> None:
         """Register every page."""
@@ -141,7 +142,7 @@ class Console:
 
     async def _part(self, request: web.Request, page: Page, viewer: Viewer) -> web.StreamResponse:
         """The live parts of a page, made once for everybody of a scope who asks for them at about the same time."""
-        key, now = (viewer.scope, request.raw_path), time.monotonic()
+        key, now = (viewer.scope, viewer.form() if page.forms else "", request.raw_path), time.monotonic()
         self._parts = {name: kept for name, kept in self._parts.items() if kept[0] > now}
         if len(self._parts) >= MAX_PARTS_KEPT:
             self._parts.clear()
@@ -178,6 +179,8 @@ class Console:
             if not ours or not isinstance(answer, web.Response) or answer.content_type != "application/problem+json":
                 return answer
             answer.headers.update(HEADERS)
+            if answer.keep_alive is False:  # an address that has asked too much: it costs as little as may be
+                return answer
             if "text/html" in request.headers.get("Accept", "") and PART not in request.headers:
                 viewer = await self._refused_viewer(request)
                 page = self.respond(request, viewer, "problem.html", {"problem": _problem(answer)}, answer.status)

@@ -86,7 +86,7 @@ class DemoPages:
 
         player.listen(tell)
         self.pages = (
-            Page("GET", PAGE, self.show, live=True),
+            Page("GET", PAGE, self.show, live=True, forms=True),
             Page("GET", PAGE + "/enter/{key}", self.enter, open=True),
             Page("POST", PAGE + "/play", self.play, OPERATORS),
             Page("GET", PAGE + "/state", self.state, lasting=True),

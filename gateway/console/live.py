@@ -6,14 +6,15 @@ parts again. Who comes back with the number of what it saw last is told the rest
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
 from gateway.auth import Role
 from gateway.console.page import PEOPLE, Page, Viewer
+from gateway.console.sessions import Session
 from gateway.streams import Stream
 from ztrooted.errors import GateError
 from ztrooted.reasons import GateReason
@@ -27,6 +28,8 @@ BEAT_S = 10.0  # then it is said that there is nothing new, so that a page knows
 BATCH = 500
 MAX_BEHIND = 5000
 MAX_STREAMS = 256
+MAX_STREAMS_OF_PUBLIC = 128  # the others are for those who are signed in
+MAX_STREAMS_OF_ONE = 32  # tabs of one person
 UNREAD_S = 30.0
 # Of what is about no authorization, what everybody who may see executors may know of.
 _OF_EXECUTORS = ("executor.", "attestation.")
@@ -49,14 +52,12 @@ class LivePages:
     def __init__(self, console: "Console") -> None:
         self._console = console
         self._read_last: tuple[int, int, list[Told]] = (0, 0, [])
-        self._open = 0
+        self._open: dict[web.RequestHandler, str] = {}  # each with who has opened it
         self.pages = (Page("GET", "/console/events", self.stream, PEOPLE, public=True, lasting=True),)
 
     async def stream(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         """Events, for as long as the session lasts."""
         gateway, session = self._console.gateway, viewer.session
-        if self._open >= MAX_STREAMS:
-            raise GateError(GateReason.REQUEST_RATE, f"{MAX_STREAMS} pages are being kept up to date already")
         start = _number(request.headers.get("Last-Event-ID"), -1) + 1 or _number(request.query.get("from"), -1)
         headers = {
             "Content-Type": "text/event-stream",
@@ -64,31 +65,44 @@ class LivePages:
             "X-Content-Type-Options": "nosniff",
         }
         response = web.StreamResponse(headers=headers)
-        self._open += 1
-        try:
+        with self._counted(request, viewer):
             with suppress(TimeoutError, ConnectionError):
                 async with asyncio.timeout(None) as lasting:
 
                     def end() -> None:
                         lasting.reschedule(asyncio.get_running_loop().time())
 
-                    ends_ms = None if session is None else session.ends_ms
+                    def ends_ms() -> int | None:
+                        return None if session is None else self._console.sessions.ends_ms(session)
+
                     token = None if session is None else session.caller.token
-                    with gateway.streams.open(Stream(lambda: ends_ms, token, end)):
-                        if session is not None:
-                            session.streams.add(end)
+                    with gateway.streams.open(Stream(ends_ms, token, end)), _of_session(session, end):
                         await response.prepare(request)
                         async for piece in self._pieces(start, viewer):
                             async with asyncio.timeout(UNREAD_S):
                                 await response.write(piece)
             if lasting.expired():
-                with suppress(ConnectionError):
-                    await response.write(b"event: end\ndata: {}\n\n")
-        finally:
-            self._open -= 1
-            if session is not None:
-                session.streams.discard(end)
+                with suppress(TimeoutError, ConnectionError):
+                    async with asyncio.timeout(UNREAD_S):
+                        await response.write(b"event: end\ndata: {}\n\n")
         return response
+
+    @contextmanager
+    def _counted(self, request: web.Request, viewer: Viewer) -> Iterator[None]:
+        """While one more is open. GateError ``request.rate`` where there are too many, of all or of who asks.
+
+        A page that was left is seen to be gone by its connection: its stream counts no more, and ends with its next beat.
+        """
+        name, most = f"{viewer.role}:{viewer.name}", MAX_STREAMS_OF_ONE if viewer.signed_in else MAX_STREAMS_OF_PUBLIC
+        alive = [of for one, of in self._open.items() if one.connected]
+        connection = request.protocol
+        if alive.count(name) >= most or len(alive) >= MAX_STREAMS:
+            raise GateError(GateReason.REQUEST_RATE, "too many pages are being kept up to date already")
+        self._open[connection] = name
+        try:
+            yield
+        finally:
+            del self._open[connection]
 
     async def _pieces(self, start: int, viewer: Viewer) -> AsyncIterator[bytes]:
         """What is sent, from record ``start`` on; from now on where that is negative."""
@@ -125,6 +139,19 @@ class LivePages:
         ]
         self._read_last = start, end, told
         return told
+
+
+@contextmanager
+def _of_session(session: Session | None, end: Callable[[], None]) -> Iterator[None]:
+    """While it ends with the session it is of, if it is of one."""
+    if session is None:
+        yield
+        return
+    session.streams.add(end)
+    try:
+        yield
+    finally:
+        session.streams.discard(end)
 
 
 def _executor_in(data: bytes | None) -> str | None:

@@ -69,7 +69,7 @@ class Page:
     """One address. ``public``: shown without a session, where ``console_public`` is set. ``open``: always.
 
     A page that is ``live`` has parts that a browser asks for again when something has happened: see ``Console.render``.
-    ``lasting``: it is a stream.
+    ``lasting``: it is a stream. ``forms``: its live parts have forms, which are of one session and shared with nobody.
     """
 
     method: str
@@ -80,6 +80,7 @@ class Page:
     open: bool = False
     live: bool = False
     lasting: bool = False
+    forms: bool = False
 
     def permits(self, viewer: Viewer) -> bool:
         """Whether somebody with that role may see it."""

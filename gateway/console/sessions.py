@@ -91,8 +91,7 @@ class Sessions:
         session = None if cookie is None else self._open.get(_hash(cookie))
         if session is None:
             return None
-        now_ms, now = self._clock.now_ms(), self._clock.monotonic()
-        if now_ms >= session.ends_ms or now - session.used > MAX_IDLE_S:
+        if self._clock.now_ms() >= self.ends_ms(session):
             self.end(session)
             return None
         try:
@@ -100,8 +99,15 @@ class Sessions:
         except GateError:
             self.end(session)
             return None
-        session.used = now
+        if session not in self._open.values():  # it was ended while a provider was asked
+            return None
+        session.used = self._clock.monotonic()
         return session
+
+    def ends_ms(self, session: Session) -> int:
+        """When it ends unless it is used before then: with its credential, its day, or half an hour of nothing."""
+        idle_s = self._clock.monotonic() - session.used
+        return min(session.ends_ms, self._clock.now_ms() + round((MAX_IDLE_S - idle_s) * 1000))
 
     def end(self, session: Session) -> None:
         """Nothing is done in its name any more, and what it listens to is over."""

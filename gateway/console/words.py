@@ -1,5 +1,6 @@
 """How values are written for people: times, ids, states. Templates use these as filters."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -40,6 +41,18 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "virtual": ("warn", "◌"),
     "hardware": ("good", "▣"),
 }
+
+# Control characters, and those that hide others or turn the text around them: those of ``visible`` in the viewer's dom.js.
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+
+
+def visible(value: Any) -> Any:
+    """A text in which nothing is hidden, before a template shows it; markup and other values as they are."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return _HIDDEN.sub(lambda found: f"\\u{{{ord(found[0]):x}}}", value)
 
 
 def clock(at_ms: int | None, kind: str = "ago") -> Markup:

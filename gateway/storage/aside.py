@@ -1,8 +1,14 @@
-"""Reading for people, on a thread and a connection of its own: who waits for an authorization does not wait for them."""
+"""Reading for people, on threads and connections of its own: who waits for an authorization does not wait for them.
+
+However much is looked for, it takes no thread on which evidence is appraised, and a reading ends after ``PATIENCE_S``: it
+would keep the database's write-ahead log from being folded in.
+"""
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
@@ -14,11 +20,15 @@ T = TypeVar("T")
 
 CACHE_KIB = 8 << 10
 BUSY_MS = 2000
+PATIENCE_S = 10.0  # nobody waits longer for a page
+STEPS = 10_000  # of SQLite's machine, a millisecond or so: then it is looked whether there is time left
+
+_threads = ThreadPoolExecutor(2, thread_name_prefix="aside")
 
 
 async def aside(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     """What ``read`` finds in the database ``path`` as of one moment. GateError ``database.unavailable``."""
-    return await asyncio.to_thread(_read, path, read)
+    return await asyncio.get_running_loop().run_in_executor(_threads, _read, path, read)
 
 
 def _read(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
@@ -28,6 +38,8 @@ def _read(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
         ) as connection:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
             connection.execute(f"PRAGMA cache_size = {-CACHE_KIB}")
+            ends = time.monotonic() + PATIENCE_S
+            connection.set_progress_handler(lambda: time.monotonic() > ends, STEPS)
             connection.execute("BEGIN")
             return read(connection)
     except sqlite3.OperationalError as error:

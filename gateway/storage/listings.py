@@ -9,6 +9,8 @@ from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
 from gateway.storage.executors import Executor
 
+# The latest of an executor or orchestrator that are looked at for what has no index of its own: a million would hold up all.
+LOOKED_AT = 5000
 _IN_SERVICE = "id NOT IN (SELECT executor FROM retirements)"
 # How an executor stands at :now, each as a condition; the first four exclude each other.
 STANDINGS: Mapping[str, str] = MappingProxyType(
@@ -70,18 +72,33 @@ def list_authorizations(
 ) -> list[Authorization]:
     """A page of authorizations, the latest first: of one orchestrator or executor where it is named.
 
-    ``after`` is the time (ms) and id of one; those behind it are listed.
+    ``after`` is the time (ms) and id of one; those behind it are listed. What one orchestrator has on an executor, or was
+    refused, is looked for among the ``LOOKED_AT`` latest of that executor or orchestrator.
     """
     index, condition = CHOICES[choice]
+    source = "authorizations INDEXED BY {} WHERE {} AND {}"
+    behind = "(:at IS NULL OR requested_at < :at OR (requested_at = :at AND id > :name))"
+    order = "ORDER BY requested_at DESC, id LIMIT"
+    own = "(:own IS NULL OR orchestrator = :own)"
     if executor is not None:
-        index, condition = "authorizations_by_executor", f"{condition} AND executor = :executor"
+        source = source.format("authorizations_by_executor", "executor = :executor", behind)
+    elif orchestrator is not None and choice != "live":
+        source = source.format("authorizations_by_orchestrator", "orchestrator = :own", behind)
+    else:
+        source = source.format(index, condition, behind)
+    if orchestrator is not None and (executor is not None or choice == "refused"):
+        source = f"(SELECT * FROM {source} {order} :looked) WHERE 1"  # noqa: S608 -- constants
     at, name = after or (None, None)
     rows = connection.execute(
-        f"SELECT id FROM authorizations INDEXED BY {index}"  # noqa: S608 -- constants
-        f" WHERE {condition} AND (:own IS NULL OR orchestrator = :own)"
-        " AND (:at IS NULL OR requested_at < :at OR (requested_at = :at AND id > :name))"
-        " ORDER BY requested_at DESC, id LIMIT :limit",
-        {"own": orchestrator, "executor": executor, "at": at, "name": name, "limit": limit},
+        f"SELECT id FROM {source} AND {condition} AND {own} {order} :limit",  # noqa: S608 -- constants
+        {
+            "own": orchestrator,
+            "executor": executor,
+            "at": at,
+            "name": name,
+            "limit": limit,
+            "looked": LOOKED_AT,
+        },
     ).fetchall()
     return [authorizations.get(connection, row[0]) for row in rows]
 
