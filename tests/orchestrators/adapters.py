@@ -342,6 +342,43 @@ class RayAdapter(Apart):
                 await asyncio.sleep(0.1)
 
 
+class TemporalAdapter(Apart):
+    """Temporal: its test server, by real time, a worker of activities, and one of workflows beside the sender."""
+
+    driver = "tests.orchestrators.temporal_driver"
+    environment = "temporal"
+
+    @property
+    def worker(self) -> list[str]:
+        return [self.command(), "-m", "tests.orchestrators.temporal_worker"]
+
+    async def start(self) -> None:
+        port = free_port()
+        self.variables["TEMPORAL"] = f"127.0.0.1:{port}"
+        await self.spawn("temporal", self.command("temporal-test-server"), str(port))
+        async with asyncio.timeout(60):
+            while not await asyncio.to_thread(_listens, port):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        await self._join("temporal-worker", self.worker)
+
+    async def start_bare(self) -> None:
+        """A second worker, without the guard, to compare with."""
+        await self._join("temporal-bare", [*self.worker, "bare"])
+
+    async def _join(self, name: str, command: list[str]) -> None:
+        worker = await self.spawn(name, *command, ZTROOTED_TOKEN_FILE="")
+        log = self.machine.folder / f"{name}.log"
+        async with asyncio.timeout(90):
+            while "ready." not in log.read_text():
+                assert worker.returncode is None, log.read_text()
+                await asyncio.sleep(0.1)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
 class SlurmAdapter(Apart):
     """Slurm: a controller and a node, each with its gate. A ticket is on its way while the node's Prolog waits."""
 
@@ -521,4 +558,5 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "slurm": SlurmAdapter,
     "airflow": AirflowAdapter,
     "prefect": PrefectAdapter,
+    "temporal": TemporalAdapter,
 }
