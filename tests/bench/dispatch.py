@@ -18,7 +18,8 @@ from typing import Any
 from tests.bench.interrupt import _environment
 from tests.bench.measure import Row
 from tests.orchestrators import tools
-from tests.orchestrators.adapters import ADAPTERS, Adapter, Apart
+from tests.orchestrators.adapter import Adapter, Apart
+from tests.orchestrators.adapters import ADAPTERS
 from tests.support.agent_in_process import Beats
 from tests.support.machine_apart import MachineApart
 from ztrooted.client import GatewayClient
@@ -34,7 +35,7 @@ LAST_WRITE_MS = 100.0
 
 def rows(*, rounds: int = ROUNDS) -> Iterator[Row]:
     """The gateway's share, then for each adapter its overhead and the time from a revocation to the last write."""
-    os.environ.setdefault("ZTROOTED_ORCHESTRATORS", "1")
+    os.environ.setdefault("ZTROOTED_ORCHESTRATORS", "all")
     with _environment() as gate:
         machine: Any = MachineApart(gate)
         found = asyncio.run(_measure(machine, rounds))

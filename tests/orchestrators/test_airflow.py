@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import AirflowAdapter, RefusedError
+from tests.orchestrators.adapter import RefusedError
+from tests.orchestrators.adapters import AirflowAdapter
 from tests.orchestrators.test_contract import refused, running
 from tests.support.agent_in_process import Beats, MachineInProcess
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import ADAPTERS, Adapter, Message
+from tests.orchestrators.adapter import Adapter, Message
+from tests.orchestrators.adapters import ADAPTERS
 from tests.support.agent_in_process import Beats, MachineInProcess
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.ticket import Ticket, parse_ticket

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import DaskAdapter, RefusedError
+from tests.orchestrators.adapter import RefusedError
+from tests.orchestrators.adapters import DaskAdapter
 from tests.support.agent_in_process import MachineInProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]

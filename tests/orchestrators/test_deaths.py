@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import ADAPTERS, QUEUE, Adapter
+from tests.orchestrators.adapter import QUEUE, Adapter
+from tests.orchestrators.adapters import ADAPTERS
 from tests.orchestrators.test_contract import refused
 from tests.support.agent_in_process import Beats
 from tests.support.gate import Gate, Gates

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import RayAdapter, RefusedError
+from tests.orchestrators.adapter import RefusedError
+from tests.orchestrators.adapters import RayAdapter
 from tests.support.agent_in_process import Beats, MachineInProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import SCRIPTS, RefusedError, SlurmAdapter
+from tests.orchestrators.adapter import RefusedError
+from tests.orchestrators.adapters import SCRIPTS, SlurmAdapter
 from tests.orchestrators.slurm_cluster import Cluster, Shown
 from tests.support.agent_in_process import ROOT, Beats, MachineInProcess
 from ztrooted.guard.executor_set import ExecutorSet

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapters import RefusedError, TemporalAdapter
+from tests.orchestrators.adapter import RefusedError
+from tests.orchestrators.adapters import TemporalAdapter
 from tests.support.agent_in_process import Beats, MachineInProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
