@@ -21,6 +21,8 @@ from aiohttp import web
 
 import gateway.app
 from gateway.auth import Authenticator, Role
+from gateway.console.app import PART
+from gateway.console.app import ROOT as CONSOLE
 from gateway.declaration import Body, Handle, Route, json_of
 from gateway.listening import Runner
 from gateway.middleware import problems
@@ -38,6 +40,15 @@ from ztrooted.models import DispatchRequest, Problem
 from ztrooted.reasons import GateReason
 
 OPERATOR = frozenset({Role.OPERATOR})
+# What needs no session: how to begin one, our own files, and a viewer that knows nothing.
+OPEN_PAGES = {
+    ("GET", "/console"),
+    ("GET", "/console/login"),
+    ("POST", "/console/login"),
+    ("GET", "/console/static/{digest}/{name}"),
+    ("GET", "/console/viewer"),
+    ("GET", "/console/viewer/file"),
+}
 
 
 def paths(inner: gateway.app.Gateway) -> list[tuple[Route, str]]:
@@ -201,9 +212,28 @@ async def test_M2_a_route_that_says_too_little_of_itself_does_not_start(
     gate.gateway.application()
 
 
+def pages(app: web.Application) -> list[tuple[str, str]]:
+    """Method and path of all that people have instead of the API."""
+    found = [(route.method, getattr(route.resource, "canonical", "")) for route in app.router.routes()]
+    return [(method, path) for method, path in found if path == CONSOLE or path.startswith(f"{CONSOLE}/")]
+
+
+async def test_M2_what_the_console_shows_without_a_session_is_this_alone(gate: GatewayInProcess) -> None:
+    shown = set()
+    every = pages(gate.gateway.application())
+    assert len(every) > 30
+    for method, path in every:
+        named = re.sub(r"\{[^}]*\}", "0", path)
+        answer = await gate.call(method, named, body=b"" if method == "POST" else None, headers={PART: "1"})
+        if method != "HEAD" and answer.status != 401:
+            shown.add((method, path))
+    assert sorted(shown) == sorted(OPEN_PAGES)
+
+
 async def test_M2_nothing_is_served_that_is_not_in_the_list_of_routes(gate: GatewayInProcess) -> None:
     app = gate.gateway.application()
     served = {(route.method, getattr(route.resource, "canonical", "")) for route in app.router.routes()}
+    served -= set(pages(app))  # see the next test
     assert served == {(route.method, route.path.replace(":.+", "")) for route in all_routes(gate.gateway)}
     assert {route.path for route in all_routes(gate.gateway) if Role.ANYONE in route.roles} == {
         "/livez",

@@ -64,7 +64,7 @@ async def test_whatever_is_wrong_says_where_it_came_from(
     with pytest.raises(EnvironmentProblem, match="the command line"):
         load_config(gate.data, listen_port=-1)
     monkeypatch.setenv("ZTROOTED_SERVICE_HOST", "10.0.0.1")  # of Kubernetes, where a service has this name
-    assert check(load_config(gate.data))[0].startswith("ZTROOTED_S")
+    assert any(said.startswith("ZTROOTED_SERVICE_HOST is no setting") for said in check(load_config(gate.data)))
     for text in ("listen_prot = 1\n", "session_life_s = 1\n", "session_life_s = ", "log_level = 'loud'\n"):
         before = (gate.data / "gateway.toml").read_text()
         add(gate.data, text)
