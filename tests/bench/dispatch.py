@@ -166,6 +166,7 @@ BARE: dict[str, Callable[[Adapter, Path], Awaitable[None]]] = {
     "celery": _bare_task,
     "dask": _bare_task,
     "ray": _bare_task,
+    "temporal": _bare_task,
     "slurm": _bare_script,
     "airflow": _bare_task,
     "prefect": _bare_task,
