@@ -12,6 +12,7 @@ from tests.orchestrators.driver import serve
 from tests.orchestrators.held import HELD, TIMEOUT_S, put, wait_for
 
 URL = os.environ.get("AIRFLOW__API__BASE_URL", "")
+TASK = "work"  # the one task of each DAG here
 EXTRA = " Extra info: "  # after which an event of Airflow's has what its executor says
 _token: list[str] = []
 
@@ -47,7 +48,7 @@ def ended(dag: str, run: str) -> Any:
         time.sleep(0.05)
     if state == "failed":
         raise NotDone(events(dag, run))
-    return api(f"{where}/taskInstances/work/xcomEntries/return_value")["value"]
+    return api(f"{where}/taskInstances/{TASK}/xcomEntries/return_value")["value"]
 
 
 def events(dag: str, run: str) -> str:
@@ -58,7 +59,7 @@ def events(dag: str, run: str) -> str:
 
 def log(dag: str, run: str, attempt: int = 1, index: int = -1) -> str:
     """What the user interface shows as a task's log."""
-    path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/work/logs/{attempt}?map_index={index}"
+    path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{TASK}/logs/{attempt}?map_index={index}"
     return json.dumps(api(path)["content"], ensure_ascii=False)
 
 
