@@ -1,9 +1,6 @@
 """The demo by clicks: a gateway as ``ztrooted demo --console`` starts it, and a real browser that presses every button."""
 
-import json
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,11 +8,11 @@ from playwright.async_api import Browser, Page
 
 from gateway.app import Gateway
 from tests.support.browser import Browse, Watched, accessible, new_context, picture
+from tests.support.demo_console import demo
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.support.tpm import missing
 from ztrooted.anchors import parse_anchors
 from ztrooted.demo.player import Act, Player
-from ztrooted.demo.stage import CLI
 from ztrooted.records import Record
 from ztrooted.verify import verify_bundle
 
@@ -30,21 +27,9 @@ ACT_MS = 120_000  # on a busy machine each command of a role may take several se
 
 @pytest.fixture
 def link(tmp_path: Path) -> Iterator[str]:
-    """What the command line prints, of a demo that runs as long as the test."""
-    command = [*CLI, "demo", "--console", "--json", "--data", str(tmp_path / "d")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            said = ""
-            for line in process.stdout:
-                said += line
-                if line.startswith("}"):
-                    break
-            yield str(json.loads(said)["url"])
-        finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
+    """Where a demo shows itself that runs as long as the test."""
+    with demo(tmp_path) as url:
+        yield url
 
 
 async def press(page: Page, act: Act) -> None:

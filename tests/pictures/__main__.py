@@ -1,40 +1,19 @@
 """``scripts/screenshots [DIR]``: pictures of the console, of a demo that is played for them by clicks in a real browser."""
 
-import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Page, sync_playwright
 
 from tests.support.browser import CHROMIUM, OPTIONS
+from tests.support.demo_console import demo
 from ztrooted.demo.player import Act
-from ztrooted.demo.stage import CLI
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 SIZE = {"width": 1200, "height": 780}
 ACT_MS = 180_000
-
-
-@contextmanager
-def demo(folder: Path) -> Iterator[str]:
-    """A demo that waits for its buttons; the link that opens it."""
-    command = [*CLI, "demo", "--console", "--json", "--data", str(folder / "d")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            said = ""
-            for line in process.stdout:
-                said += line
-                if line.startswith("}"):
-                    break
-            yield json.loads(said)["url"]
-        finally:
-            process.terminate()
 
 
 def press(page: Page, act: Act) -> None:
