@@ -9,7 +9,7 @@ import importlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -78,12 +78,12 @@ class Connection:
                 f"{address!r} is not the address of a TPM", "use device:/dev/tpmrm0, swtpm:/state/dir or socket:/path"
             )
         if kind == "swtpm":
-            software = SoftwareTpm(Path(path))
-            try:
-                return cls(f"swtpm:path={software.path}", address, software)
-            except BaseException:
-                software.close()
-                raise
+            with ExitStack() as failed:
+                software = SoftwareTpm(Path(path))
+                failed.callback(software.close)
+                opened = cls(f"swtpm:path={software.path}", address, software)
+                failed.pop_all()
+                return opened
         if not Path(path).exists():
             what = "TPM device" if kind == "device" else "socket of a software TPM"
             raise DeviceError(

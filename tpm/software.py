@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -248,11 +248,10 @@ class SoftwareTpm:
         if self.running:
             return
         self._acquire()
-        try:
+        with ExitStack() as failed:
+            failed.callback(self.kill)
             self._spawn()
-        except BaseException:
-            self.kill()
-            raise
+            failed.pop_all()
 
     def _acquire(self) -> None:
         """Take the lock that says who serves this state; the process inherits it, so it is held while either lives."""
