@@ -106,6 +106,10 @@ class LogMemory:
         """The log that is known at this address."""
         return self._kept.addresses.get(self._address) or (self._told.origin if self._told else None)
 
+    def placed(self, origin: str) -> bool:
+        """Whether it is remembered that this log is the one at this address."""
+        return self._kept.addresses.get(self._address) == origin
+
     def seen(self, origin: str) -> Checkpoint | None:
         """The highest checkpoint of a log that was proved."""
         found = self._kept.logs.get(origin)

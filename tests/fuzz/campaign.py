@@ -18,6 +18,7 @@ import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 
 from tests.fuzz.mutation import Mutator, mutate_length
@@ -109,6 +110,7 @@ def cpu_seconds(target: Target, data: bytes, rounds: int = 3) -> float:
     return best
 
 
+@cache
 def max_seconds() -> float:
     """``MAX_SECONDS`` on this machine."""
     return MAX_SECONDS * slowness()

@@ -18,8 +18,10 @@ from ztrooted.client import Denied, Refused, Unauthenticated
 from ztrooted.client import orchestrator as module
 from ztrooted.client.blocking import BlockingOrchestrator
 from ztrooted.client.orchestrator import LeaseLostError, Orchestrator
+from ztrooted.client.orchestrators import OrchestratorCalls
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.keys import spki
+from ztrooted.log_memory import LogMemory
 from ztrooted.outcome import JobFailed, Killed
 from ztrooted.work import describe
 
@@ -264,3 +266,18 @@ async def test_the_log_is_remembered_between_programs(machine: MachineInProcess)
     finally:
         file.write_text(text)
     assert refused.value.reason == "checkpoint.origin"
+
+
+async def test_a_log_known_from_another_address_is_remembered_at_this_one(machine: MachineInProcess) -> None:
+    """Although it has not grown since: nothing but the address is new."""
+    gate = machine.gate
+    named = {"ca": gate.ca, "token": await gate.token("orchestrator", "flows"), "state": machine.folder / "state"}
+    async with await machine.orchestrator() as orchestrator:
+        issued = await orchestrator.authorize(TRUE, machine.id)
+    async with OrchestratorCalls(gate.url, **named) as client:
+        known = await client.prove_log()
+    async with Between(gate.port).serving() as url, OrchestratorCalls(url, **named) as client:
+        await client.authorization(issued.authorization)
+        kept = LogMemory(url, client.memory._file)
+    assert kept.seen(known.origin) == known
+    assert kept.placed(known.origin)

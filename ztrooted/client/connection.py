@@ -152,6 +152,9 @@ class Connection:
             return
         async with self._proving:
             seen, proved_at = self.memory.seen(told.origin), self.memory.proved_at
+            if seen == told and not self.memory.placed(told.origin):  # known from another address
+                self.memory.prove(told, [])
+                return
             if seen is not None and (
                 told.size <= seen.size or (proved_at is not None and time.monotonic() - proved_at < PROOF_S)
             ):
