@@ -391,7 +391,7 @@ async def test_the_feed_tells_each_orchestrator_of_its_own_children(
     helped = await child_of(executor, root, name="helper")
     async with await gate.client("operator") as operator:
         await operator.revoke(root.authorization)
-    async with asyncio.timeout(10), await gate.client("orchestrator", "helper") as helper:
+    async with asyncio.timeout(20), await gate.client("orchestrator", "helper") as helper:
         async for event in helper.events():
             assert event.record.authorization == helped.authorization
             if event.type == "authorization.revoked":

@@ -271,7 +271,7 @@ async def test_an_executor_ends_when_the_gateway_is_an_older_one(
     await roll_back(gate, snapshot)
     monkeypatch.setattr("ztrooted.executor.agent.PROOF_S", 300.0)  # so that the connection itself has to ask
     with pytest.raises(GateError) as refused:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await agent(gate, executor, tmp_path).run(asyncio.Event())
     assert refused.value.reason is SPLIT
 
@@ -282,13 +282,13 @@ async def test_the_feed_tells_it(gate: GatewayInProcess, tmp_path: Path, monkeyp
     async with client(gate, await gate.token("auditor", "anna"), tmp_path / "state") as asking:
         following = asyncio.create_task(anext(asking.events(10**6)))
         await grow(gate, 5)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while asking.memory.highest() != gate.gateway.checkpointer.head():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         smaller = Checkpoint(gate.gateway.config.origin, 1, bytes(32))
         monkeypatch.setattr(gate.gateway.feed, "_head", lambda: smaller)
         with pytest.raises(ProofError) as refused:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await following
     assert refused.value.reason is SPLIT
 

@@ -137,7 +137,7 @@ async def test_an_executor_without_a_class_is_not_trusted_and_breaks_nothing(
         (seen,) = await operator.executors()
         assert (seen.trusted, seen.tier) == (False, "A0")
         await operator.label(executor.id, {"zone": "eu"})  # the class is for it again, and it is proved at once
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while not gate.gateway.rounds.executor(executor.id).trusted:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     labelled = await running(channel, await executor.authorize(job("c")))
@@ -184,7 +184,7 @@ async def test_files_are_judged_anew_after_a_change(
     await activate(
         gate, appraisal=text.replace('allow_list = "baseline"', 'allow_list = "baseline"\ndigest_algs = ["sha256"]')
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while not channel.challenges:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert channel.challenges[0].ima_offset == 0

@@ -181,7 +181,7 @@ async def test_what_was_altered_in_a_long_lineage_ends_the_process_that_serves_i
     await gate.stop()
     by_hand(gate.data / DATABASE, "UPDATE records SET bytes = CAST(bytes || ' ' AS BLOB) WHERE seq = 1")
     await gate.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await gate.gateway.stopping.wait()
     assert gate.gateway.failed
     assert gate.gateway.not_ready()

@@ -151,7 +151,7 @@ async def test_a_reader_that_reads_nothing_is_dropped(
         with pytest.raises(channels.GateError) as dropped:
             await flood()
         assert dropped.value.reason is GateReason.CHANNEL_CLOSED
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while gate.gateway.channels.get(executor.id) is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -234,7 +234,7 @@ async def test_a_certificate_is_renewed_only_by_a_good_quote(
         assert session is not None
         life_ms = gate.gateway.config.session_life_s * 1000
         executor.drift()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while executor.id not in {one["executor"] for one in untrusted(gate)}:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         session.certificate_ends_ms = gate.clock.now_ms() + life_ms // 4  # the second half of its life

@@ -76,7 +76,7 @@ def configure(gate: GatewayInProcess, name: str, url: str, more: str = "") -> by
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while not true():  # noqa: ASYNC110 -- what happens is on the other side
             await asyncio.sleep(0.01)
 

@@ -188,7 +188,10 @@ async def test_a_sealed_checkpoint_that_nobody_cosigned_is_asked_for_after_a_cra
     assert cosigned_size(watched) > size
 
 
-async def test_asking_holds_up_no_append(watched: GatewayInProcess, witnesses: list[WitnessProcess]) -> None:
+async def test_asking_holds_up_no_append(
+    watched: GatewayInProcess, witnesses: list[WitnessProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.witnesses.ASK_S", 60)
     process = witnesses[0]._process
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)
@@ -196,7 +199,7 @@ async def test_asking_holds_up_no_append(watched: GatewayInProcess, witnesses: l
         await more(watched)
         asking = asyncio.create_task(watched.gateway.checkpointer.publish())
         await asyncio.sleep(0.3)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await more(watched, 3)
             await watched.gateway.checkpointer.seal()
         assert not asking.done()

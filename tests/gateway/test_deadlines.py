@@ -225,23 +225,34 @@ async def test_it_looks_once_a_second_even_if_nothing_is_due(monkeypatch: pytest
 
 
 async def test_real_time_is_kept_without_being_poked() -> None:
-    """With the machine's own clock: the task sleeps until the deadline, and a nearer one wakes it."""
+    """With the machine's own clock: the task sleeps until the deadline, and a nearer one wakes it.
+
+    Unwoken it would look again after a second. A busy machine is that late now and then; not ten times in a row.
+    """
     from ztrooted.clock import SystemClock  # noqa: PLC0415 -- the only test with real time
 
-    tasks, done = Tasks(lambda: None), asyncio.Event()
-    deadlines = Deadlines(SystemClock(), tasks.start)
-    tasks.start(deadlines.run())
+    async def kept() -> bool:
+        tasks, done, clock = Tasks(lambda: None), asyncio.Event(), SystemClock()
+        deadlines = Deadlines(clock, tasks.start)
+        tasks.start(deadlines.run())
 
-    async def action() -> None:
-        done.set()
+        async def action() -> None:
+            done.set()
 
-    deadlines.set("far", 60, action)
-    await asyncio.sleep(0.05)
-    deadlines.set("near", 0.05, action)
-    async with asyncio.timeout(0.9):
-        await done.wait()
-    assert deadlines.lateness_s < 0.5
-    await tasks.stop()
+        deadlines.set("far", 60, action)
+        await asyncio.sleep(0.05)
+        began = clock.monotonic()
+        deadlines.set("near", 0.05, action)
+        async with asyncio.timeout(20):
+            await done.wait()
+        took = clock.monotonic() - began
+        await tasks.stop()
+        return took < 0.9 and deadlines.lateness_s < 0.5
+
+    for _ in range(10):
+        if await kept():
+            return
+    pytest.fail("a nearer deadline wakes nobody")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -283,7 +283,7 @@ async def test_whoever_waits_for_a_commit_learns_of_it(database: Database) -> No
     await asyncio.sleep(0.05)
     assert not waiting.done()
     await fill(database, 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await waiting
 
 
@@ -469,12 +469,12 @@ async def test_a_defect_in_the_writer_ends_the_process_and_leaves_nobody_waiting
         ]
         await asyncio.sleep(0)
         go()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             results = await asyncio.gather(*asked, return_exceptions=True)
     for refused in results:
         assert isinstance(refused, GateError)
         assert refused.reason is GateReason.DATABASE_UNAVAILABLE
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await failed.wait()
     assert not database.alive
     with pytest.raises(GateError):

@@ -134,7 +134,7 @@ async def test_a_scheduler_that_is_killed_takes_its_tasks_along(airflow: Airflow
     beats, work = await running(airflow, tmp_path / "beats")
     airflow.scheduler.kill()
     await airflow.scheduler.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not await beats.still():  # noqa: ASYNC110
             await asyncio.sleep(0)
     last = beats.last_ns()

@@ -198,7 +198,7 @@ async def test_a_feed_that_breaks_is_resumed_and_a_revocation_ends_the_job(machi
         watching = asyncio.create_task(watch())
         process = await machine.agent.start(dispatch.ticket)
         await beats.beating()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while "execution.started" not in seen:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await machine.revoke(dispatch.authorization)

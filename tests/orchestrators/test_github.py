@@ -172,7 +172,7 @@ async def test_a_job_that_may_not_go_on_is_killed_with_its_worker(runner: Runner
             await runner.machine.drift()
         await asyncio.wait_for(worker.wait(), 20)
         assert worker.returncode == -signal.SIGKILL, "a worker that lives goes on with steps marked always()"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while followers(runner.machine):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert await beats.still()
@@ -192,7 +192,7 @@ async def test_a_worker_that_dies_ends_its_authorization(runner: Runner) -> None
     worker, beats = await runner.beating("orphans")
     worker.kill()
     await worker.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while followers(runner.machine):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert await beats.still()

@@ -161,7 +161,7 @@ async def test_renewals_that_verify_move_the_deadline_and_leaving_ends_it(machin
         await beats.beating()
         for n in range(1, 4):
             await machine.prove()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 while process._claims.ren.n < n + 1:  # noqa: ASYNC110 -- the first comes with the activation
                     await asyncio.sleep(0.01)
         before = process._lease_until

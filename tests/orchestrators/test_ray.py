@@ -69,7 +69,7 @@ async def test_what_is_taken_back_has_stopped(cluster: RayAdapter, tmp_path: Pat
 
 
 async def _soon_still(beats: Beats) -> bool:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while not await beats.still():
             pass
     return True

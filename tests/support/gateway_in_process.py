@@ -245,7 +245,7 @@ class GatewayInProcess:
 
     async def recorded(self, kind: str) -> None:
         """Wait until there is a record of a type: what it is about may be told while it is being written."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not self.records(kind):
                 await self.gateway.database.wait_for_commit()
 
