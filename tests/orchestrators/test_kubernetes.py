@@ -1,9 +1,11 @@
 """The admission webhook, over real HTTPS, with reviews as an API server sends them. No cluster was run."""
 
+import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.certificates import Authority, private_pem
 from tests.support.agent_in_process import ROOT, MachineInProcess
+from tests.support.gateway_in_process import MovedClock
 from ztrooted.client import tls_context
 from ztrooted.client.orchestrator import Orchestrator
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.guard.executor_set import ExecutorSet, read_executor_set
-from ztrooted.integrations.kubernetes import API, TAINT, Admission, Evictor, application, parse_review
+from ztrooted.integrations.kubernetes import API, Admission, application, parse_review
+from ztrooted.integrations.kubernetes_follower import BELIEVE_S, KEPT, TAINT, Cluster, Follower
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -174,38 +178,157 @@ async def test_a_gateway_that_does_not_answer_is_no(webhook: Webhook) -> None:
             assert "environment.gateway_unreachable" in response["status"]["message"]
 
 
-async def test_a_revoked_node_is_tainted_and_its_pods_are_deleted_without_grace(
-    webhook: Webhook, shared_folder: Path
-) -> None:
-    asked: list[tuple[str, str, Any]] = []
-    answers = {"status": 200}
-    others = [{"key": "other", "effect": "NoSchedule"}]
+class ApiServer:
+    """What the follower uses of one: nodes with taints, pods by node; whoever has the token may do all of it.
 
-    async def handle(request: web.Request) -> web.Response:
-        """The node is changed by somebody else between our first look and our first patch."""
+    ``refuse``: the status for a path that begins so. ``meddle``: somebody else changes nodes before each patch but the last.
+    """
+
+    def __init__(self) -> None:
+        self.taints: list[dict[str, str]] = [{"key": "other", "effect": "NoSchedule"}]
+        self.version = 1
+        self.pods = {("batch", "job-7"): "node-1", ("batch", "job-8"): "node-2", ("kube-system", "proxy"): "node-1"}
+        self.refuse: dict[str, int] = {}
+        self.meddle = 0
+        self.graces: list[Any] = []
+
+    def tainted(self) -> bool:
+        """Whether our taint is there."""
+        return {"key": TAINT, "effect": "NoExecute", "value": "true"} in self.taints
+
+    async def handle(self, request: web.Request) -> web.Response:
         assert request.headers["Authorization"] == "Bearer t"
-        if request.method == "GET":
-            version = str(sum(method == "PATCH" for method, *_ in asked))
-            return web.json_response({"metadata": {"resourceVersion": version}, "spec": {"taints": others}})
-        asked.append((request.method, request.path, await request.json()))
-        changed = request.method == "PATCH" and asked[-1][2]["metadata"]["resourceVersion"] == "0"
-        return web.json_response({}, status=409 if changed else answers["status"])
+        for path, status in self.refuse.items():
+            if request.path.startswith(path):
+                return web.json_response({"kind": "Status"}, status=status)
+        if request.path == "/api/v1/nodes/node-1":
+            return await self._node(request)
+        if request.method == "GET" and request.path == "/api/v1/pods":
+            field, _, node = request.query["fieldSelector"].partition("=")
+            assert field == "spec.nodeName"
+            found = [name for name, on in self.pods.items() if on == node]
+            items = [{"metadata": {"namespace": namespace, "name": name}} for namespace, name in found]
+            return web.json_response({"kind": "PartialObjectMetadataList", "items": items})
+        if request.method == "DELETE" and (parts := request.path.split("/"))[3] == "namespaces":
+            await asyncio.sleep(0.05)  # longer than a refusal takes
+            self.graces.append((await request.json())["gracePeriodSeconds"])
+            gone = self.pods.pop((parts[4], parts[6]), None)
+            return web.json_response({}, status=404 if gone is None else 200)
+        return web.json_response({"kind": "Status"}, status=404)
 
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handle)
-    async with served(app, webhook.tls[0]) as url:
-        evictor = Evictor(url, ca=shared_folder / "cluster.pem", token="t")
-        await evictor.revoke("node-1", {"job-7": "batch"})
-        patches = [body for method, path, body in asked if (method, path) == ("PATCH", "/api/v1/nodes/node-1")]
-        assert len(patches) == 2
-        assert patches[1]["spec"]["taints"] == [*others, {"key": TAINT, "effect": "NoExecute", "value": "true"}]
-        (gone,) = [body for method, path, body in asked if path == "/api/v1/namespaces/batch/pods/job-7"]
-        assert gone["gracePeriodSeconds"] == 0
-        answers["status"] = 403
+    async def _node(self, request: web.Request) -> web.Response:
+        if request.method == "PATCH":
+            assert request.content_type == "application/merge-patch+json"
+            if self.meddle:
+                self.meddle -= 1
+                self.version += 1
+            patch = await request.json()
+            if patch["metadata"]["resourceVersion"] != str(self.version):
+                return web.json_response({"kind": "Status"}, status=409)
+            self.taints = patch["spec"]["taints"]
+        return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "spec": {"taints": self.taints}})
+
+
+@dataclass
+class Following:
+    follower: Follower
+    server: ApiServer
+    clock: MovedClock
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def following(webhook: Webhook, shared_folder: Path) -> AsyncIterator[Following]:
+    """A follower that has found its node in good standing."""
+    server, app = ApiServer(), web.Application()
+    app.router.add_route("*", "/{path:.*}", server.handle)
+    (shared_folder / "service-token").write_text("t\n")
+    nodes, clock = ExecutorSet({"node-1": webhook.machine.id}), MovedClock()
+    async with await webhook.machine.orchestrator() as orchestrator, served(app, webhook.tls[0]) as url:
+        cluster = Cluster(url, shared_folder / "cluster.pem", shared_folder / "service-token")
+        follower = Follower(orchestrator, cluster, nodes, clock=clock)
+        server.taints.append({"key": TAINT, "effect": "NoExecute", "value": "true"})  # left by one that ran before
+        await follower.look()
+        assert server.taints == [{"key": "other", "effect": "NoSchedule"}]
+        yield Following(follower, server, clock)
+
+
+async def test_a_node_that_drifted_is_emptied_and_taken_back_when_it_is_proved(
+    webhook: Webhook, following: Following
+) -> None:
+    server = following.server
+    await webhook.machine.drift()
+    try:
+        server.meddle = 3
+        await following.follower.look()
+        assert server.tainted()
+        assert {"key": "other", "effect": "NoSchedule"} in server.taints, "nobody else's taint is lost"
+        assert set(server.pods) == {("batch", "job-8"), ("kube-system", "proxy")}
+        assert server.graces == [0]
+        server.pods["batch", "tolerates-everything"] = "node-1"
+        await following.follower.look()
+        assert ("batch", "tolerates-everything") not in server.pods
+    finally:
+        await webhook.machine.trust()
+    await following.follower.look()
+    assert server.taints == [{"key": "other", "effect": "NoSchedule"}]
+
+
+async def test_what_the_api_server_refuses_is_tried_again(webhook: Webhook, following: Following) -> None:
+    server = following.server
+    server.pods["batch", "another"] = "node-1"
+    server.refuse = {"/api/v1/namespaces/batch/pods/job-7": 403}
+    await webhook.machine.drift()
+    try:
+        await following.follower.look()
         with pytest.raises(EnvironmentProblem, match="403"):
-            await evictor.revoke("node-1", {})
-    with pytest.raises(EnvironmentProblem, match="no answer"):
-        await evictor.revoke("node-1", {})
+            await following.follower._cluster.empty("node-1")
+        assert ("batch", "job-7") in server.pods
+        assert ("batch", "another") not in server.pods, "one that is refused keeps no other"
+        server.refuse = {}
+        await following.follower.look()
+        assert ("batch", "job-7") not in server.pods
+        cluster = following.follower._cluster
+        server.refuse = {"/api/v1/nodes": 403}
+        with pytest.raises(EnvironmentProblem, match="403") as refused:
+            await cluster.empty("node-1")
+        assert "'patch' on nodes" in refused.value.remedy
+        server.refuse, server.meddle = {}, 10**6
+        with pytest.raises(EnvironmentProblem, match="409"):
+            await cluster.free("node-1")
+        with pytest.raises(EnvironmentProblem, match="no answer"):
+            await replace(cluster, url="https://127.0.0.1:1").empty("node-1")
+        with pytest.raises(EnvironmentProblem, match="service account"):
+            await replace(cluster, token=Path("/nowhere")).empty("node-1")
+    finally:
+        await webhook.machine.trust()
+
+
+async def test_a_gateway_that_says_nothing_is_believed_for_a_while_and_no_longer(
+    webhook: Webhook, following: Following
+) -> None:
+    follower, server, clock = following.follower, following.server, following.clock
+    async with await webhook.machine.orchestrator("https://127.0.0.1:1") as nobody:
+        known, follower._orchestrator = follower._orchestrator, nobody
+        clock.passed_s += BELIEVE_S / 2
+        await follower.look()
+        assert not server.tainted()
+        clock.passed_s += BELIEVE_S / 2
+        await follower.look()
+        assert server.tainted()
+        assert ("batch", "job-7") not in server.pods
+        follower._orchestrator = known
+    await follower.look()
+    assert not server.tainted()
+
+
+async def test_a_node_behind_which_nobody_is_enrolled_is_emptied(webhook: Webhook, following: Following) -> None:
+    follower = following.follower
+    ghost = Follower(
+        follower._orchestrator, follower._cluster, ExecutorSet({"node-1": "ex-" + "0" * 32}), clock=following.clock
+    )
+    await ghost.look()
+    assert following.server.tainted()
+    assert ("batch", "job-7") not in following.server.pods
 
 
 async def test_the_manifests_fail_closed_and_ask_about_both_places() -> None:
@@ -216,8 +339,20 @@ async def test_the_manifests_fail_closed_and_ask_about_both_places() -> None:
     (rule,) = hook["rules"]
     assert set(rule["resources"]) == {"pods", "pods/binding"}
     assert rule["operations"] == ["CREATE"]
+    assert set(hook["namespaceSelector"]["matchExpressions"][0]["values"]) == KEPT
     kinds = [one["kind"] for one in json.loads((DEPLOY / "webhook.json").read_text())["items"]]
     assert kinds == ["Namespace", "Service", "Deployment"]
+    follower = {one["kind"]: one for one in json.loads((DEPLOY / "follower.json").read_text())["items"]}
+    allowed = {
+        (kind, verb)
+        for rule in follower["ClusterRole"]["rules"]
+        for kind in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert allowed == {("nodes", "get"), ("nodes", "patch"), ("pods", "list"), ("pods", "delete")}
+    pod = follower["Deployment"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == follower["ServiceAccount"]["metadata"]["name"]
+    assert pod["containers"][0]["command"][2] == "ztrooted.integrations.kubernetes_follower"
 
 
 async def test_nodes_come_from_a_file_in_which_somebody_is(tmp_path: Path) -> None:

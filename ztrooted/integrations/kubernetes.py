@@ -17,7 +17,7 @@ the executor, and nothing is authorized. Every failure to find out is a no, with
 where we do not answer at all, ``failurePolicy: Fail`` is the no.
 
 The job of a pod is not a process that our agent starts, so this is admission and not supervision: the authorization is an
-admission's record, and what stops a pod is its deletion (``Evictor``).
+admission's record, and what stops a pod is its deletion (``kubernetes_follower``).
 """
 
 import argparse
@@ -25,18 +25,16 @@ import asyncio
 import json
 import ssl
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 from ztrooted import strict_json
 from ztrooted.client import unreachable
 from ztrooted.client.orchestrator import Orchestrator
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.errors import GateError
 from ztrooted.guard.executor_set import ExecutorSet, read_executor_set
 from ztrooted.guard.settings import OrchestratorSettings
 from ztrooted.outcome import NotStarted
@@ -47,9 +45,6 @@ MAX_REVIEW = 4 << 20  # bytes: a pod is up to 1.5 MB in etcd, and a review has t
 MAX_DEPTH = 64  # the managed fields of a pod nest as deep as its own
 ANSWER_S = 8.0  # the API server waits 10 s (timeoutSeconds of the manifest), and then fails the request itself
 API = "admission.k8s.io/v1"
-TAINT = "ztrooted.io/revoked"
-CONFLICT = 409  # somebody else changed the node meanwhile
-CONFLICTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,69 +153,6 @@ def application(admission: Admission) -> web.Application:
     app = web.Application(client_max_size=MAX_REVIEW)
     app.router.add_post("/admit", admission.handle)
     return app
-
-
-class Evictor:
-    """Removes what may not run: the node gets a taint that nothing new tolerates, and its pods are deleted without grace.
-
-    The eviction API may say no (a disruption budget); a deletion with grace 0 does not ask.
-    """
-
-    def __init__(self, url: str, *, ca: Path, token: str) -> None:
-        self._url = url.rstrip("/")
-        self._tls = ssl.create_default_context(cafile=str(ca))
-        self._headers = {"Authorization": f"Bearer {token}"}
-
-    async def revoke(self, node: str, pods: Mapping[str, str]) -> None:
-        """Taint a node and delete pods, by name and namespace. EnvironmentProblem where the API server does not do it."""
-        connector = aiohttp.TCPConnector(ssl=self._tls)
-        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-        async with aiohttp.ClientSession(headers=self._headers, connector=connector, timeout=timeout) as http:
-            gone = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
-            paths = [f"/api/v1/namespaces/{namespace}/pods/{name}" for name, namespace in pods.items()]
-            deletions = (self._call(http, "DELETE", path, gone) for path in paths)
-            await asyncio.gather(self._taint(http, f"/api/v1/nodes/{node}"), *deletions)
-
-    async def _taint(self, http: aiohttp.ClientSession, path: str) -> None:
-        """Add our taint to those that there are: a patch replaces the list, and somebody else may have changed it."""
-        for _ in range(CONFLICTS):
-            _, node = await self._call(http, "GET", path)
-            taints = [one for one in node.get("spec", {}).get("taints") or [] if one.get("key") != TAINT]
-            patch = {
-                "metadata": {"resourceVersion": node.get("metadata", {}).get("resourceVersion")},
-                "spec": {"taints": [*taints, {"key": TAINT, "effect": "NoExecute", "value": "true"}]},
-            }
-            status, _ = await self._call(http, "PATCH", path, patch)
-            if status != CONFLICT:
-                return
-        raise self._refused("PATCH", path, CONFLICT)
-
-    async def _call(
-        self, http: aiohttp.ClientSession, method: str, path: str, body: Any = None
-    ) -> tuple[int, dict[str, Any]]:
-        media = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        options: dict[str, Any] = {"headers": {"Content-Type": media}, "allow_redirects": False}
-        try:
-            async with http.request(
-                method, self._url + path, data=None if body is None else json.dumps(body), **options
-            ) as answer:
-                if answer.status not in {200, 202, 404, CONFLICT}:  # 404: it is gone already
-                    raise self._refused(method, path, answer.status)
-                found = await answer.json(content_type=None)
-                return answer.status, found if isinstance(found, dict) else {}
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise EnvironmentProblem(
-                GateReason.ENVIRONMENT_GATEWAY_UNREACHABLE,
-                f"no answer from the API server at {self._url}: {error or type(error).__name__}",
-                "check its address and certificate; until it answers, delete the pods by hand",
-            ) from error
-
-    def _refused(self, method: str, path: str, status: int) -> EnvironmentProblem:
-        return EnvironmentProblem(
-            GateReason.ENVIRONMENT_NOT_A_GATEWAY,
-            f"the API server at {self._url} answers {method} {path} with {status}",
-            "the service account needs 'get' and 'patch' on nodes and 'delete' on pods",
-        )
 
 
 async def serve(arguments: argparse.Namespace) -> None:
