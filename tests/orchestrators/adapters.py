@@ -23,6 +23,7 @@ from tests.orchestrators.adapter import (
     free_port,
     listens,
 )
+from tests.orchestrators.htcondor_adapter import HTCondorAdapter
 from tests.orchestrators.slurm_cluster import Cluster, Shown
 from tests.orchestrators.slurm_cluster import absent as absent_slurm
 from tests.support.agent_in_process import BEATS
@@ -395,6 +396,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "dask": DaskAdapter,
     "ray": RayAdapter,
     "slurm": SlurmAdapter,
+    "htcondor": HTCondorAdapter,
     "airflow": AirflowAdapter,
     "prefect": PrefectAdapter,
     "temporal": TemporalAdapter,

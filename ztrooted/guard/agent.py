@@ -72,7 +72,8 @@ class LocalAgent:
         request = ExecRequest(artifact=ticket.artifact, job=ticket.job, env=ticket.env, follow=True)
         line = request.model_dump_json().encode() + b"\n"
         sent = socket.send_fds(connection, [line[: 64 << 10]], streams.descriptors)
-        await loop.sock_sendall(connection, line[sent:])
+        if sent < len(line):  # to send nothing fails, too, once the agent has answered and hung up
+            await loop.sock_sendall(connection, line[sent:])
 
 
 def unanswered(path: Path, why: str) -> EnvironmentProblem:
