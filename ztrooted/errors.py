@@ -16,10 +16,17 @@ from ztrooted.reasons import Reason
 
 
 class GateError(Exception):
-    """A refusal. ``reason`` is for scripts, ``detail`` tells a person what happened; ``remedy`` what to do, if known."""
+    """A refusal. ``reason`` is for scripts, ``detail`` tells a person what happened; ``remedy`` what to do, if known.
+
+    A traceback shows all three: the remedy is its note, unless its text has it.
+    """
+
+    remedy_in_text = False
 
     def __init__(self, reason: Reason, detail: str, remedy: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
+        if remedy and not self.remedy_in_text:
+            self.add_note(remedy)
         self.reason = reason
         self.detail = detail
         self.remedy = remedy

@@ -10,6 +10,8 @@
 Each says why by a reason code, and what to do about it, in its text too: an orchestrator shows that where it shows errors.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -32,6 +34,8 @@ _SUPERVISION = {
 
 class _Ended(GateError):  # noqa: N818 -- base of outcomes
     """``args`` makes the same one again: orchestrators send errors, by their arguments, to whoever asked."""
+
+    remedy_in_text = True
 
     def __init__(
         self, reason: Reason | str, detail: str = "", remedy: str = "", authorization: str | None = None
@@ -62,6 +66,23 @@ class Killed(_Ended):
 
 class JobFailed(_Ended):
     """It ended by itself, and not well."""
+
+
+def end_of(error: GateError) -> NotStarted | Killed | JobFailed:
+    """How a job ended that met with an error: what is no end yet did not start."""
+    return error if isinstance(error, (NotStarted, Killed, JobFailed)) else NotStarted.of(error)
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Have any refusal inside raised as ``end_of`` it, for who shows an error's text, or sends it on, and no more."""
+    try:
+        yield
+    except GateError as error:
+        end = end_of(error)
+        if end is error:
+            raise
+        raise end from error
 
 
 @dataclass(frozen=True, slots=True)

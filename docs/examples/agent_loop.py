@@ -37,7 +37,7 @@ async def answer(request: str) -> str:
     except KeyError:
         return json.dumps({"error": "there is no such tool"})
     except GateError as error:
-        return json.dumps({"error": str(error.reason), "detail": error.detail})
+        return json.dumps({"error": str(error.reason), "detail": error.detail, "remedy": error.remedy})
 
 
 if __name__ == "__main__":

@@ -168,6 +168,7 @@ BARE: dict[str, Callable[[Adapter, Path], Awaitable[None]]] = {
     "ray": _bare_task,
     "temporal": _bare_task,
     "slurm": _bare_script,
+    "github": _bare_script,
     "airflow": _bare_task,
     "prefect": _bare_task,
 }

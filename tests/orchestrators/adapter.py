@@ -7,8 +7,9 @@ import os
 import secrets
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.support.agent_in_process import ROOT, MachineInProcess
 ENVIRONMENTS = ROOT / ".orchestrators"
 WITHIN_S = 0.5  # an answer that does not come is waited for no longer, in these tests
 QUEUE = "celery"
+NOBODY = "ex-" + "0" * 32  # an executor that is not enrolled
 NOT_ASKED = "orchestrators are tried by 'scripts/test --orchestrators'"
 
 
@@ -38,6 +40,35 @@ class Message:
     base: Path
     run: str
     ticket: str | None
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """What is wrong where work is handed out: variables (an empty one is missing), a clock, the name of an executor."""
+
+    variables: Mapping[str, str] = field(default_factory=dict)
+    clock_s: int = 0
+    executor: str = QUEUE
+
+    @property
+    def lacks(self) -> bool:
+        """Whether a setting is missing, with which daemons do not start."""
+        return "" in self.variables.values()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """For a driver: see ``held.wrong``."""
+        return {"variables": dict(self.variables), "clock": self.clock_s, "executor": self.executor}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For a daemon that runs: see ``held.changed``."""
+        told: dict[str, Any] = {"clock": self.clock_s}
+        if token := self.variables.get("ZTROOTED_TOKEN_FILE"):
+            told["token"] = Path(token).read_text()
+        if ca := self.variables.get("ZTROOTED_CA"):
+            told["ca"] = ca
+        return told
 
 
 class Adapter(ABC):
@@ -69,6 +100,10 @@ class Adapter(ABC):
     async def whole(self, what: str, base: Path) -> Any:
         """Both, as its users do it."""
         return await self.run(await self.hand_out(what, base))
+
+    async def refusal(self, base: Path, wrong: Wrong) -> str:
+        """Hand ``write`` out as its users do where something is wrong; what they are shown, where they look for it."""
+        raise NotImplementedError
 
     def other(self, message: Message, ticket: str | None) -> Message:
         """The same with another ticket."""
@@ -161,6 +196,18 @@ class Apart(Adapter):
     async def run(self, message: Message) -> Any:
         asked = {"what": message.what, "base": str(message.base), "run": message.run, "ticket": message.ticket}
         return await self.ask(do="run", **asked)
+
+    async def refusal(self, base: Path, wrong: Wrong) -> str:
+        """Its driver's error, or what that finds."""
+        try:
+            return str(await self.ask(do="refusal", base=str(base), **wrong.told))
+        except RefusedError as error:
+            return str(error)
+
+    async def ended_log(self, name: str, process: Any) -> str:
+        """What a daemon of that name has said, which has ended by itself, and not well."""
+        assert await asyncio.wait_for(process.wait(), 120) != 0
+        return (self.machine.folder / f"{name}.log").read_text()
 
     async def whole(self, what: str, base: Path) -> Any:
         return await self.ask(do="whole", what=what, base=str(base))

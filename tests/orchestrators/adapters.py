@@ -1,6 +1,7 @@
 """The adapters that the contract suite drives."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 import shutil
@@ -9,8 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.orchestrators import airflow_home, tools
+from tests.orchestrators import airflow_home, clock, tools
 from tests.orchestrators.adapter import (
+    NOBODY,
     NOT_ASKED,
     QUEUE,
     WITHIN_S,
@@ -18,15 +20,17 @@ from tests.orchestrators.adapter import (
     Apart,
     Message,
     RefusedError,
+    Wrong,
     answers,
     asked,
     free_port,
     listens,
 )
 from tests.orchestrators.htcondor_adapter import HTCondorAdapter
+from tests.orchestrators.github_adapter import GitHubAdapter
 from tests.orchestrators.slurm_cluster import Cluster, Shown
 from tests.orchestrators.slurm_cluster import absent as absent_slurm
-from tests.support.agent_in_process import BEATS
+from tests.support.agent_in_process import BEATS, ROOT
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.guard.function import describe_call, perform, require_call
 from ztrooted.guard.governed import Gate
@@ -50,9 +54,27 @@ class InProcess(Adapter):
             dispatch = await orchestrator.authorize(self.work(what, base, run), named, within_s=within_s)
         return Message(what, base, run, dispatch.ticket.encode())
 
+    async def shown_by(self, wrong: Wrong, *program: str) -> str:
+        """What a program of its users says, in which something is wrong."""
+        nobody = {"ZTROOTED_EXECUTOR": NOBODY} if wrong.executor != QUEUE else {}
+        process = await asyncio.create_subprocess_exec(
+            *clock.python(wrong.clock_s),
+            *program,
+            env={**await self.machine.environment(), **wrong.variables, **nobody},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        assert process.returncode != 0, said
+        return said.decode()
+
 
 class Subprocess(InProcess):
     """A command line, on this machine's agent."""
+
+    async def refusal(self, base: Path, wrong: Wrong) -> str:
+        program = str(ROOT / "docs" / "examples" / "governed_subprocess.py")
+        return await self.shown_by(wrong, program, "/bin/sh", "-c", 'printf done > "$0"', str(base))
 
     def work(self, what: str, base: Path, run: str) -> Work:
         writes = ["/bin/sh", "-c", 'printf done > "$0"', str(base)]
@@ -69,6 +91,9 @@ class Governed(InProcess):
     """A function behind ``@governed``."""
 
     _gate: Gate | None = None
+
+    async def refusal(self, base: Path, wrong: Wrong) -> str:
+        return await self.shown_by(wrong, "-m", "tests.orchestrators.governed_program", str(base))
 
     def work(self, what: str, base: Path, run: str) -> Work:
         return self._call(what, base, run).work
@@ -255,6 +280,19 @@ class SlurmAdapter(Apart):
         nodes = ["--nodes", str(self.cluster.folder / "gate" / "nodes.json")]
         self.follower = await self.spawn("slurm-follower", *command, *nodes, SLURM_CONF=self.cluster.conf)
 
+    async def refusal(self, base: Path, wrong: Wrong) -> str:
+        told = "".join(f"export {name}='{value}'\n" for name, value in wrong.variables.items())
+        if wrong.clock_s:
+            python = self.cluster.control / "off"
+            python.write_text(clock.script(wrong.clock_s))
+            python.chmod(0o755)
+            told += f"export ZTROOTED_PYTHON={python}\n"
+        try:
+            message = await self.submitted("write", base, told + self._asked(None, wrong.executor))
+        except RefusedError as error:
+            return str(error)
+        raise AssertionError(f"{message} was permitted")
+
     async def start_bare(self) -> None:
         """A second cluster, without the gate, to compare with."""
         self.bare_cluster = await self._start("bare", gated=False)
@@ -348,6 +386,21 @@ class AirflowAdapter(Apart):
             while not await asyncio.to_thread(airflow_home.is_up, url):  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
 
+    async def refusal(self, base: Path, wrong: Wrong) -> str:
+        """In the scheduler's log where that does not start, else in the task's events and its log."""
+        if wrong.lacks:
+            return await self.ended_log("wrong", await self.start_scheduler("wrong", **wrong.variables))
+        run = secrets.token_hex(8)
+        asked = {"what": "write", "base": str(base), "run": run, "executor": wrong.executor}
+        try:
+            await self.ask(do="hand_out", **asked, changed=wrong.settings)
+        except RefusedError as error:
+            told = str(error).partition(": ")[2]
+        async with asyncio.timeout(60):
+            while told not in (shown := await self.ask(do="shown", dag=wrong.executor, run=run))["events"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        return str(shown["log"])
+
     async def start_scheduler(self, name: str = "airflow-scheduler", **variables: str) -> Any:
         return await self.spawn(name, self.command("airflow"), "scheduler", **variables)
 
@@ -378,6 +431,19 @@ class PrefectAdapter(Apart):
                 await asyncio.sleep(0.2)
         self.worker = await self.start_worker()
 
+    async def refusal(self, base: Path, wrong: Wrong) -> str:
+        """In the worker's log where that does not start, else in the run's state."""
+        if wrong.lacks:
+            return await self.ended_log("wrong", await self.start_worker("wrong", **wrong.variables))
+        asked = {"base": str(base), "run": secrets.token_hex(8)}
+        with contextlib.suppress(RefusedError):
+            await self.ask(do="hand_out", what="write", executor=wrong.executor, changed=wrong.settings, **asked)
+        try:
+            shown = await self.ask(do="shown", **asked)
+        except RefusedError as error:
+            return str(error)
+        raise AssertionError(f"it ran: {shown}")
+
     async def start_worker(self, name: str = "prefect-worker", **variables: str) -> Any:
         command = [self.command(), "-m", "tests.orchestrators.prefect_worker", "--pool", "contract"]
         return await self.spawn(name, *command, **variables)
@@ -400,4 +466,5 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "airflow": AirflowAdapter,
     "prefect": PrefectAdapter,
     "temporal": TemporalAdapter,
+    "github": GitHubAdapter,
 }

@@ -7,6 +7,7 @@ from celery import Task
 
 from tests.orchestrators.celery_app import app, beats, write
 from tests.orchestrators.driver import serve
+from tests.orchestrators.held import wrong
 from ztrooted.client.orchestrator import DECIDED_S
 from ztrooted.integrations.celery import GOVERNING, HEADER
 
@@ -42,6 +43,16 @@ def whole(asked: dict[str, Any]) -> Any:
     return TASKS[asked["what"]].delay(asked["base"]).get(timeout=TIMEOUT_S)
 
 
+def refusal(asked: dict[str, Any]) -> Any:
+    """As who sends sees it, where something is wrong."""
+    with wrong(asked):
+        app.conf[GOVERNING]._sending = None
+        try:
+            return write.apply_async([asked["base"]], queue=asked["executor"]).get(timeout=TIMEOUT_S)
+        finally:
+            app.conf[GOVERNING]._sending = None
+
+
 def bare(asked: dict[str, Any]) -> Any:
     """By an app that is not governed; see ``celery_bare``."""
     from tests.orchestrators.celery_bare import write as plain  # noqa: PLC0415
@@ -50,4 +61,4 @@ def bare(asked: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    serve({"hand_out": hand_out, "run": run, "whole": whole, "bare": bare})
+    serve({"hand_out": hand_out, "run": run, "whole": whole, "refusal": refusal, "bare": bare})

@@ -52,21 +52,40 @@ def wait_for(name: str) -> Any:
 
 
 @contextmanager
+def clock(off_s: float) -> Iterator[None]:
+    """Have who asks read a clock that is off."""
+    from ztrooted.client import orchestrator  # noqa: PLC0415 -- a driver needs none
+
+    off = SimpleNamespace(time=lambda: time.time() + off_s, monotonic=time.monotonic)
+    orchestrator.time = off  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        orchestrator.time = time
+
+
+@contextmanager
+def wrong(told: dict[str, Any]) -> Iterator[None]:
+    """In this process, what ``adapter.Wrong`` says: ``variables`` that are others, a ``clock`` that is off."""
+    before = dict(os.environ)
+    os.environ.update(told["variables"])
+    try:
+        with clock(told["clock"]):
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
 def changed(holder: Any, told: dict[str, Any] | None) -> Iterator[Any]:
     """Somebody with ``settings`` and ``within_s`` who has others, and a clock that is ``clock`` seconds off."""
     if told is None:
         yield holder
         return
-    from ztrooted.client import orchestrator  # noqa: PLC0415 -- a driver needs none
-
     made = copy.copy(holder)
-    off = told.pop("clock", 0)
-    made.within_s = 30.0 if off else WITHIN_S
+    off_s = told.pop("clock", 0)
+    made.within_s = WITHIN_S if "gateway" in told else 30.0
     made.settings = replace(holder.settings, **(told | ({"ca": Path(told["ca"])} if "ca" in told else {})))
-    if off:
-        clock = SimpleNamespace(time=lambda: time.time() + off, monotonic=time.monotonic)
-        orchestrator.time = clock  # type: ignore[assignment]
-    try:
+    with clock(off_s):
         yield made
-    finally:
-        orchestrator.time = time

@@ -7,40 +7,14 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tests.orchestrators import tools
-from tests.orchestrators.driver import serve
-from ztrooted.client.blocking import BlockingOrchestrator
-from ztrooted.guard.function import Call, describe_call
-from ztrooted.guard.settings import OrchestratorSettings
+from tests.orchestrators.driver import NODE, Calls, serve
 from ztrooted.integrations import ray as governed
 
 TIMEOUT_S = 20
-NODE = "celery"  # whatever the suite calls its one place to run
-EXECUTORS = {NODE: os.environ["ZTROOTED_EXECUTOR"]}
 
 
-def orchestrator(url: str | None = None) -> BlockingOrchestrator:
-    asked = OrchestratorSettings.from_environment()
-    return BlockingOrchestrator(url or asked.gateway, ca=asked.ca, token=asked.token, anchors=asked.anchors)
-
-
-def call_of(asked: dict[str, Any]) -> Call:
-    return describe_call(getattr(tools, asked["what"]), [asked["base"]], workflow="ray", run=asked["run"])
-
-
-def hand_out(asked: dict[str, Any]) -> Any:
-    more = {"within_s": 0.5} if "url" in asked else {}
-    with orchestrator(asked.get("url")) as asking:
-        return governed.authorize(asking, EXECUTORS, asked["executor"], call_of(asked), **more).encode()
-
-
-def run(asked: dict[str, Any]) -> Any:
-    return ray.get(governed.send(NODE, asked["ticket"], call_of(asked)), timeout=TIMEOUT_S)
-
-
-def whole(asked: dict[str, Any]) -> Any:
-    with orchestrator() as asking:
-        function = getattr(tools, asked["what"])
-        return ray.get(governed.submit(asking, EXECUTORS, NODE, function, asked["base"]), timeout=TIMEOUT_S)
+def got(result: Any) -> Any:
+    return ray.get(result, timeout=TIMEOUT_S)
 
 
 def on(node: str) -> dict[str, Any]:
@@ -50,15 +24,15 @@ def on(node: str) -> dict[str, Any]:
 
 def bare(asked: dict[str, Any]) -> Any:
     """The same on a node without the guard."""
-    return ray.get(ray.remote(tools.write).options(**on("bare")).remote(asked["base"]), timeout=TIMEOUT_S)
+    return got(ray.remote(tools.write).options(**on("bare")).remote(asked["base"]))
 
 
 def cancelled(asked: dict[str, Any]) -> Any:
     """Take back what runs: Ray interrupts the task, or kills its worker."""
-    running = governed.send(NODE, asked["ticket"], call_of(asked))
+    running = governed.send(NODE, asked["ticket"], calls.call_of(asked))
     ray.wait([running], timeout=asked["after_s"])
     ray.cancel(running, force=asked["force"])
-    return ray.get(running, timeout=TIMEOUT_S)
+    return got(running)
 
 
 class Unpickled:
@@ -105,9 +79,10 @@ def around(asked: dict[str, Any]) -> Any:
     else:
         argument = Unpickled(path) if how == "argument" else ray.put(Unpickled(path))
         task = ray.remote(governed.run_ticket).options(**on(NODE)).remote(argument, b"")
-    return ray.get(task, timeout=TIMEOUT_S)
+    return got(task)
 
 
 if __name__ == "__main__":
     ray.init(address=os.environ["RAY_AT"], log_to_driver=False, logging_level="ERROR")
-    serve({"hand_out": hand_out, "run": run, "whole": whole, "around": around, "bare": bare, "cancelled": cancelled})
+    calls = Calls("ray", governed.submit, governed.send, got)
+    serve({**calls.commands, "around": around, "bare": bare, "cancelled": cancelled})

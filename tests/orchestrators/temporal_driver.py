@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from temporalio.worker import (
 
 from tests.orchestrators import tools
 from tests.orchestrators.driver import serve
+from tests.orchestrators.held import wrong
 from tests.orchestrators.temporal_workflows import Contract
 from ztrooted.client.blocking import Loop
 from ztrooted.guard.settings import OrchestratorSettings
@@ -105,6 +106,21 @@ def whole(asked: dict[str, Any]) -> Any:
     return loop.wait(execute("flows", secrets.token_hex(8), **{"queue": NODE, **more}))
 
 
+async def shown(name: str, queue: str, base: str) -> str:
+    """What Temporal shows of a workflow, whose worker is started with what is wrong."""
+    governing = Governing(EXECUTORS, FUNCTIONS)
+    more = {"activities": [governing.authorize], "interceptors": [governing]}
+    async with Worker(client, task_queue=name, workflows=[Contract], **more):
+        with suppress(RuntimeError):
+            await execute(name, name, what="write", base=base, queue=queue, tries=3)
+    return (await client.get_workflow_handle(name).fetch_history()).to_json()
+
+
+def refusal(asked: dict[str, Any]) -> Any:
+    with wrong(asked):
+        return loop.wait(shown(secrets.token_hex(8), asked["executor"], asked["base"]))
+
+
 def bare(asked: dict[str, Any]) -> Any:
     """The same on a worker without the guard."""
     return loop.wait(execute("around", secrets.token_hex(8), what="write", base=asked["base"], queue="bare"))
@@ -115,4 +131,4 @@ if __name__ == "__main__":
     os.dup2(2, 1)  # where Temporal's core writes its log
     loop, stack = Loop(), AsyncExitStack()
     client = loop.wait(start())
-    serve({"hand_out": hand_out, "run": run, "whole": whole, "bare": bare})
+    serve({"hand_out": hand_out, "run": run, "whole": whole, "refusal": refusal, "bare": bare})

@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -154,32 +153,4 @@ async def test_a_file_of_a_dag_that_was_changed_since_is_not_run(airflow: Airflo
         await refused(airflow.run(message), "job.file_mismatch")
     finally:
         file.write_bytes(good)
-    assert not (tmp_path / "file").exists()
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason", "remedy"),
-    [
-        ({"token": "zt_" + "A" * 43}, "auth.", "token"),
-        ({"ca": "ROOTS"}, "environment.", "certificate"),
-        ({"clock": 7200}, "jws.expired", "ask for a new authorization"),
-        ({"clock": -7200}, "jws.", "clock"),
-    ],
-)
-async def test_bad_input_is_shown_with_reason_and_remedy_and_nothing_runs(
-    airflow: AirflowAdapter, changed: dict[str, Any], reason: str, remedy: str, tmp_path: Path
-) -> None:
-    if "ca" in changed:
-        changed = {"ca": str(airflow.machine.folder / "roots.pem")}
-    run = secrets.token_hex(8)
-    asked = {"what": "write", "base": str(tmp_path / "file"), "run": run, "executor": "celery", "changed": changed}
-    told = await refused(airflow.ask(do="hand_out", **asked), reason)
-    for _ in range(300):
-        shown = await airflow.ask(do="shown", dag="celery", run=run)
-        if told.partition(": ")[2] in shown["events"]:
-            break
-        await asyncio.sleep(0.1)
-    assert reason in shown["events"]
-    assert reason in shown["log"]
-    assert remedy in shown["log"]
     assert not (tmp_path / "file").exists()

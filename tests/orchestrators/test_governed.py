@@ -17,7 +17,7 @@ from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.guard.function import FunctionFailed, describe_call, perform, require_call
 from ztrooted.guard.governed import Gate
 from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment
-from ztrooted.outcome import Killed
+from ztrooted.outcome import JobFailed, Killed
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -61,10 +61,12 @@ async def test_calls_return_what_the_functions_do(machine: MachineInProcess) -> 
         assert "in fails" in failed.value.trace
         with pytest.raises(FunctionFailed, match="TypeError"):
             await asyncio.to_thread(governed(tools.silent))
+        with pytest.raises(JobFailed, match=r"without a result .* Have it return"):
+            await asyncio.to_thread(governed(tools.leaves))
     finally:
         await asyncio.to_thread(gate.close)
     jobs = [one["body"]["job"] for one in machine.gate.records("dispatch.requested")[before:]]
-    assert [job["step"] for job in jobs] == ["add", "later", "fails", "silent"]
+    assert [job["step"] for job in jobs] == ["add", "later", "fails", "silent", "leaves"]
     assert jobs[0]["argv"][-2] == "tests.orchestrators.tools:add"
     assert len({job["argv"][-1] for job in jobs}) == 4, "each names its arguments"
     assert tools.__file__ in jobs[0]["files"]

@@ -4,13 +4,11 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.orchestrators.adapters import PrefectAdapter
-from tests.orchestrators.test_contract import refused
 from tests.support.agent_in_process import Beats, MachineInProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
@@ -60,29 +58,6 @@ async def test_a_worker_that_could_not_refuse_does_not_start(
     log = (prefect.machine.folder / f"{name}.log").read_text()
     assert told in log
     assert "started!" not in log
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason", "remedy"),
-    [
-        ({"token": "zt_" + "A" * 43}, "auth.", "token"),
-        ({"ca": "ROOTS"}, "environment.", "certificate"),
-        ({"clock": 7200}, "jws.expired", "ask for a new authorization"),
-        ({"clock": -7200}, "jws.", "clock"),
-    ],
-)
-async def test_bad_input_is_shown_with_reason_and_remedy_and_nothing_runs(
-    prefect: PrefectAdapter, changed: dict[str, Any], reason: str, remedy: str, tmp_path: Path
-) -> None:
-    if "ca" in changed:
-        changed = {"ca": str(prefect.machine.folder / "roots.pem")}
-    run, base = secrets.token_hex(8), str(tmp_path / "file")
-    asked = {"what": "write", "base": base, "run": run, "executor": "celery", "changed": changed}
-    await refused(prefect.ask(do="hand_out", **asked), reason)
-    told = await refused(prefect.ask(do="shown", run=run, base=base), reason)
-    assert "Crashed" in told
-    assert remedy in told
-    assert not (tmp_path / "file").exists()
 
 
 async def test_a_worker_that_is_killed_takes_its_runs_along(prefect: PrefectAdapter, tmp_path: Path) -> None:

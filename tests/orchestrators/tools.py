@@ -22,6 +22,10 @@ def silent() -> object:
     return object()
 
 
+def leaves() -> None:
+    os._exit(0)
+
+
 def write(path: str, text: str = "done") -> str:
     """Leave something that can be seen from outside."""
     Path(path).write_text(text)

@@ -22,7 +22,7 @@ from ztrooted.anchors import Anchors
 from ztrooted.client import GatewayClient
 from ztrooted.client.answers import Unavailable, unreachable
 from ztrooted.client.orchestrators import FeedEvent
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.errors import ArtifactError, EnvironmentProblem, GateError
 from ztrooted.lifecycle import FINAL, State
 from ztrooted.log_memory import state_folder
 from ztrooted.models import DispatchRequest, Grant, Issuer, compose
@@ -39,6 +39,7 @@ PROVED_S = 30.0  # a story closes when the executor has reported, or its lease h
 PAUSE_S = (0.05, 2.0)  # first and longest pause before asking again; each is drawn at random below its bound
 MARGIN_S = 1.0  # a lease counts from when it was heard of, which is later than when it began
 LAST = frozenset({"execution.closed", "authorization.denied"})
+OFF = frozenset({GateReason.JWS_EXPIRED, GateReason.JWS_NOT_YET_VALID, GateReason.JWS_KEY_EXPIRED})
 CONTROLLER_LOST = str(GateReason.EXECUTION_ABANDONED)
 
 
@@ -108,12 +109,12 @@ class Orchestrator:
             artifact=grant.artifact, issuers=self._issuers or await self._learn(until), job=work.job, env=work.env
         )
         try:
-            verified = verify_ticket(ticket, self.anchors, now=int(time.time()), executor=executor)
+            verified = _verified(ticket, self.anchors, executor)
         except GateError as error:
             if error.reason != GateReason.JWS_KID:
                 raise
             ticket = ticket.model_copy(update={"issuers": await self._learn(until)})  # a new epoch has begun
-            verified = verify_ticket(ticket, self.anchors, now=int(time.time()), executor=executor)
+            verified = _verified(ticket, self.anchors, executor)
         return Dispatch(grant, verified)
 
     async def watch(self, dispatch: Dispatch) -> AsyncGenerator[FeedEvent, None]:
@@ -229,6 +230,17 @@ class Orchestrator:
                     pause = min(2 * pause, PAUSE_S[1])
         except TimeoutError as error:
             raise failed or unreachable(self.gateway.url, error) from error
+
+
+def _verified(ticket: Ticket, anchors: Anchors, executor: str) -> VerifiedTicket:
+    """``verify_ticket``, of one that was issued just now: if by this clock it is not valid, that is what is wrong."""
+    try:
+        return verify_ticket(ticket, anchors, now=int(time.time()), executor=executor)
+    except ArtifactError as error:
+        if error.reason not in OFF:
+            raise
+        detail = f"{error.detail}; the gateway issued it just now"
+        raise ArtifactError(error.reason, detail, "set this machine's clock right, or the gateway's") from error
 
 
 async def _next(events: AsyncIterator[FeedEvent], ends: float) -> FeedEvent | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ztrooted.errors import EnvironmentProblem, GateError, UsageProblem
+from ztrooted.errors import GateError, UsageProblem
 from ztrooted.guard import call as child
 from ztrooted.guard.agent import LocalAgent
 from ztrooted.guard.process import GuardedProcess, Streams
@@ -174,10 +174,10 @@ async def _carry(near: socket.socket, payload: bytes) -> bytes:
 def result_of(outcome: Outcome, data: bytes) -> Any:
     """What the function returned, if it ended by itself and well; Killed, FunctionFailed or JobFailed otherwise.
 
-    A result that a job wrote before it was killed is none. EnvironmentProblem ``execution.start_failed`` for no result.
+    A result that a job wrote before it was killed is none. JobFailed ``execution.exited`` for no result.
     """
     if outcome.outcome == "exited" and outcome.exit_status == 1 and data:
-        told = _told(data, "error")
+        told = _told(data, "error", outcome)
         said = {name: str(told.get(name)) for name in ("type", "message", "trace")} if isinstance(told, dict) else {}
         raise FunctionFailed(
             GateReason.EXECUTION_EXITED,
@@ -187,18 +187,19 @@ def result_of(outcome: Outcome, data: bytes) -> Any:
             said.get("trace", ""),
         )
     outcome.demand()
-    return _told(data, "value")
+    return _told(data, "value", outcome)
 
 
-def _told(data: bytes, what: str) -> Any:
+def _told(data: bytes, what: str, outcome: Outcome) -> Any:
     """A member of what the job wrote, which may be anything."""
     try:
         return json.loads(data)[what]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EnvironmentProblem(
-            GateReason.EXECUTION_START_FAILED,
-            f"the function ended without a result of up to {MAX_RESULT} bytes",
-            "have it return, and return large results in files",
+        raise JobFailed(
+            GateReason.EXECUTION_EXITED,
+            f"the function ended without a result of up to {MAX_RESULT} bytes.",
+            "Have it return, and return large results in files.",
+            outcome.authorization,
         ) from error
 
 

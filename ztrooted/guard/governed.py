@@ -124,11 +124,14 @@ class Gate:
         return await orchestrator.__aenter__()
 
     async def _call(self, call: "Call", max_runtime_s: int | None) -> Any:
+        from ztrooted.outcome import telling  # noqa: PLC0415
+
         orchestrator, agent = self._orchestrator, self._agent
         if orchestrator is None or agent is None:
             raise RuntimeError("the gate was closed")
-        dispatch = await orchestrator.authorize(call.work, agent.executor, max_runtime_s=max_runtime_s)
-        return await follow_call(orchestrator, dispatch, agent, call)
+        with telling():
+            dispatch = await orchestrator.authorize(call.work, agent.executor, max_runtime_s=max_runtime_s)
+            return await follow_call(orchestrator, dispatch, agent, call)
 
 
 async def follow_call(orchestrator: "Orchestrator", dispatch: "Dispatch", agent: "LocalAgent", call: "Call") -> Any:

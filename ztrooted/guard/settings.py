@@ -43,6 +43,21 @@ def agent_from_environment(variables: Mapping[str, str] = os.environ) -> LocalAg
     return LocalAgent(read_anchors(variables), executor, Path(variables.get("ZTROOTED_SOCKET") or SOCKET))
 
 
+def listening_agent(before: str) -> LocalAgent:
+    """The same, which listens. EnvironmentProblem ``execution.agent_lost`` otherwise: who can't refuse does not start.
+
+    ``before`` names what is about to.
+    """
+    agent = agent_from_environment()
+    if not agent.path.is_socket():
+        raise EnvironmentProblem(
+            GateReason.EXECUTION_AGENT_LOST,
+            f"no executor agent listens at {agent.path}",
+            f"start it before the {before}: 'ztrooted executor run'",
+        )
+    return agent
+
+
 def read_anchors(variables: Mapping[str, str] = os.environ) -> Anchors:
     """The file that ``ZTROOTED_ANCHORS`` names."""
     path = Path(_required(variables, "ZTROOTED_ANCHORS", "the anchors file, which the gateway's operator gives out"))

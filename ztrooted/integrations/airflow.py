@@ -31,14 +31,13 @@ from airflow.executors.base_executor import BaseExecutor
 
 from ztrooted.client.blocking import Loop
 from ztrooted.client.orchestrator import DECIDED_S, Orchestrator
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.errors import GateError
 from ztrooted.guard.agent import LocalAgent
 from ztrooted.guard.executor_set import parse_executors
 from ztrooted.guard.function import Call, describe_call, perform, require_call
-from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment
+from ztrooted.guard.settings import OrchestratorSettings, listening_agent
 from ztrooted.integrations.airflow_policy import require_policy, run_workload
-from ztrooted.outcome import JobFailed, Killed, NotStarted
-from ztrooted.reasons import GateReason
+from ztrooted.outcome import end_of, telling
 from ztrooted.ticket import parse_ticket
 from ztrooted.work import describe, name_of
 
@@ -60,21 +59,11 @@ class GovernedExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow's is not 
         self._ended: deque[tuple[Any, Future[Any]]] = deque()
         self._loop: Loop | None = None
         self._orchestrator: Orchestrator | None = None
-        try:
+        with telling():
             self.executors = parse_executors(conf.get("ztrooted", "executors", fallback=""), "[ztrooted] executors")
             self.settings = OrchestratorSettings.from_environment()
-            self.agent: LocalAgent = agent_from_environment()
-            if not self.agent.path.is_socket():
-                raise EnvironmentProblem(
-                    GateReason.EXECUTION_AGENT_LOST,
-                    f"no executor agent listens at {self.agent.path}",
-                    "start it before the scheduler: 'ztrooted executor run'",
-                )
+            self.agent: LocalAgent = listening_agent("scheduler")
             require_policy()
-        except NotStarted:
-            raise
-        except GateError as error:
-            raise NotStarted.of(error) from error
 
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
         for workload in workload_items:
@@ -125,8 +114,8 @@ class GovernedExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow's is not 
         if error is None:
             self.success(workload.key)
             return
-        if isinstance(error, GateError) and not isinstance(error, (NotStarted, Killed, JobFailed)):
-            error = NotStarted.of(error)
+        if isinstance(error, GateError):
+            error = end_of(error)
         told = str(error) if isinstance(error, (GateError, str)) else f"{type(error).__name__}: {error}"
         self.log.error("%s: %s", workload.key, told)
         write_log(workload.log_path, told)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery, Task, bootsteps
 from celery.utils import uuid
 
-from ztrooted.errors import EnvironmentProblem, GateError, UsageProblem
+from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.reasons import GateReason
 
@@ -81,12 +81,15 @@ class GovernedTask(Task):  # type: ignore[misc]  # Celery has no types
         return function
 
     def authorize(self, args: Any, kwargs: Any, *, task_id: str, queue: str, attempt: int = 1) -> str:
-        """Where work is handed out: the ticket for one call on the executor behind a queue."""
-        governing = _governing(self.app)
-        call = self._described(args, kwargs, task_id, attempt)
-        asked = {"max_runtime_s": self.max_runtime_s, "within_s": self.within_s}
-        dispatch = governing.orchestrator.authorize(call.work, governing.executors[queue], **asked)
-        return dispatch.ticket.encode()
+        """Where work is handed out: the ticket for one call on the executor behind a queue. NotStarted for a no."""
+        from ztrooted.outcome import telling  # noqa: PLC0415
+
+        with telling():
+            governing = _governing(self.app)
+            call = self._described(args, kwargs, task_id, attempt)
+            asked = {"max_runtime_s": self.max_runtime_s, "within_s": self.within_s}
+            dispatch = governing.orchestrator.authorize(call.work, governing.executors[queue], **asked)
+            return dispatch.ticket.encode()
 
     def apply_async(self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any) -> Any:
         """Ask, and send what was permitted. Nothing is sent where the answer is no, or does not come."""
@@ -101,11 +104,11 @@ class GovernedTask(Task):  # type: ignore[misc]  # Celery has no types
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Where it runs: verify the ticket, and run the call under its lease. NotStarted, Killed or FunctionFailed."""
         from ztrooted.guard.function import reference_of, require_call  # noqa: PLC0415
-        from ztrooted.outcome import NotStarted  # noqa: PLC0415
+        from ztrooted.outcome import telling  # noqa: PLC0415
         from ztrooted.ticket import parse_ticket  # noqa: PLC0415
 
-        loop, agent = _governing(self.app).running
-        try:
+        with telling():
+            loop, agent = _governing(self.app).running
             request = self.request
             carried = request.get(HEADER) or (request.get("headers") or {}).get(HEADER)
             ticket = parse_ticket(carried)
@@ -113,12 +116,6 @@ class GovernedTask(Task):  # type: ignore[misc]  # Celery has no types
             call = require_call(ticket, payload, reference_of(self.run)[0])
             _require_run(ticket.job, str(request.id))
             return loop.wait(_perform(agent, ticket, call))
-        except (NotStarted, UsageProblem, EnvironmentProblem):
-            raise
-        except GateError as error:
-            if hasattr(error, "authorization"):  # it ran
-                raise
-            raise NotStarted.of(error) from error
 
     def _described(self, args: Any, kwargs: Any, task_id: str, attempt: int) -> "Call":
         from ztrooted.guard.function import describe_call  # noqa: PLC0415
@@ -132,18 +129,21 @@ class GuardStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
     """A worker starts only if it could refuse: it knows its agent and what to trust, and each task is governed."""
 
     def __init__(self, worker: Any, **_options: Any) -> None:
-        _, agent = _governing(worker.app).running
-        if not agent.path.is_socket():
+        from ztrooted.guard.settings import listening_agent  # noqa: PLC0415
+        from ztrooted.outcome import telling  # noqa: PLC0415
+
+        with telling():
+            _governing(worker.app)
+            listening_agent("worker")
+            _require_governed(worker.app)
+
+
+def _require_governed(app: Celery) -> None:
+    for name, task in app.tasks.items():
+        if not name.startswith(OWN) and type(task).__call__ is not GovernedTask.__call__:
             raise EnvironmentProblem(
-                GateReason.EXECUTION_AGENT_LOST,
-                f"no executor agent listens at {agent.path}",
-                "start it before the worker: 'ztrooted executor run'",
+                GateReason.CONFIG_INVALID, f"task {name} is not governed", "give it no other base than GovernedTask"
             )
-        for name, task in worker.app.tasks.items():
-            if not name.startswith(OWN) and type(task).__call__ is not GovernedTask.__call__:
-                raise EnvironmentProblem(
-                    GateReason.CONFIG_INVALID, f"task {name} is not governed", "give it no other base than GovernedTask"
-                )
 
 
 def govern(app: Celery, executors: Mapping[str, str]) -> None:

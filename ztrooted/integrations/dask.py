@@ -18,32 +18,19 @@ policy has nothing to say about it. Use this with ``distributed.comm.require-enc
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from distributed import Client, Future, Worker, WorkerPlugin
 
-from ztrooted.client.blocking import BlockingOrchestrator, Loop
-from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.guard.agent import LocalAgent
-from ztrooted.guard.executor_set import ExecutorSet
-from ztrooted.guard.function import Call, describe_call, perform, require_call
-from ztrooted.guard.settings import agent_from_environment
-from ztrooted.outcome import NotStarted
-from ztrooted.reasons import GateReason
-from ztrooted.ticket import Ticket, parse_ticket
+from ztrooted.client.blocking import BlockingOrchestrator
+from ztrooted.errors import GateError
+from ztrooted.guard import carried
+from ztrooted.guard.function import Call, describe_call
+from ztrooted.guard.settings import listening_agent
+from ztrooted.outcome import end_of
 
 HARMLESS = frozenset({"Alias", "DataNode"})  # kinds of task that call nothing
-_starting = threading.Lock()
-_running: list[tuple[Loop, LocalAgent]] = []
-
-
-def authorize(
-    orchestrator: BlockingOrchestrator, executors: Mapping[str, str], worker: str, call: Call, **asked: Any
-) -> Ticket:
-    """Where work is handed out: the ticket for a call on one worker, by its name. ``asked`` as for ``Orchestrator``."""
-    return orchestrator.authorize(call.work, ExecutorSet(executors)[worker], **asked).ticket
 
 
 def submit(
@@ -58,7 +45,7 @@ def submit(
 ) -> Future:
     """Ask, and submit what was permitted; ``function`` is one that a new process finds by its name, arguments are JSON."""
     call = describe_call(function, args, kwargs, workflow="dask", run=run)
-    return send(client, worker, authorize(orchestrator, executors, worker, call).encode(), call)
+    return send(client, worker, carried.authorize(orchestrator, executors, worker, call).encode(), call)
 
 
 def send(client: Client, worker: str, ticket: str | None, call: Call) -> Future:
@@ -70,24 +57,7 @@ def send(client: Client, worker: str, ticket: str | None, call: Call) -> Future:
 
 def run_ticket(ticket: str | None, payload: bytes) -> Any:
     """Where it runs. NotStarted, Killed or FunctionFailed."""
-    with _starting:
-        if not _running:
-            _running.append((Loop(), agent_from_environment()))
-    loop, agent = _running[0]
-    try:
-        parsed = parse_ticket(ticket)
-        return loop.wait(_perform(agent, parsed, require_call(parsed, payload)))
-    except (NotStarted, EnvironmentProblem):
-        raise
-    except GateError as error:
-        if hasattr(error, "authorization"):  # it ran
-            raise
-        raise NotStarted.of(error) from error
-
-
-async def _perform(agent: LocalAgent, ticket: Ticket, call: Call) -> Any:
-    _, result = await perform(agent, ticket, call)
-    return await result
+    return carried.run(ticket, payload)
 
 
 class GuardPlugin(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
@@ -99,15 +69,9 @@ class GuardPlugin(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         """A worker that could not refuse is none."""
         self._worker = worker
         try:
-            agent = agent_from_environment()
-            if not agent.path.is_socket():
-                raise EnvironmentProblem(
-                    GateReason.EXECUTION_AGENT_LOST,
-                    f"no executor agent listens at {agent.path}",
-                    "start it before the worker: 'ztrooted executor run'",
-                )
+            listening_agent("worker")
         except GateError as error:
-            die(str(NotStarted.of(error)))
+            die(str(end_of(error)))
 
     def transition(self, *step: Any, **_more: Any) -> None:
         """``key``, ``start``, ``finish``: is called before a task is executed."""

@@ -38,7 +38,7 @@ from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment
 from ztrooted.integrations.github_follower import Followed, ancestor, birth, follow
 from ztrooted.kept_files import replace_secret
 from ztrooted.log_memory import state_folder
-from ztrooted.outcome import NotStarted
+from ztrooted.outcome import NotStarted, end_of
 from ztrooted.reasons import GateReason
 from ztrooted.work import Work, describe, name_of
 
@@ -199,7 +199,7 @@ def _seconds(name: str) -> int | None:
 
 def shown(error: GateError) -> str:
     """A refusal as a line that the job's log shows as its error."""
-    text = str(error if hasattr(error, "authorization") else NotStarted.of(error))
+    text = str(end_of(error))
     for letter, instead in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
         text = text.replace(letter, instead)
     return f"::error title=ztrooted::{text}"

@@ -19,11 +19,11 @@ from typing import Any
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 
 from ztrooted.client.orchestrator import DECIDED_S, Orchestrator
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.errors import GateError
 from ztrooted.guard.agent import LocalAgent
 from ztrooted.guard.executor_set import ExecutorSet, parse_executors
 from ztrooted.guard.process import GuardedProcess
-from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment
+from ztrooted.guard.settings import OrchestratorSettings, listening_agent
 from ztrooted.outcome import NotStarted
 from ztrooted.reasons import GateReason
 from ztrooted.ticket import parse_ticket
@@ -52,13 +52,7 @@ class GovernedWorker(BaseWorker):  # type: ignore[misc]
         super().__init__(work_pool_name, *arguments, **named)
         self.executors = ExecutorSet(executors)
         self.settings = OrchestratorSettings.from_environment()
-        self.agent: LocalAgent = agent_from_environment()
-        if not self.agent.path.is_socket():
-            raise EnvironmentProblem(
-                GateReason.EXECUTION_AGENT_LOST,
-                f"no executor agent listens at {self.agent.path}",
-                "start it before the worker: 'ztrooted executor run'",
-            )
+        self.agent: LocalAgent = listening_agent("worker")
         self._jobs: dict[str, GuardedProcess] = {}
 
     async def run(self, flow_run: Any, configuration: Any, task_status: Any = None) -> GovernedResult:

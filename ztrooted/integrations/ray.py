@@ -12,32 +12,17 @@ executor's agent. What arrives with it is bytes, so a node unpickles nothing of 
 A retry of Ray's has the ticket that was used. ``ray.cancel`` ends the job, and so does whatever ends the worker.
 """
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ztrooted.client.blocking import BlockingOrchestrator, Loop
-from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.guard.agent import LocalAgent
-from ztrooted.guard.executor_set import ExecutorSet
-from ztrooted.guard.function import Call, describe_call, perform, require_call
-from ztrooted.guard.settings import agent_from_environment
+from ztrooted.client.blocking import BlockingOrchestrator
+from ztrooted.guard import carried
+from ztrooted.guard.function import Call, describe_call
 from ztrooted.outcome import NotStarted
 from ztrooted.reasons import GateReason
-from ztrooted.ticket import Ticket, parse_ticket
-
-_starting = threading.Lock()
-_running: list[tuple[Loop, LocalAgent]] = []
-
-
-def authorize(
-    orchestrator: BlockingOrchestrator, executors: Mapping[str, str], node: str, call: Call, **asked: Any
-) -> Ticket:
-    """Where work is handed out: the ticket for a call on one node, by its name. ``asked`` as for ``Orchestrator``."""
-    return orchestrator.authorize(call.work, ExecutorSet(executors)[node], **asked).ticket
 
 
 def submit(
@@ -51,7 +36,7 @@ def submit(
 ) -> "ray.ObjectRef":
     """Ask, and submit what was permitted; ``function`` is one that a new process finds by its name, arguments are JSON."""
     call = describe_call(function, args, kwargs, workflow="ray", run=run)
-    return send(node, authorize(orchestrator, executors, node, call).encode(), call)
+    return send(node, carried.authorize(orchestrator, executors, node, call).encode(), call)
 
 
 def send(node: str, ticket: str | None, call: Call) -> "ray.ObjectRef":
@@ -62,10 +47,10 @@ def send(node: str, ticket: str | None, call: Call) -> "ray.ObjectRef":
 
 
 def node_id(name: str) -> str:
-    """The node that has this name and lives. GateError ``dispatch.executor_unknown`` unless there is exactly one."""
+    """The node that has this name and lives. NotStarted ``dispatch.executor_unknown`` unless there is exactly one."""
     found = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeName"] == name]
     if len(found) != 1:
-        raise GateError(
+        raise NotStarted(
             GateReason.DISPATCH_EXECUTOR_UNKNOWN,
             f"{len(found)} living nodes of this cluster are named {name!r:.80}, and not one",
             "start each node with a name of its own: --node-name",
@@ -75,21 +60,4 @@ def node_id(name: str) -> str:
 
 def run_ticket(ticket: bytes, payload: bytes) -> Any:
     """Where it runs. NotStarted, Killed or FunctionFailed."""
-    with _starting:
-        if not _running:
-            _running.append((Loop(), agent_from_environment()))
-    loop, agent = _running[0]
-    try:
-        parsed = parse_ticket(ticket or None)
-        return loop.wait(_perform(agent, parsed, require_call(parsed, payload)))
-    except (NotStarted, EnvironmentProblem):
-        raise
-    except GateError as error:
-        if hasattr(error, "authorization"):  # it ran
-            raise
-        raise NotStarted.of(error) from error
-
-
-async def _perform(agent: LocalAgent, ticket: Ticket, call: Call) -> Any:
-    _, result = await perform(agent, ticket, call)
-    return await result
+    return carried.run(ticket or None, payload)

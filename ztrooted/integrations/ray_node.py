@@ -15,7 +15,7 @@ from ray._private import parameter, services
 from ray.scripts import scripts
 
 from ztrooted.errors import EnvironmentProblem, GateError
-from ztrooted.guard.settings import agent_from_environment
+from ztrooted.guard.settings import listening_agent
 from ztrooted.integrations import ray_guard, ray_worker
 from ztrooted.outcome import NotStarted
 from ztrooted.reasons import GateReason
@@ -39,13 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def require_guard(arguments: Sequence[str]) -> None:
     """EnvironmentProblem for a node that could not refuse."""
-    agent = agent_from_environment()
-    if not agent.path.is_socket():
-        raise EnvironmentProblem(
-            GateReason.EXECUTION_AGENT_LOST,
-            f"no executor agent listens at {agent.path}",
-            "start it before the node: 'ztrooted executor run'",
-        )
+    listening_agent("node")
     if not ray.__version__.startswith(TRIED):
         raise EnvironmentProblem(
             GateReason.CONFIG_INVALID, f"the guard was not tried with Ray {ray.__version__}", f"install Ray {TRIED}*"

@@ -30,7 +30,7 @@ from ztrooted.guard.agent import LocalAgent, unanswered
 from ztrooted.guard.process import Streams
 from ztrooted.guard.settings import agent_from_environment
 from ztrooted.models import Job
-from ztrooted.outcome import JobFailed, NotStarted, Outcome
+from ztrooted.outcome import JobFailed, NotStarted, Outcome, end_of
 from ztrooted.reasons import GateReason
 from ztrooted.ticket import parse_ticket
 
@@ -165,7 +165,7 @@ def _task(argv: Sequence[str]) -> int:
     except JobFailed:
         pass  # its own output tells
     except GateError as error:
-        told = error if hasattr(error, "authorization") else NotStarted.of(error)
+        told = end_of(error)
         sys.stderr.write(f"ztrooted: {told}\n")
         return KILLED if not isinstance(told, NotStarted) else START_FAILED
     return exit_status(outcome)

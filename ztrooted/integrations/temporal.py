@@ -38,12 +38,12 @@ from temporalio.worker import (
 )
 
 from ztrooted.client.orchestrator import DECIDED_S, Orchestrator
-from ztrooted.errors import EnvironmentProblem, GateError
+from ztrooted.errors import GateError
 from ztrooted.guard.agent import LocalAgent
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.guard.function import FunctionFailed, describe_call, perform, reference_of, require_call
-from ztrooted.guard.settings import OrchestratorSettings, agent_from_environment
-from ztrooted.outcome import NotStarted
+from ztrooted.guard.settings import OrchestratorSettings, listening_agent
+from ztrooted.outcome import NotStarted, end_of
 from ztrooted.reasons import GateReason
 from ztrooted.ticket import parse_ticket
 from ztrooted.work import name_of
@@ -240,20 +240,14 @@ def _carried(asked: ExecuteActivityInput) -> str | None:
 
 def _refuse(error: GateError) -> NoReturn:
     """As Temporal shows it: with reason and remedy in the failure's message, and final where nothing ran."""
-    told = error if hasattr(error, "authorization") else NotStarted.of(error)
+    told = end_of(error)
     kind = told.detail.partition(":")[0] if isinstance(told, FunctionFailed) else str(told.reason)
     raise ApplicationError(str(told), type=kind, non_retryable=isinstance(told, NotStarted)) from None
 
 
 def governed_worker(client: Client, task_queue: str, activities: Iterable[Callable[..., Any]], **more: Any) -> Worker:
     """A worker of activities that could refuse. EnvironmentProblem where it could not, UsageProblem for what has no name."""
-    agent = agent_from_environment()
-    if not agent.path.is_socket():
-        raise EnvironmentProblem(
-            GateReason.EXECUTION_AGENT_LOST,
-            f"no executor agent listens at {agent.path}",
-            "start it before the worker: 'ztrooted executor run'",
-        )
+    agent = listening_agent("worker")
     governed = list(activities)
     for function in governed:
         reference_of(function)
