@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.certificates import Authority
 from tests.support.agent_in_process import MachineInProcess
-from ztrooted.client import Denied, Refused, Unauthenticated
+from ztrooted.client import Denied, Refused, Unauthenticated, Unavailable
 from ztrooted.client import orchestrator as module
 from ztrooted.client.blocking import BlockingOrchestrator
 from ztrooted.client.orchestrator import LeaseLostError, Orchestrator
@@ -23,6 +23,7 @@ from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.keys import spki
 from ztrooted.log_memory import LogMemory
 from ztrooted.outcome import JobFailed, Killed
+from ztrooted.request_rate import RequestRate
 from ztrooted.work import describe
 
 NOBODY = "ex-" + "0" * 32
@@ -167,6 +168,49 @@ async def test_no_answer_in_time_is_a_no(machine: MachineInProcess, tmp_path: An
                     await orchestrator.authorize(TRUE, NOBODY, within_s=0.3)
             assert problem.value.reason == "environment.gateway_unreachable"
     assert len(gate.records("dispatch.requested")) == before
+
+
+@asynccontextmanager
+async def limited(machine: MachineInProcess, wait_s: int) -> AsyncIterator[list[float]]:
+    """A gateway that says Retry-After until somebody waits; the seconds that were waited."""
+    waits: list[float] = []
+    with pytest.MonkeyPatch.context() as changed:
+
+        async def wait(seconds: float) -> None:
+            waits.append(seconds)
+            changed.undo()
+
+        rate = RequestRate(1 / wait_s, 1, lambda: 0.0)
+        assert rate.take("orchestrator:flows")
+        changed.setattr(machine.gate.gateway.rates, "_people", rate)
+        changed.setattr(module, "_wait", wait)
+        yield waits
+
+
+async def test_a_gateway_that_limits_is_asked_again_when_it_says_and_decides_once(
+    machine: MachineInProcess,
+) -> None:
+    before = len(machine.gate.records("dispatch.requested"))
+    async with await machine.orchestrator() as orchestrator:
+        async with limited(machine, 7) as waits:
+            dispatch = await orchestrator.authorize(TRUE, machine.id)
+        assert len(machine.gate.records("dispatch.requested")) == before + 1
+        async with limited(machine, 9) as more:
+            assert (await anext(orchestrator.watch(dispatch))).type == "authorization.issued"
+    (asked,), (watched,) = waits, more
+    assert 7 < asked <= 7 + module.PAUSE_S[0]
+    assert 9 < watched <= 9 + module.PAUSE_S[0]
+
+
+async def test_a_gateway_that_limits_for_longer_than_there_is_time_has_said_no(
+    machine: MachineInProcess,
+) -> None:
+    before = len(machine.gate.records("dispatch.requested"))
+    async with await machine.orchestrator() as orchestrator, limited(machine, 3600) as waits:
+        with pytest.raises(Unavailable) as refused:
+            await orchestrator.authorize(TRUE, machine.id)
+    assert (refused.value.reason, refused.value.retry_after_s, waits) == ("request.rate", 3600, [])
+    assert len(machine.gate.records("dispatch.requested")) == before
 
 
 async def test_a_yes_of_another_gateway_is_none(

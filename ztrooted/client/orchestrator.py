@@ -127,6 +127,7 @@ class Orchestrator:
         life_s = claims.exp - claims.iat + MARGIN_S
         ends, following, pause = time.monotonic() + life_s, dispatch.grant.record, PAUSE_S[0]
         while True:
+            told_s = 0
             try:
                 async with aclosing(self.gateway.events(following)) as events:
                     while True:
@@ -144,8 +145,8 @@ class Orchestrator:
             except EnvironmentProblem as error:
                 if error.reason != GateReason.ENVIRONMENT_GATEWAY_UNREACHABLE:
                     raise
-            except Unavailable:
-                pass
+            except Unavailable as error:
+                told_s = error.retry_after_s
             left = ends - time.monotonic()
             if left <= 0:
                 raise LeaseLostError(
@@ -153,7 +154,7 @@ class Orchestrator:
                     f"nothing was heard of authorization {dispatch.authorization} until its lease had ended here",
                     "see whether the gateway runs and can be reached; what ran has ended",
                 )
-            await asyncio.sleep(min(left, random.uniform(pause / 2, pause)))  # noqa: S311 -- jitter
+            await _wait(min(left, told_s + _jittered(pause)))
             pause = min(2 * pause, PAUSE_S[1])
 
     async def run(
@@ -212,7 +213,10 @@ class Orchestrator:
         return self._issuers
 
     async def _until(self, until: float, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until there is an answer, or it is too late: then the last failure is it."""
+        """Ask until there is an answer, or it is too late: then the last failure is it.
+
+        No sooner than a gateway says (Retry-After, RFC 9110 §10.2.3). One that names a time after ``until`` has said no.
+        """
         failed: GateError | None = None
         pause = PAUSE_S[0]
         try:
@@ -221,12 +225,14 @@ class Orchestrator:
                     try:
                         return await ask()
                     except Unavailable as error:
-                        failed = error
+                        failed, told_s = error, error.retry_after_s
+                        if time.monotonic() + told_s > until:
+                            raise
                     except EnvironmentProblem as error:
                         if error.reason != GateReason.ENVIRONMENT_GATEWAY_UNREACHABLE:
                             raise
-                        failed = error
-                    await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 -- jitter
+                        failed, told_s = error, 0
+                    await _wait(told_s + _jittered(pause))
                     pause = min(2 * pause, PAUSE_S[1])
         except TimeoutError as error:
             raise failed or unreachable(self.gateway.url, error) from error
@@ -241,6 +247,14 @@ def _verified(ticket: Ticket, anchors: Anchors, executor: str) -> VerifiedTicket
             raise
         detail = f"{error.detail}; the gateway issued it just now"
         raise ArtifactError(error.reason, detail, "set this machine's clock right, or the gateway's") from error
+
+
+def _jittered(pause: float) -> float:
+    """Those who were turned away together do not come again together."""
+    return random.uniform(pause / 2, pause)  # noqa: S311
+
+
+_wait = asyncio.sleep
 
 
 async def _next(events: AsyncIterator[FeedEvent], ends: float) -> FeedEvent | None:
