@@ -42,7 +42,7 @@ from gateway.retirement import Retirements
 from gateway.rounds import Rounds
 from gateway.routes import add_routes, all_routes
 from gateway.routes.route import CALLER
-from gateway.schedule import Schedule
+from gateway.schedule import Pace, Schedule
 from gateway.signer import Signer
 from gateway.storage import authorizations, lineage, retirements
 from gateway.storage.authorizations import Authorization
@@ -112,8 +112,7 @@ class Gateway:
         self.rates, self.streams = Rates(config, self.metrics, self.clock.monotonic), Streams(self.clock)
         self.tasks, self.manager = Tasks(self._fail), Manager()
         self.deadlines = Deadlines(self.clock, self.tasks.start, self.manager.feed)
-        self.schedule = Schedule(self.deadlines, self.clock, self.metrics)
-        self.channels = Channels()
+        self.schedule, self.channels = Schedule(self.deadlines, self.clock, self.metrics), Channels()
         self.references = References(self.database)
         self.rounds = Rounds(
             self.database, self.clock, lambda: self.policies.current.appraisal, self.references, self.metrics
@@ -140,20 +139,20 @@ class Gateway:
             self.database.abandon()
             self.signer.close()
             raise
+        self.pace = Pace(self.schedule, self.database, self.clock, self.rounds, self._prove_again)
         self.authorizer = Authorizer(
-            config,
             self.database,
             self.clock,
             self.policies,
             self.rounds,
             Leases(config, self.signer, self.clock, self.checkpointer),
-            self.signer,
             self.channels,
             self.schedule,
+            self.pace,
             self.metrics,
             self.endings,
             self.orders,
-            self.enrollments.session_certificate,
+            self.enrollments.renew_session,
         )
         self.feed = Feed(self.database, self.checkpointer.head)
         self._sending: dict[str, asyncio.Task[None]] = {}
@@ -272,10 +271,13 @@ class Gateway:
         self.prove_all()
         return revoked
 
+    async def _prove_again(self, executor: str) -> None:
+        await self.authorizer.prove_again(executor)
+
     def prove_soon(self, executor: str) -> None:
         """Ask an executor for proof now, if it is connected."""
         if self.channels.get(executor) is not None:
-            self.schedule.at(executor, 0.0, partial(self.authorizer.prove_again, executor))
+            self.pace.now(executor)
 
     async def halt(self, second: Session, conflict: GateError) -> None:
         """Two machines hold one session: neither is believed any more, until an operator releases the executor."""

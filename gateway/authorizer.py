@@ -6,39 +6,30 @@ nothing else was reached.
 """
 
 import asyncio
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.channel import Channels, Session
-from gateway.config import GatewayConfig
-from gateway.decisions import decision_body, note_denial
+from gateway.decisions import decision_body, note_denial, requested
 from gateway.delegations import Asked, ask, ask_again, refuse_early, take_place
 from gateway.endings import Endings
-from gateway.leases import Lease, Leases
+from gateway.leases import Lease, Leases, lapsed
 from gateway.metrics import Metrics
 from gateway.orders import Orders
 from gateway.policies import PolicyStore
 from gateway.replies import NOTHING, Keep
 from gateway.rounds import Round, Rounds
-from gateway.schedule import Schedule
-from gateway.signer import Signer
+from gateway.schedule import Pace, Schedule
 from gateway.storage import authorizations, retirements
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from tpm.observation import observed
-from ztrooted import artifact
-from ztrooted.appraisal_policy import NO_RULES, AppraisalClass
-from ztrooted.channel_messages import CertificateMessage, LeaseMessage, RefusedMessage, StartedMessage
+from ztrooted.channel_messages import RefusedMessage, StartedMessage
 from ztrooted.clock import WatchedClock
-from ztrooted.delegation import MAX_RUNTIME_S
-from ztrooted.errors import GateError, PolicyError
+from ztrooted.errors import GateError
 from ztrooted.evidence import Purpose, live_set_digest
-from ztrooted.lifecycle import State
 from ztrooted.models import DispatchRequest, Grant
 from ztrooted.policies import Policies
 from ztrooted.reasons import GateReason, Reason
@@ -60,33 +51,31 @@ class Authorizer:
 
     def __init__(  # noqa: PLR0913, PLR0917 -- it is where everything meets
         self,
-        config: GatewayConfig,
         database: Database,
         clock: WatchedClock,
         policies: PolicyStore,
         rounds: Rounds,
         leases: Leases,
-        signer: Signer,
         channels: Channels,
         schedule: Schedule,
+        pace: Pace,
         metrics: Metrics,
         endings: Endings,
         orders: Orders,
-        session_certificate: Callable[[str, ec.EllipticCurvePublicKey], str],
+        renew_session: Callable[[Session], Awaitable[None]],
     ) -> None:
-        self._config = config
         self._database = database
         self._clock = clock
         self._policies = policies
         self._rounds = rounds
-        self._signer = signer
         self._leases = leases
         self._channels = channels
         self._schedule = schedule
+        self._pace = pace
         self._metrics = metrics
         self._endings = endings
         self._orders = orders
-        self._session_certificate = session_certificate
+        self._renew_session = renew_session
 
     # --- phases 1 to 3 -------------------------------------------------------------------------------------------
     async def dispatch(self, orchestrator: str, request: DispatchRequest, keep: Keep = NOTHING) -> Grant:
@@ -105,53 +94,36 @@ class Authorizer:
 
     async def _dispatch(self, orchestrator: str, request: DispatchRequest, keep: Keep) -> Grant:
         began = self._orders.epoch
-        authorization = await self._request(orchestrator, request)
-        session = self._channels.get(request.executor)
+        authorization, body = requested(orchestrator, request, self._clock.now_ms())
+        # Written while the executor is asked, since a question decides nothing. Whatever is recorded of the dispatch
+        # waits for this, and so does every answer: where it can't be written, that is the answer.
+        recorded = asyncio.create_task(self._database.write(lambda tx: authorizations.create(tx, authorization, body)))
         try:
-            refuse_early(self._database.reading, authorization, self._clock.now_ms())
-            self._rounds.executor(request.executor)
-            retirements.require_in_service(self._database.reading, request.executor)
-            if session is None:
-                raise GateError(
-                    GateReason.DISPATCH_EXECUTOR_UNREACHABLE, f"executor {request.executor} is not connected"
-                )
+            session = self._reachable(authorization)
             async with session.proving:
                 done = await self._rounds.prove(session, Purpose.DISPATCH, (bytes.fromhex(authorization.job_digest),))
+                await recorded
                 with observed("decision"):
                     lease, denied, revoked = await self._decide(authorization, done, began, keep)
         except GateError as error:
+            await recorded
             raise await self._deny(authorization, error.reason, error.detail, keep) from error
         await self._endings.announce(revoked)
         if lease is None:
             raise denied or Denied(GateReason.POLICY_DENIED, "nothing permitted this dispatch", authorization.id)
         self._endings.watch(lease.authorization)
-        return _grant(lease)
+        return lease.grant()
 
-    async def _request(self, orchestrator: str, request: DispatchRequest) -> Authorization:
-        authorization = Authorization(
-            id=secrets.token_hex(16),
-            executor=request.executor,
-            orchestrator=orchestrator,
-            state=State.REQUESTED,
-            job=request.job,
-            job_digest=request.job.digest(),
-            max_runtime_s=request.max_runtime_s or (MAX_RUNTIME_S if request.parent is None else 0),
-            enrollment=None,
-            requested_at=self._clock.now_ms(),
-            parent=request.parent,
-            delegation=request.delegation,
-        )
-        body = {
-            "orchestrator": orchestrator,
-            "executor": request.executor,
-            "job": request.job.model_dump(),
-            "job_digest": authorization.job_digest,
-            "max_runtime_s": authorization.max_runtime_s or None,
-            "parent": request.parent,
-            "delegation": request.delegation.model_dump(),
-            **trace_member(),
-        }
-        return await self._database.write(lambda tx: authorizations.create(tx, authorization, body))
+    def _reachable(self, authorization: Authorization) -> Session:
+        """The session of the executor that a dispatch is for. GateError where there is nobody to ask, or no need to."""
+        refuse_early(self._database.reading, authorization, self._clock.now_ms())
+        retirements.require_in_service(self._database.reading, authorization.executor)
+        session = self._channels.get(authorization.executor)
+        if session is None:
+            self._rounds.executor(authorization.executor)  # it may be one that nobody knows
+            detail = f"executor {authorization.executor} is not connected"
+            raise GateError(GateReason.DISPATCH_EXECUTOR_UNREACHABLE, detail)
+        return session
 
     async def _decide(
         self, authorization: Authorization, done: Round, began: int, keep: Keep
@@ -179,7 +151,7 @@ class Authorizer:
             else:
                 lease, denied = self._conclude(tx, authorization, done, policies, asked, trace)
             if lease is not None:
-                keep.answer(tx, 201, _grant(lease))
+                keep.answer(tx, 201, lease.grant())
             elif denied is not None:
                 keep.refusal(tx, denied)
             return lease, denied, revoked
@@ -200,8 +172,6 @@ class Authorizer:
         permitted = done.trusted is True and decision.permitted is True
         self._rounds.keep(tx, done)
         body = {"round": done.body(), **decision_body(policies, asked.request, decision), **trace}
-        for data in policies.documents().values():
-            tx.blob(data)
         changes = {"enrollment": done.executor.enrollment, "max_runtime_s": asked.max_runtime_s}
         if parent is not None and permitted:
             changes |= {"place": parent.children, "depth": parent.depth + 1}
@@ -237,7 +207,7 @@ class Authorizer:
         began = self._orders.epoch
         try:
             with observed("activation", executor=session.executor):
-                authorization = self._presented(session, token)
+                authorization = self._leases.presented(self._database.reading, session, token)
                 async with session.proving:
                     bindings = (authorization.id.encode(), bytes.fromhex(authorization.job_digest))
                     done = await self._rounds.prove(session, Purpose.START, bindings)
@@ -250,29 +220,8 @@ class Authorizer:
         await self._endings.announce(revoked)
         if lease is not None:
             self._endings.watch(lease.authorization)
-            await session.send(_lease_message(lease))
-            self.schedule(session.executor)
-
-    def _presented(self, session: Session, token: str) -> Authorization:
-        claims = artifact.verify(
-            token,
-            keys=self._signer.keys(),
-            issuer=self._config.issuer,
-            audience=self._config.audience,
-            now=self._clock.now_ms() // 1000,
-            executor=session.executor,
-            jkt=artifact.thumbprint(session.key),
-        )
-        authorization = authorizations.get(self._database.reading, claims.jti)
-        if authorization.state is not State.AUTHORIZED:
-            raise GateError(
-                GateReason.ARTIFACT_USED, f"authorization {authorization.id} is {authorization.state} already"
-            )
-        if claims.ren.n != 0 or authorization.artifact != artifact.token_digest(token):
-            raise GateError(GateReason.ARTIFACT_USED, "only the first artifact of an authorization activates it")
-        if authorization.lease_expires is None or authorization.lease_expires < self._clock.now_ms():
-            raise GateError(GateReason.LEASE_EXPIRED, "the artifact was not activated in time")
-        return authorization
+            await session.send(lease.message())
+            self._pace.follow(session.executor)
 
     async def _start(
         self, authorization: Authorization, done: Round, began: int
@@ -285,7 +234,7 @@ class Authorizer:
             revoked = self._rounds.settle(tx, done)
             if not done.trusted:
                 return None, revoked
-            if _lapsed(authorizations.get(tx.connection, authorization.id), done):
+            if lapsed(authorizations.get(tx.connection, authorization.id), done):
                 raise GateError(GateReason.LEASE_EXPIRED, "the quote came after the artifact had ended")
             asked = ask_again(tx.connection, authorization, done, policies)  # it may have been permitted by others
             self._rounds.keep(tx, done)
@@ -308,38 +257,6 @@ class Authorizer:
         await self._report(session, message.authorization, "execution.started", {"enforcement": message.enforcement})
 
     # --- phase 6 -------------------------------------------------------------------------------------------------
-    def schedule(self, executor: str) -> None:
-        """Set the time of the next round with a connected executor."""
-        self._schedule_by(executor, self._pace(executor), live=bool(self._activated(executor)))
-
-    def _schedule_by(self, executor: str, policy: AppraisalClass, *, live: bool) -> None:
-        interval_s = policy.interval_s if live else policy.idle_interval_s
-        self._schedule.within(executor, interval_s, policy.jitter, partial(self.prove_again, executor), live=live)
-
-    def connected(self, executor: str) -> None:
-        """The first round after a connection: at once with a live job, and otherwise when it would have been anyway.
-
-        So a connection that is lost and made again neither delays a proof nor adds one, and ten thousand that come at
-        once are asked as spread as before.
-        """
-        idle_s = self._pace(executor).idle_interval_s
-        since_s = (self._clock.now_ms() - self._rounds.executor(executor).proved_at) / 1000
-        live = bool(self._activated(executor))
-        in_s = 0.0 if live else min(max(idle_s - since_s, 0.0), idle_s)
-        self._schedule.within(executor, in_s, 0.0, partial(self.prove_again, executor), live=live)
-
-    def hurry(self, executor: str) -> None:
-        """An executor says that it has measured something. With a live job it is asked early."""
-        if self._activated(executor):
-            interval_s = self._pace(executor).interval_s
-            self._schedule.early(executor, interval_s, partial(self.prove_again, executor))
-
-    def _pace(self, executor: str) -> AppraisalClass:
-        try:
-            return self._rounds.policy_of(self._rounds.executor(executor))
-        except PolicyError:  # no class is for it; it is asked again, since labels and policies change
-            return NO_RULES
-
     async def prove_again(self, executor: str) -> None:
         """The next round of an executor: renew what it keeps alive, or revoke it."""
         session = self._channels.get(executor)
@@ -348,7 +265,7 @@ class Authorizer:
             return  # what it was running ends with its lease
         async with session.proving:
             began = self._orders.epoch
-            live = self._activated(executor)
+            live = authorizations.activated(self._database.reading, executor)
             self._schedule.asking(executor, live=bool(live))
             asked_s = self._clock.monotonic()
             bindings = (live_set_digest(frozenset(one.id for one in live)),) if live else ()
@@ -381,11 +298,11 @@ class Authorizer:
             self._metrics.round(self._clock.monotonic() - asked_s, live=bool(live), trusted=done.trusted)
             # Before the next round can begin, which may be the start of a job: its interval is the one that counts.
             if self._channels.get(executor) is session:
-                self._schedule_by(executor, done.policy, live=still)
+                self._pace.next(executor, done.policy, live=still)
         await self._endings.announce(revoked)
         for lease in leases:
             self._endings.watch(lease.authorization)
-            await self._channels.tell(executor, _lease_message(lease))
+            await self._channels.tell(executor, lease.message())
         if self._channels.get(executor) is session:
             with suppress(GateError):  # it hung up; it is told the next time
                 await session.judged(trusted=done.trusted, reason=done.appraisal.verdict.reason)
@@ -398,18 +315,6 @@ class Authorizer:
         Like the record, which counts under any policy: it only takes away.
         """
         await self._endings.stop(live, done.appraisal.verdict.reason or GateReason.ATTESTATION_DRIFT)
-
-    async def _renew_session(self, session: Session) -> None:
-        """A good quote is what renews a session certificate, in the second half of its life."""
-        if retirements.find(self._database.reading, session.executor) is not None:
-            return
-        life_ms = self._config.session_life_s * 1000
-        now_ms = self._clock.now_ms()
-        if session.certificate_ends_ms - now_ms < life_ms / 2:
-            session.certificate_ends_ms = now_ms + life_ms
-            certificate = self._session_certificate(session.executor, session.key)
-            with suppress(GateError):
-                await session.send(CertificateMessage(certificate=certificate))
 
     async def _renew(
         self, live: list[Authorization], done: Round, began: int
@@ -431,7 +336,7 @@ class Authorizer:
                 current = authorizations.get(tx.connection, authorization.id)
                 if not current.live:
                     continue  # revoked meanwhile, and a revocation is never overwritten
-                if _lapsed(current, done):  # on the executor it is over, and nothing here may say otherwise
+                if lapsed(current, done):  # on the executor it is over, and nothing here may say otherwise
                     detail = "the quote came after the lease had ended"
                     revoked += authorizations.revoke(tx, current, done.now_ms, GateReason.LEASE_EXPIRED, detail)
                     continue
@@ -467,23 +372,3 @@ class Authorizer:
             authorizations.note(tx, current, kind, now_ms, dict(body))
 
         await self._database.write(commit)
-
-    def _activated(self, executor: str) -> list[Authorization]:
-        unfinished = authorizations.unfinished(self._database.reading, executor)
-        return [one for one in unfinished if one.state in {State.ACTIVATED, State.RUNNING}]
-
-
-def _lapsed(authorization: Authorization, done: Round) -> bool:
-    """Whether the lease had ended when a round was judged: a gateway that was stopped for a while finds this."""
-    return (authorization.lease_expires or 0) < done.now_ms
-
-
-def _grant(lease: Lease) -> Grant:
-    expires = lease.authorization.lease_expires or 0
-    return Grant(authorization=lease.authorization.id, artifact=lease.token, expires=expires, record=lease.record)
-
-
-def _lease_message(lease: Lease) -> LeaseMessage:
-    return LeaseMessage(
-        authorization=lease.authorization.id, challenge=lease.challenge, artifact=lease.token, life_ms=lease.life_ms
-    )

@@ -1,5 +1,7 @@
 """What a decision is asked about, and how it is written down."""
 
+import secrets
+
 from gateway.rounds import Round
 from gateway.storage import authorizations
 from gateway.storage.authorizations import Authorization
@@ -7,10 +9,41 @@ from gateway.storage.database import Transaction
 from ztrooted.ar4si import vector_of
 from ztrooted.delegation import MAX_RUNTIME_S
 from ztrooted.dispatch_context import Facts, Parent
+from ztrooted.lifecycle import State
+from ztrooted.models import DispatchRequest
 from ztrooted.policies import Policies
 from ztrooted.policy import Decision, Request
 from ztrooted.reasons import Reason
 from ztrooted.results import tier
+from ztrooted.tracing import trace_member
+
+
+def requested(orchestrator: str, request: DispatchRequest, now_ms: int) -> tuple[Authorization, dict[str, object]]:
+    """A dispatch as it is asked for, under an id of its own, and what its first record contains."""
+    authorization = Authorization(
+        id=secrets.token_hex(16),
+        executor=request.executor,
+        orchestrator=orchestrator,
+        state=State.REQUESTED,
+        job=request.job,
+        job_digest=request.job.digest(),
+        max_runtime_s=request.max_runtime_s or (MAX_RUNTIME_S if request.parent is None else 0),
+        enrollment=None,
+        requested_at=now_ms,
+        parent=request.parent,
+        delegation=request.delegation,
+    )
+    body: dict[str, object] = {
+        "orchestrator": orchestrator,
+        "executor": request.executor,
+        "job": request.job.model_dump(),
+        "job_digest": authorization.job_digest,
+        "max_runtime_s": authorization.max_runtime_s or None,
+        "parent": request.parent,
+        "delegation": request.delegation.model_dump(),
+        **trace_member(),
+    }
+    return authorization, body
 
 
 def facts(authorization: Authorization, done: Round, parent: Parent | None = None) -> Facts:

@@ -15,6 +15,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.certificates import Authority
+from gateway.channel import Session
 from gateway.config import GatewayConfig
 from gateway.orders import Orders
 from gateway.rates import Rates
@@ -43,6 +45,7 @@ from tpm.public import EK, Public, parse_public
 from tpm.reasons import EvidenceReason
 from ztrooted import keys, limits, names
 from ztrooted.appraisal import Progress, Question, appraise
+from ztrooted.channel_messages import CertificateMessage
 from ztrooted.clock import Clock
 from ztrooted.enrollment import activation_mac, transcript
 from ztrooted.errors import GateError
@@ -237,6 +240,18 @@ class Enrollments:
             timedelta(seconds=self._config.session_life_s),
         )
         return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    async def renew_session(self, session: Session) -> None:
+        """A good quote is what renews a session certificate, in the second half of its life."""
+        if retirements.find(self._database.reading, session.executor) is not None:
+            return
+        life_ms = self._config.session_life_s * 1000
+        now_ms = self._clock.now_ms()
+        if session.certificate_ends_ms - now_ms < life_ms / 2:
+            session.certificate_ends_ms = now_ms + life_ms
+            certificate = self.session_certificate(session.executor, session.key)
+            with suppress(GateError):
+                await session.send(CertificateMessage(certificate=certificate))
 
     def _appraise(self, pending: Pending, request: ActivationRequest) -> Round:
         if request.quote.event_log is None or sha256(request.quote.event_log) != request.quote.event_log_digest:

@@ -4,9 +4,11 @@ Everything here runs inside the writer's transaction, so that an artifact and it
 anybody sees either.
 """
 
-from dataclasses import dataclass
+import sqlite3
+from dataclasses import dataclass, replace
 from typing import Any
 
+from gateway.channel import Session
 from gateway.checkpointer import Checkpointer
 from gateway.config import GatewayConfig
 from gateway.delegations import granted
@@ -19,11 +21,14 @@ from gateway.storage.lineage import Appended
 from tpm.public import parse_public
 from ztrooted import artifact
 from ztrooted.artifact import ArtifactClaims
+from ztrooted.channel_messages import LeaseMessage
 from ztrooted.clock import WatchedClock
 from ztrooted.delegation import Granted, ends_ms
 from ztrooted.errors import GateError
 from ztrooted.jose import thumbprint
 from ztrooted.keys import load_p256
+from ztrooted.lifecycle import State
+from ztrooted.models import Grant
 from ztrooted.reasons import GateReason
 from ztrooted.results import tier, tier_name
 
@@ -37,6 +42,17 @@ class Lease:
     record: int
     challenge: str
     life_ms: int
+
+    def grant(self) -> Grant:
+        """For the orchestrator."""
+        expires = self.authorization.lease_expires or 0
+        return Grant(authorization=self.authorization.id, artifact=self.token, expires=expires, record=self.record)
+
+    def message(self) -> LeaseMessage:
+        """For the executor."""
+        return LeaseMessage(
+            authorization=self.authorization.id, challenge=self.challenge, artifact=self.token, life_ms=self.life_ms
+        )
 
 
 class Leases:
@@ -55,6 +71,31 @@ class Leases:
     def renew(self, tx: Transaction, authorization: Authorization, done: Round, policies: dict[str, str]) -> Lease:
         """The next artifact of the chain. GateError ``execution.max_runtime`` when there is no time left to lease."""
         return self._sign(tx, authorization, done, policies, "authorization.renewed")
+
+    def presented(self, connection: sqlite3.Connection, session: Session, token: str) -> Authorization:
+        """The authorization that an executor shows an artifact of, to activate it.
+
+        GateError ``artifact.*`` unless the artifact is its own, its first and not used; ``lease.expired`` where it ended.
+        """
+        claims = artifact.verify(
+            token,
+            keys=self._signer.keys(),
+            issuer=self._config.issuer,
+            audience=self._config.audience,
+            now=self._clock.now_ms() // 1000,
+            executor=session.executor,
+            jkt=artifact.thumbprint(session.key),
+        )
+        authorization = authorizations.get(connection, claims.jti)
+        if authorization.state is not State.AUTHORIZED:
+            raise GateError(
+                GateReason.ARTIFACT_USED, f"authorization {authorization.id} is {authorization.state} already"
+            )
+        if claims.ren.n != 0 or authorization.artifact != artifact.token_digest(token):
+            raise GateError(GateReason.ARTIFACT_USED, "only the first artifact of an authorization activates it")
+        if authorization.lease_expires is None or authorization.lease_expires < self._clock.now_ms():
+            raise GateError(GateReason.LEASE_EXPIRED, "the artifact was not activated in time")
+        return authorization
 
     def _sign(
         self, tx: Transaction, authorization: Authorization, done: Round, policies: dict[str, str], kind: str
@@ -84,8 +125,12 @@ class Leases:
         digest = tx.blob(token.encode())
         tx.execute("INSERT INTO artifacts(authorization, n, digest) VALUES (?, ?, ?)", (noted.id, claims.ren.n, digest))
         tx.execute("UPDATE authorizations SET artifact = ? WHERE id = ?", (digest, noted.id))
-        stored = authorizations.get(tx.connection, noted.id)
-        return Lease(stored, token, appended.index, done.challenge, end_ms - done.now_ms)
+        return Lease(replace(noted, artifact=digest), token, appended.index, done.challenge, end_ms - done.now_ms)
+
+
+def lapsed(authorization: Authorization, done: Round) -> bool:
+    """Whether the lease had ended when a round was judged: a gateway that was stopped for a while finds this."""
+    return (authorization.lease_expires or 0) < done.now_ms
 
 
 def lease_end(authorization: Authorization, done: Round, parent: Granted | None) -> int:

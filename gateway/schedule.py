@@ -12,7 +12,12 @@ from functools import partial
 
 from gateway.deadlines import Deadlines
 from gateway.metrics import Metrics
+from gateway.rounds import Rounds
+from gateway.storage import authorizations
+from gateway.storage.database import Database
+from ztrooted.appraisal_policy import NO_RULES, AppraisalClass
 from ztrooted.clock import Clock
+from ztrooted.errors import PolicyError
 
 # Challenges to idle executors that wait for an answer at once, so that a burst of them is worked off in order instead of
 # all being late together. An executor with a live job waits for none of them; one that is silent gives up its place.
@@ -114,3 +119,61 @@ class Schedule:
         self._asked[executor] = now
         due = self._due.pop(executor, now)
         self._metrics.late(max(0.0, now - due), live=live)
+
+
+class Pace:
+    """How often each connected executor is asked: as the rules of its class say, and otherwise with a live job than idle."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        database: Database,
+        clock: Clock,
+        rounds: Rounds,
+        ask: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """``ask`` has the next round with an executor."""
+        self._schedule = schedule
+        self._database = database
+        self._clock = clock
+        self._rounds = rounds
+        self._ask = ask
+
+    def follow(self, executor: str) -> None:
+        """Set the time of the next round with a connected executor."""
+        self.next(executor, self._rules(executor), live=self._live(executor))
+
+    def next(self, executor: str, policy: AppraisalClass, *, live: bool) -> None:
+        """The same, by what a round has just found."""
+        interval_s = policy.interval_s if live else policy.idle_interval_s
+        self._schedule.within(executor, interval_s, policy.jitter, partial(self._ask, executor), live=live)
+
+    def connected(self, executor: str) -> None:
+        """The first round after a connection: at once with a live job, and otherwise when it would have been anyway.
+
+        So a connection that is lost and made again neither delays a proof nor adds one, and ten thousand that come at
+        once are asked as spread as before.
+        """
+        idle_s = self._rules(executor).idle_interval_s
+        since_s = (self._clock.now_ms() - self._rounds.executor(executor).proved_at) / 1000
+        live = self._live(executor)
+        in_s = 0.0 if live else min(max(idle_s - since_s, 0.0), idle_s)
+        self._schedule.within(executor, in_s, 0.0, partial(self._ask, executor), live=live)
+
+    def hurry(self, executor: str) -> None:
+        """An executor says that it has measured something. With a live job it is asked early."""
+        if self._live(executor):
+            self._schedule.early(executor, self._rules(executor).interval_s, partial(self._ask, executor))
+
+    def now(self, executor: str) -> None:
+        """Ask at once, out of turn."""
+        self._schedule.at(executor, 0.0, partial(self._ask, executor))
+
+    def _live(self, executor: str) -> bool:
+        return bool(authorizations.activated(self._database.reading, executor))
+
+    def _rules(self, executor: str) -> AppraisalClass:
+        try:
+            return self._rounds.policy_of(self._rounds.executor(executor))
+        except PolicyError:  # no class is for it; it is asked again, since labels and policies change
+            return NO_RULES

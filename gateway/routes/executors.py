@@ -172,7 +172,7 @@ class ExecutorRoutes:
             require_session(self._gateway.database.reading, session.executor, session.key)
             for issuer in self._gateway.signer.introductions():
                 await session.send(IssuerMessage(issuer=issuer))
-            self._gateway.authorizer.connected(session.executor)
+            self._gateway.pace.connected(session.executor)
             await listen(session, socket, self._said)
         except GateError as error:  # it hung up already; there is nobody left to tell
             session.log_refusal("channel", error)
@@ -189,7 +189,7 @@ class ExecutorRoutes:
                     with continued(message.traceparent):
                         await authorizer.activate(session, message.artifact)
                 elif isinstance(message, MeasuredMessage):
-                    authorizer.hurry(session.executor)
+                    self._gateway.pace.hurry(session.executor)
                 elif isinstance(message, StartedMessage):
                     await authorizer.started(session, message)
                 else:

@@ -301,6 +301,11 @@ def unfinished(connection: sqlite3.Connection, executor: str | None = None) -> l
     return [_from_row(row) for row in connection.execute(query + " AND executor = ?", (executor,))]
 
 
+def activated(connection: sqlite3.Connection, executor: str) -> list[Authorization]:
+    """Those of an executor that a good quote renews."""
+    return [one for one in unfinished(connection, executor) if one.state in {State.ACTIVATED, State.RUNNING}]
+
+
 def undecided(connection: sqlite3.Connection) -> list[Authorization]:
     """Those that a stopped gateway left in the middle of a decision."""
     query = f"SELECT {_COLUMNS} FROM authorizations WHERE state = 'requested'"  # noqa: S608 -- a constant

@@ -119,7 +119,7 @@ async def test_who_is_retired_and_not_hung_up_on_yet_gets_no_certificate(
     session.certificate_ends_ms = 0  # so one is due
     gate.gateway.retirements.part = lambda _: asyncio.sleep(0)  # type: ignore[method-assign]
     await retire(gate, executor.id)
-    await gate.gateway.authorizer._renew_session(session)
+    await gate.gateway.enrollments.renew_session(session)
     assert session.certificate_ends_ms == 0
     assert ends > 0
     assert channel

@@ -7,6 +7,7 @@ import os
 import re
 import ssl
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,11 +29,20 @@ from gateway.listening import Runner
 from gateway.middleware import problems
 from gateway.replies import Replies
 from gateway.routes import add_routes, all_routes
+from gateway.storage import authorizations
+from gateway.storage.database import Transaction
 from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import HOST, Answer, GatewayInProcess
 from tpm.software import SoftwareTpm
 from ztrooted import limits
-from ztrooted.channel_messages import ActivateMessage, EndedMessage, LeaseMessage, RefusedMessage, StartedMessage
+from ztrooted.channel_messages import (
+    ActivateMessage,
+    ChallengeMessage,
+    EndedMessage,
+    LeaseMessage,
+    RefusedMessage,
+    StartedMessage,
+)
 from ztrooted.client import Refused, tls_context
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.logs import configure
@@ -636,7 +646,7 @@ async def test_L15_P4_a_quote_that_comes_after_the_lease_renews_nothing(
     grant = await executor.authorize()
     await channel.activate(grant)
     await channel.started(grant)
-    live = gate.gateway.authorizer._activated(executor.id)
+    live = authorizations.activated(gate.gateway.database.reading, executor.id)
     session = gate.gateway.channels.get(executor.id)
     assert session is not None
     gate.gateway.deadlines.clear(("lease", grant.authorization))
@@ -691,7 +701,8 @@ async def test_L18_what_could_not_be_recorded_does_not_leave(
 
     token = await gate.token("orchestrator", "flows")
     body = DispatchRequest(executor=executor.id, job=job()).model_dump_json().encode()
-    for table in ("artifacts", "records", "blobs"):
+    for table in ("artifacts", "records", "blobs", "authorizations"):
+        before = len(gate.records())
         broken = f"CREATE TRIGGER broken BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'disk full'); END"
         with closing(sqlite3.connect(gate.data / "gateway.db")) as other:
             other.execute(broken)
@@ -699,9 +710,42 @@ async def test_L18_what_could_not_be_recorded_does_not_leave(
         assert (answer.status, answer.code) == (503, "database.unavailable"), (table, answer)
         assert b"eyJ" not in answer.data
         assert gate.records("authorization.issued") == []
+        assert table in {"artifacts", "blobs"} or len(gate.records()) == before, "what nobody asked for was decided"
         with closing(sqlite3.connect(gate.data / "gateway.db")) as other:
             other.execute("DROP TRIGGER broken")
     assert (await gate.call("POST", "/v1/dispatches", token=token, body=body)).status == 201
+
+
+async def test_L18_the_executor_is_asked_meanwhile_and_nobody_is_answered_before_the_request_is_on_record(
+    gate: GatewayInProcess, executor: ScriptedExecutor, channel: Channel
+) -> None:
+    entered, go, loop = asyncio.Event(), threading.Event(), asyncio.get_running_loop()
+    token, body = await gate.token("orchestrator", "flows"), DispatchRequest(executor=executor.id, job=job())
+    await channel.renew()  # so that no other round is under way, or due
+
+    def hold(_tx: Transaction) -> None:
+        loop.call_soon_threadsafe(entered.set)
+        go.wait()
+
+    holding = asyncio.create_task(gate.gateway.database.write(hold))
+    await entered.wait()
+    try:
+        sent = body.model_dump_json().encode()
+        asked = asyncio.create_task(gate.call("POST", "/v1/dispatches", token=token, body=sent))
+        while (challenge := await channel.next(ChallengeMessage)).purpose != "dispatch":
+            continue
+        session = gate.gateway.channels.get(executor.id)
+        while session is None or challenge.challenge in session._waiting:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0)
+        assert not asked.done()
+        assert gate.records("dispatch.requested", "policy.evaluated") == []
+    finally:
+        go.set()
+        await holding
+    rows = gate.gateway.database.reading.execute(
+        "SELECT type FROM records WHERE authorization = ? ORDER BY seq", ((await asked).json["authorization"],)
+    )
+    assert [kind for (kind,) in rows] == ["dispatch.requested", "policy.evaluated", "authorization.issued"]
 
 
 async def test_L19_an_artifact_in_a_url_is_refused(gate: GatewayInProcess, executor: ScriptedExecutor) -> None:
