@@ -112,11 +112,14 @@ class Authenticator:
             raise GateError(GateReason.AUTH_CREDENTIAL_MISSING, "send a token: 'Authorization: Bearer zt-…'")
         return await self.of_token(token, roles)
 
-    async def of_token(self, token: str, roles: frozenset[Role]) -> Caller:
-        """Whose a token is, ours or a provider's. GateError ``auth.*``. Of several roles, one that is among ``roles``."""
-        if token.startswith(TOKEN_PREFIX):
+    async def of_token(self, token: str, roles: frozenset[Role], nonce: str | None = None) -> Caller:
+        """Whose a token is, ours or a provider's. GateError ``auth.*``. Of several roles, one that is among ``roles``.
+
+        With a ``nonce``, an ID token that a provider made for it and for our own client.
+        """
+        if nonce is None and token.startswith(TOKEN_PREFIX):
             return self.of_hash(token_hash(token))
-        name, grants, ends_ms = await self._providers.verify(token)
+        name, grants, ends_ms = await self._providers.verify(token, nonce)
         granted = [Role(one.role) for one in grants]
         if not granted:
             raise GateError(GateReason.AUTH_ROLE, f"{name} is known, and no role is granted to it")

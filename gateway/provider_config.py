@@ -34,11 +34,24 @@ class ProviderConfig(BaseModel):
     audience: Text = Field(description="The `aud` that says a token is for this gateway.")
     jwks_file: str | None = Field(None, description="File of its keys, a JWK Set, read again every five minutes.")
     jwks_url: Text | None = Field(None, description="Or where they are fetched from, by https.")
-    jwks_ca: str | None = Field(None, description="PEM file of the CA of that address; left out, the system's.")
+    jwks_ca: str | None = Field(
+        None,
+        description="PEM file of the CA of that address, and of the issuer's where people sign in; left out, the system's.",
+    )
     algorithms: list[Algorithm] = Field(
         ["RS256", "ES256"], min_length=1, description="With which it signs; none with a shared secret."
     )
     max_life_s: int = Field(86400, ge=60, le=604800, description="How long its tokens may be valid.")
+    client_id: Text | None = Field(
+        None, description="What this gateway is called there, where people sign in to the console by it."
+    )
+    client_secret_file: str | None = Field(
+        None, description="File of the secret of that client, for its owner alone; left out, the client has none."
+    )
+    redirect_uri: Text | None = Field(
+        None, description="Where it sends people back to, exactly: `https://HOST/console/login/NAME/callback`."
+    )
+    scope: Text = Field("openid", description="What it is asked for, with spaces between; `openid` is among it.")
     grants: list[Grant] = Field(min_length=1, description="Who may be what, each a table below it.")
 
     @model_validator(mode="after")
@@ -49,8 +62,26 @@ class ProviderConfig(BaseModel):
             parts = urlsplit(self.jwks_url)
             if parts.scheme != "https" or not parts.hostname or parts.username or parts.password:
                 raise ValueError("'jwks_url' begins with https:// and holds no password: these keys decide who is who")
-        elif self.jwks_ca is not None:
+        elif self.jwks_ca is not None and self.client_id is None:
             raise ValueError("'jwks_ca' is for a 'jwks_url'")
+        return self
+
+    @model_validator(mode="after")
+    def _usable_client(self) -> Self:
+        if (self.client_id is None) != (self.redirect_uri is None):
+            raise ValueError("'client_id' and 'redirect_uri' are given together")
+        if self.client_id is None or self.redirect_uri is None:
+            if self.client_secret_file is not None:
+                raise ValueError("'client_secret_file' is for a 'client_id'")
+            return self
+        parts, issuer = urlsplit(self.redirect_uri), urlsplit(self.issuer)
+        wanted = f"https://{parts.netloc}/console/login/{self.name}/callback"
+        if self.redirect_uri != wanted or not parts.hostname or "@" in parts.netloc:
+            raise ValueError(f"'redirect_uri' is https://HOST/console/login/{self.name}/callback")
+        if issuer.scheme != "https" or not issuer.hostname or "@" in issuer.netloc or issuer.query or issuer.fragment:
+            raise ValueError("with a 'client_id' the 'issuer' is an https:// address: it is asked what it is")
+        if "openid" not in self.scope.split(" "):
+            raise ValueError("'scope' has to hold openid")
         return self
 
 

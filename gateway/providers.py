@@ -5,8 +5,8 @@ of its issuer's keys signed it. Nothing is fetched from an address that a token 
 """
 
 import asyncio
+import hmac
 import re
-import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway.config import GatewayConfig, read_file
 from gateway.provider_config import Grant, ProviderConfig
+from gateway.provider_http import ask_provider, provider_tls
+from gateway.provider_login import ProviderLogin
 from ztrooted import limits, strict_json
 from ztrooted.clock import Clock
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -28,7 +30,6 @@ log = structlog.get_logger()
 
 REFRESH_S = 300.0
 AGAIN_S = 30.0  # between two looks for a key that is not known: strangers can ask for any
-FETCH_S = 5.0
 MAX_JWKS = 1 << 20
 MAX_KEYS = 100
 RSA_BITS = range(2048, 8193)  # beyond, one verification takes as long as a hundred
@@ -40,6 +41,11 @@ class Providers:
 
     def __init__(self, config: GatewayConfig, clock: Clock) -> None:
         self._providers = {one.issuer: _Provider(one, config, clock) for one in config.identity_providers}
+        self.logins = {
+            one.name: ProviderLogin(one, config, clock)
+            for one in config.identity_providers
+            if one.client_id is not None
+        }
 
     async def refresh(self) -> None:
         """Get the keys. A provider that can't be reached now is asked again; its tokens are refused until then."""
@@ -51,9 +57,10 @@ class Providers:
             await self.refresh()
             await sleep(REFRESH_S)
 
-    async def verify(self, token: str) -> tuple[str, Sequence[Grant], int]:
+    async def verify(self, token: str, nonce: str | None = None) -> tuple[str, Sequence[Grant], int]:
         """(name of the bearer, what was granted to it in the order of the configuration, when the token ends in ms).
 
+        With a ``nonce`` it has to be an ID token that was made for it and for our own client, and so none of the API.
         GateError ``auth.credential_invalid`` for any token that is not, now, one of a provider for us;
         ``auth.provider_unavailable`` where its provider's keys could not be had.
         """
@@ -66,7 +73,7 @@ class Providers:
         provider = self._providers.get(issuer) if isinstance(issuer, str) else None
         if provider is None:
             raise _refuse("its issuer is not one of the configured identity providers")
-        return await provider.verify(token)
+        return await provider.verify(token, nonce)
 
 
 class _Provider:
@@ -77,20 +84,11 @@ class _Provider:
         self._asked: float | None = None
         self._asking = asyncio.Lock()
         self._file = None if config.jwks_file is None else gateway.path(config.jwks_file)
-        self._tls: ssl.SSLContext | None = None
         if self._file is not None:
             self._keys = self._parse(read_file(self._file, f"keys of identity provider {config.name}"))
-        elif config.jwks_ca is None:
-            self._tls = ssl.create_default_context()
-        else:
-            path = gateway.path(config.jwks_ca)
-            pem = read_file(path, f"CA of identity provider {config.name}").decode("ascii", "replace")
-            try:
-                self._tls = ssl.create_default_context(cadata=pem)
-            except (ssl.SSLError, ValueError) as error:
-                raise _unusable(config.name, f"{path} holds no CA certificates: {error}") from error
+        self._tls = provider_tls(config, gateway)
 
-    async def verify(self, token: str) -> tuple[str, Sequence[Grant], int]:
+    async def verify(self, token: str, nonce: str | None) -> tuple[str, Sequence[Grant], int]:
         key = await self._key(token)
         config = self._config
         try:
@@ -98,7 +96,7 @@ class _Provider:
                 token,
                 key=key,
                 algorithms=list(config.algorithms),
-                audience=config.audience,
+                audience=config.audience if nonce is None else config.client_id,
                 issuer=config.issuer,
                 # Times are held against the gateway's own clock below.
                 options={
@@ -111,11 +109,22 @@ class _Provider:
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise _refuse(f"it does not verify: {error}"[:200]) from error
         self._check_times(claims)
+        if nonce is not None:
+            self._check_client(claims, nonce)
         name = f"{config.name}:{claims['sub']}"
         if not NAME.fullmatch(name):
             raise _refuse("its subject can't be a name here")
         ends_ms = int((claims["exp"] + limits.CLOCK_LEEWAY_S) * 1000)
         return name, [one for one in config.grants if _has(claims, one.claims)], ends_ms
+
+    def _check_client(self, claims: Mapping[str, Any], nonce: str) -> None:
+        """OpenID Connect Core 1.0 §3.1.3.7: for nobody else (3), by whom it says it was asked for (4, 5), the nonce (11)."""
+        client = self._config.client_id
+        if client is None or claims["aud"] not in (client, [client]) or claims.get("azp", client) != client:
+            raise _refuse("it is not for this client alone")
+        said = claims.get("nonce")
+        if not isinstance(said, str) or not hmac.compare_digest(said.encode("utf-8", "surrogatepass"), nonce.encode()):
+            raise _refuse("it was not made for this sign-in")
 
     def _check_times(self, claims: Mapping[str, Any]) -> None:
         times = {name: claims[name] for name in ("iat", "nbf", "exp") if name in claims}
@@ -160,17 +169,10 @@ class _Provider:
     async def _fetch(self) -> bytes:
         if self._file is not None:
             return read_file(self._file, f"keys of identity provider {self._config.name}")
-        timeout = aiohttp.ClientTimeout(total=FETCH_S)
-        async with (
-            aiohttp.ClientSession(timeout=timeout, trust_env=False) as http,
-            http.get(str(self._config.jwks_url), ssl=self._tls or True, allow_redirects=False) as answer,
-        ):
-            if answer.status != 200:
-                raise _unusable(self._config.name, f"{self._config.jwks_url} answers with status {answer.status}")
-            data = await answer.content.read(MAX_JWKS + 1)
-            while len(data) <= MAX_JWKS and (more := await answer.content.read(MAX_JWKS + 1 - len(data))):
-                data += more
-            return data
+        status, data = await ask_provider(str(self._config.jwks_url), self._tls, MAX_JWKS)
+        if status != 200:
+            raise _unusable(self._config.name, f"{self._config.jwks_url} answers with status {status}")
+        return data
 
     def _parse(self, data: bytes) -> Mapping[str, jwt.PyJWK]:
         """A JWK Set (RFC 7517 §5) as its keys by name. EnvironmentProblem where not one of them is of use."""

@@ -9,6 +9,7 @@ from aiohttp import web
 from gateway.addresses import source_of
 from gateway.console.forms import FORM, page_after, redirect
 from gateway.console.page import PEOPLE, Page, Viewer
+from gateway.console.provider_pages import ProviderPages
 from gateway.console.sessions import COOKIE, LOGIN_COOKIE, give_cookie, take_cookie
 from ztrooted.errors import GateError
 from ztrooted.explanations import explain
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LoginPages:
-    """By a token of ours, a token of a configured identity provider, or the certificate that the connection shows."""
+    """By a token of ours, by a configured identity provider, or by the certificate that the connection shows."""
 
     def __init__(self, console: "Console") -> None:
         self._console = console
@@ -28,6 +29,7 @@ class LoginPages:
             Page("GET", "/console/login", self.ask, open=True),
             Page("POST", "/console/login", self.begin, open=True),
             Page("POST", "/console/logout", self.end, PEOPLE),
+            *ProviderPages(console, self).pages,
         )
 
     async def ask(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
@@ -48,14 +50,18 @@ class LoginPages:
                 raise GateError(GateReason.AUTH_CREDENTIAL_MISSING, "there was no token in the form")
             cookie, _ = await self._console.sessions.begin(request, None if by_certificate else token)
         except GateError as error:
-            self._console.gateway.rates.unproved(source_of(request))
-            return self._form(request, viewer, wanted, error)
+            return self.refuse(request, viewer, wanted, error)
         if viewer.session is not None:
             self._console.sessions.end(viewer.session)
         answer = redirect(page_after(wanted))
         give_cookie(answer, COOKIE, cookie)
         take_cookie(answer, LOGIN_COOKIE)
         return answer
+
+    def refuse(self, request: web.Request, viewer: Viewer, wanted: str, error: GateError) -> web.StreamResponse:
+        """Why nobody is signed in now, over a form to try again."""
+        self._console.gateway.rates.unproved(source_of(request))
+        return self._form(request, viewer, wanted, error)
 
     async def end(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:
         """No session any more."""
@@ -73,6 +79,7 @@ class LoginPages:
         context = {
             "number": number,
             "wanted": page_after(wanted),
+            "providers": sorted(self._console.gateway.providers.logins),
             "refusal": None
             if error is None or known is None
             else {"code": str(error.reason), "meaning": known.meaning, "detail": error.detail, "remedy": known.remedy},

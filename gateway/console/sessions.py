@@ -32,11 +32,15 @@ MAX_NOTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What a session stands on: the hash of a token of ours, a provider's token, or the digest of a certificate."""
+    """What a session stands on: the hash of a token of ours, a provider's token, or the digest of a certificate.
+
+    ``nonce``: the token is an ID token that somebody signed in for here.
+    """
 
     hashed: str | None = None
     token: str | None = field(default=None, repr=False)
     certificate: bytes | None = None
+    nonce: str | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -64,31 +68,33 @@ class Sessions:
         self._clock = clock
         self._open: dict[str, Session] = {}
 
-    async def begin(self, request: web.Request, token: str | None) -> tuple[str, Session]:
+    async def begin(self, request: web.Request, token: str | None, nonce: str | None = None) -> tuple[str, Session]:
         """A new session by a token, or without one by the connection's certificate: its cookie, and itself.
+
+        With a ``nonce`` the token is the ID token of a sign-in at a provider.
 
         GateError ``auth.*`` where the credential is none, or its role is not one of people's.
         """
         if token is None:
             der = self._who.certificate_of(request)
             credential = Credential(certificate=hashlib.sha256(der).digest())
-        elif token.startswith(TOKEN_PREFIX):
+        elif nonce is None and token.startswith(TOKEN_PREFIX):
             credential = Credential(hashed=token_hash(token))
         else:
-            credential = Credential(token=token)
+            credential = Credential(token=token, nonce=nonce)
         caller = await self._identify(request, credential)
         now_ms = self._clock.now_ms()
         ends_ms = min(now_ms + MAX_LIFE_MS, caller.ends_ms or now_ms + MAX_LIFE_MS)
         session = Session(credential, caller, ends_ms, self._clock.monotonic())
         self._make_room(caller)
         cookie = secrets.token_urlsafe(32)
-        self._open[_hash(cookie)] = session
+        self._open[cookie_hash(cookie)] = session
         return cookie, session
 
     async def find(self, request: web.Request) -> Session | None:
         """The session of a request, if it has one that still stands."""
         cookie = request.cookies.get(COOKIE)
-        session = None if cookie is None else self._open.get(_hash(cookie))
+        session = None if cookie is None else self._open.get(cookie_hash(cookie))
         if session is None:
             return None
         if self._clock.now_ms() >= self.ends_ms(session):
@@ -119,7 +125,7 @@ class Sessions:
         if credential.hashed is not None:
             caller = self._who.of_hash(credential.hashed)
         elif credential.token is not None:
-            caller = await self._who.of_token(credential.token, TOKEN_ROLES)
+            caller = await self._who.of_token(credential.token, TOKEN_ROLES, credential.nonce)
         else:
             der = self._who.certificate_of(request)
             if not hmac.compare_digest(hashlib.sha256(der).digest(), credential.certificate or b""):
@@ -138,9 +144,14 @@ class Sessions:
                 self.end(min(sessions, key=lambda one: one.used))
 
 
-def give_cookie(response: web.StreamResponse, name: str, value: str) -> None:
-    """A cookie that lasts as long as the browser, is sent by pages of this origin alone, and is hidden from scripts."""
-    response.set_cookie(name, value, path="/", secure=True, httponly=True, samesite="Strict")
+def give_cookie(
+    response: web.StreamResponse, name: str, value: str, *, samesite: str = "Strict", life_s: int | None = None
+) -> None:
+    """A cookie that is hidden from scripts, sent by pages of this origin alone, and lasts as long as the browser.
+
+    Unless it has a ``life_s``; or is ``Lax``, and goes with a navigation from elsewhere too (RFC 6265bis §5.6.7).
+    """
+    response.set_cookie(name, value, path="/", secure=True, httponly=True, samesite=samesite, max_age=life_s)
 
 
 def take_cookie(response: web.StreamResponse, name: str) -> None:
@@ -148,5 +159,6 @@ def take_cookie(response: web.StreamResponse, name: str) -> None:
     response.del_cookie(name, path="/", secure=True, httponly=True, samesite="Strict")
 
 
-def _hash(cookie: str) -> str:
+def cookie_hash(cookie: str) -> str:
+    """What is kept of a cookie."""
     return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).hexdigest()

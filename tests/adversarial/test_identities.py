@@ -10,19 +10,16 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import jwt
 import pytest
-from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from structlog.testing import capture_logs
 
 from gateway import local
@@ -32,77 +29,20 @@ from gateway.config import load_config
 from gateway.providers import AGAIN_S, REFRESH_S
 from tests.adversarial.test_service import paths, watched
 from tests.support.executor import ScriptedExecutor
-from tests.support.gateway_in_process import HOST, TRUST_DOMAIN, Answer, GatewayInProcess
+from tests.support.gateway_in_process import HOST, Answer, GatewayInProcess
+from tests.support.identities import (
+    AUDIENCE,
+    ISSUER,
+    KeyServer,
+    People,
+    Provider,
+    now_s,
+    restart_with,
+    settings,
+    spiffe,
+)
 from ztrooted.errors import EnvironmentProblem, GateError
 from ztrooted.reasons import GateReason
-
-ISSUER, AUDIENCE = "https://login.test/", "ztrooted"
-ROBOT = "system:serviceaccount:prod:argo"
-
-
-class Provider:
-    """An identity provider: keys, and tokens of any kind by them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "jwks.json"
-        self.keys: dict[str, Any] = {
-            "rsa": rsa.generate_private_key(65537, 2048),
-            "ec": ec.generate_private_key(ec.SECP256R1()),
-        }
-        self.publish()
-
-    def jwks(self) -> dict[str, Any]:
-        found = []
-        for kid, key in self.keys.items():
-            kind = jwt.algorithms.RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
-            jwk = kind.to_jwk(key.public_key(), as_dict=True)
-            found.append({**jwk, "kid": kid, "use": "sig", "alg": _algorithm(key)})
-        return {"keys": found}
-
-    def publish(self, value: object = None) -> None:
-        self.file.write_text(json.dumps(self.jwks() if value is None else value))
-
-    def claims(self, **changed: Any) -> dict[str, Any]:
-        now = _now()
-        made = {"iss": ISSUER, "aud": [AUDIENCE], "sub": ROBOT, "iat": now, "exp": now + 600, **changed}
-        return {name: value for name, value in made.items() if value is not None}
-
-    def token(self, kid: str = "rsa", *, key: Any = None, algorithm: str | None = None, **changed: Any) -> str:
-        signer = key or self.keys[kid]
-        return jwt.encode(
-            self.claims(**changed), signer, algorithm=algorithm or _algorithm(signer), headers={"kid": kid}
-        )
-
-
-def _now() -> int:
-    return int(datetime.now(UTC).timestamp())
-
-
-def _algorithm(key: Any) -> str:
-    return "RS256" if isinstance(key, rsa.RSAPrivateKey) else "ES256"
-
-
-def settings(source: str) -> str:
-    return f"""
-[[identity_providers]]
-name = "login"
-issuer = "{ISSUER}"
-audience = "{AUDIENCE}"
-{source}
-[[identity_providers.grants]]
-role = "orchestrator"
-claims = {{sub = "{ROBOT}"}}
-[[identity_providers.grants]]
-role = "operator"
-claims = {{groups = "ztrooted-operators", hd = "login.test"}}
-"""
-
-
-async def restart_with(gate: GatewayInProcess, text: str) -> None:
-    await gate.stop()
-    file = gate.data / "gateway.toml"
-    file.write_text(file.read_text().partition("[[")[0] + text)
-    await gate.start()
 
 
 @pytest.fixture
@@ -169,7 +109,7 @@ WRONG: Mapping[str, Callable[[int], dict[str, Any]]] = {
 async def test_a_token_that_is_not_for_us_now_is_refused(
     gate: GatewayInProcess, provider: Provider, wrong: Callable[[int], dict[str, Any]]
 ) -> None:
-    changed = wrong(_now())
+    changed = wrong(now_s())
     try:
         token = provider.token(**changed)
     except TypeError:  # the library refuses to write it
@@ -220,7 +160,7 @@ def _named(key: Any, provider: Provider) -> str:
 
 
 async def test_a_provider_changes_its_keys(gate: GatewayInProcess, provider: Provider) -> None:
-    old, gone = provider.token(exp=_now() + 7200), provider.keys.pop("rsa")
+    old, gone = provider.token(exp=now_s() + 7200), provider.keys.pop("rsa")
     provider.keys["next"] = rsa.generate_private_key(65537, 2048)
     provider.publish()
     await gate.pass_time(AGAIN_S + 1)
@@ -292,41 +232,6 @@ async def test_a_provider_that_is_not_pinned_is_refused_in_the_configuration(
     assert str(refused.value.reason).startswith("config.")
 
 
-class KeyServer:
-    """Serves the keys over real TLS, by a CA of its own; ``broken`` makes it answer with nothing of use."""
-
-    def __init__(self, provider: Provider, folder: Path) -> None:
-        self.provider, self.asked, self.broken = provider, 0, False
-        authority = Authority.create("keys", datetime.now(UTC))
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = authority.issue_server(key.public_key(), [HOST], datetime.now(UTC))
-        self.ca = folder / "keys-ca.pem"
-        self.ca.write_bytes(authority.pem())
-        self._pair = folder / "keys.pem"
-        self._pair.write_bytes(
-            certificate.public_bytes(Encoding.PEM)
-            + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        )
-        self.url = ""
-
-    async def start(self) -> web.AppRunner:
-        async def keys(_request: web.Request) -> web.Response:
-            self.asked += 1
-            if self.broken:
-                raise web.HTTPFound("https://127.0.0.1:1/elsewhere")
-            return web.json_response(self.provider.jwks())
-
-        app = web.Application()
-        app.router.add_get("/keys", keys)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(self._pair)
-        await web.TCPSite(runner, HOST, 0, ssl_context=tls).start()
-        self.url = f"https://{HOST}:{runner.addresses[0][1]}/keys"
-        return runner
-
-
 @pytest.fixture
 async def key_server(tmp_path: Path) -> AsyncIterator[KeyServer]:
     server = KeyServer(Provider(tmp_path), tmp_path)
@@ -373,85 +278,6 @@ async def test_a_start_waits_for_no_provider(gate: GatewayInProcess, key_server:
 
 
 # --- client certificates -----------------------------------------------------------------------------------------
-class People:
-    """A CA of the operator's own, and certificates by it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.count = folder, 0
-        self.authority = Authority.create("people", datetime.now(UTC))
-        self.file = folder / "people.pem"
-        self.file.write_bytes(self.authority.pem())
-
-    def certificate(
-        self,
-        uris: list[str],
-        *,
-        issuer: Authority | None = None,
-        days: tuple[int, int] = (-1, 1),
-        usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
-        key: ec.EllipticCurvePrivateKey | None = None,
-    ) -> tuple[str, str]:
-        key = key or ec.generate_private_key(ec.SECP256R1())
-        authority, now = issuer or self.authority, datetime.now(UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "someone")]))
-            .issuer_name(authority.certificate.subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now + timedelta(days=days[0]))
-            .not_valid_after(now + timedelta(days=days[1]))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        )
-        if uris:
-            names = [x509.UniformResourceIdentifier(uri) for uri in uris]
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        self.count += 1
-        certificate, private = (self.folder / f"{self.count}.{end}" for end in ("pem", "key"))
-        certificate.write_bytes(builder.sign(authority.key, hashes.SHA256()).public_bytes(Encoding.PEM))
-        private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        return str(certificate), str(private)
-
-    def below(self, uri: str) -> tuple[str, str]:
-        """A certificate that a CA below another one of ours issued, with that one's; the upper one is what is configured."""
-        upper, lower = (_authority(name, depth) for name, depth in (("upper", 1), ("lower", 0)))
-        between = _ca_certificate("lower", lower.key.public_key(), upper, 0)
-        self.file.write_bytes(upper.pem())
-        certificate, private = self.certificate([uri], issuer=Authority(between, lower.key))
-        with Path(certificate).open("ab") as file:
-            file.write(between.public_bytes(Encoding.PEM))
-        return certificate, private
-
-
-def _authority(name: str, depth: int) -> Authority:
-    key = ec.generate_private_key(ec.SECP256R1())
-    return Authority(_ca_certificate(name, key.public_key(), None, depth, key), key)
-
-
-def _ca_certificate(
-    name: str,
-    key: ec.EllipticCurvePublicKey,
-    issuer: Authority | None,
-    depth: int,
-    own: ec.EllipticCurvePrivateKey | None = None,
-) -> x509.Certificate:
-    subject, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), datetime.now(UTC)
-    signer = issuer.key if issuer else own
-    assert signer is not None
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.certificate.subject if issuer else subject)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=depth), critical=True)
-        .sign(signer, hashes.SHA256())
-    )
-
-
 @pytest.fixture
 async def people(gate: GatewayInProcess, tmp_path: Path) -> People:
     made = People(tmp_path)
@@ -460,10 +286,6 @@ async def people(gate: GatewayInProcess, tmp_path: Path) -> People:
     file.write_text(f'client_ca = "{made.file}"\n' + file.read_text())
     await gate.start()
     return made
-
-
-def spiffe(path: str, domain: str = TRUST_DOMAIN) -> str:
-    return f"spiffe://{domain}/{path}"
 
 
 async def test_a_certificate_of_the_configured_ca_is_its_name_with_its_role(

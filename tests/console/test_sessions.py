@@ -1,6 +1,7 @@
 """Sessions: begun with a credential, ended with it, and of use to nobody who was not given them."""
 
 import re
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from gateway.auth import token_id
 from gateway.console.sessions import COOKIE, LOGIN_COOKIE, MAX_IDLE_S, MAX_LIFE_MS, MAX_SESSIONS_OF_ONE
 from tests.support.gateway_in_process import Answer, GatewayInProcess
+from tests.support.identities import People, spiffe
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 
@@ -18,14 +20,18 @@ class Browser:
     def __init__(self, gate: GatewayInProcess) -> None:
         self.gate = gate
         self.cookies: dict[str, str] = {}
+        self.certificate: tuple[str, str] | None = None
         self.headers = {"Accept": "text/html", "Origin": gate.url, "Sec-Fetch-Site": "same-origin"}
 
     async def get(self, path: str, **headers: str) -> Answer:
-        return self._keep(await self.gate.call("GET", path, headers={**self._sent(), **headers}))
+        return self._keep(
+            await self.gate.call("GET", path, headers={**self._sent(), **headers}, certificate=self.certificate)
+        )
 
     async def post(self, path: str, fields: dict[str, str], **headers: str) -> Answer:
         sent = {**self._sent(), "Content-Type": FORM_TYPE, **headers}
-        return self._keep(await self.gate.call("POST", path, body=urlencode(fields).encode(), headers=sent))
+        body = urlencode(fields).encode()
+        return self._keep(await self.gate.call("POST", path, body=body, headers=sent, certificate=self.certificate))
 
     def _sent(self) -> dict[str, str]:
         return {**self.headers, "Cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items())}
@@ -92,6 +98,25 @@ async def test_what_is_no_credential_begins_none(gate: GatewayInProcess, visitor
         assert COOKIE not in visitor.cookies
     answer = await visitor.sign_in("", by="certificate")
     assert answer.status == 401
+
+
+async def test_a_certificate_begins_one_and_each_request_has_to_show_it(gate: GatewayInProcess, tmp_path: Path) -> None:
+    people, file = People(tmp_path), gate.data / "gateway.toml"
+    file.write_text(f'client_ca = "{people.file}"\n' + file.read_text())
+    await gate.restart()
+    visitor = Browser(gate)
+    olivia, again = (people.certificate([spiffe("operator/olivia")]) for _ in range(2))
+    for shown in (None, again):
+        visitor.certificate = olivia
+        answer = await visitor.sign_in("", by="certificate")
+        assert (answer.status, answer.headers["Location"]) == (303, "/console/")
+        page = await visitor.get("/console/")
+        assert page.status == 200
+        assert b"olivia" in page.data
+        visitor.certificate = shown
+        assert not await visitor.signed_in()
+        visitor.certificate = olivia
+        assert not await visitor.signed_in(), "it was over when another was shown"
 
 
 async def test_it_ends_with_its_token(gate: GatewayInProcess, visitor: Browser) -> None:

@@ -65,8 +65,8 @@ SERVICE: Mapping[Reason, Explanation] = MappingProxyType(
         ),
         GateReason.AUTH_PROVIDER_UNAVAILABLE: Explanation(
             503,
-            "The keys of the identity provider that made this token could not be had, so nobody is known by it.",
-            "Check that the gateway reaches the provider's 'jwks_url'; the gateway's log says what went wrong.",
+            "The identity provider could not be asked, or its keys could not be had, so nobody is known by it.",
+            "Check that the gateway reaches the provider; the gateway's log says what went wrong.",
         ),
         GateReason.AUTH_ROLE: Explanation(
             403,
