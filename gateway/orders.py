@@ -221,11 +221,12 @@ def is_known_orchestrator(connection: sqlite3.Connection, name: str) -> bool:
 
 def live_of(connection: sqlite3.Connection, subject: Subject) -> list[Authorization]:
     """What an order about a subject would end, descendants apart."""
-    live = [one for one in authorizations.unfinished(connection) if one.live]
     if subject.kind == "authorization":
-        return [one for one in live if one.id == subject.id]
+        one = authorizations.find(connection, subject.id)
+        return [one] if one is not None and one.live else []
     if subject.kind == "executor":
-        return [one for one in live if one.executor == subject.id]
+        return [one for one in authorizations.unfinished(connection, subject.id) if one.live]
+    live = [one for one in authorizations.unfinished(connection) if one.live]
     if subject.kind == "orchestrator":
         return [one for one in live if one.orchestrator == subject.id]
     members = {one.id for one in executors.of_class(connection, subject.id)}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from gateway.console.stories import Story, Told, blob, newest, orders_between, record_at
+from gateway.console.stories import COUNTED, Story, Told, blob, newest, orders_between, record_at
 
-MOST_TEXT = 64 << 10  # bytes of a policy that is shown; the rest is in the bundle
+MOST_TEXT = 32 << 10  # bytes of a policy that is shown; the rest is in the bundle
 MOST_ROWS = 64  # of a list within an answer
 Body = Mapping[str, Any]
 
@@ -114,9 +114,9 @@ class _Asking:
             ("Baseline", self._round.get("baseline")),
         ):
             if isinstance(digest, str):
-                data = blob(self._connection, digest) or b""
-                text = data[:MOST_TEXT].decode("utf-8", "replace")
-                yield Row(name, digest, "code", text=text if len(data) <= MOST_TEXT else f"{text}\n…")
+                data, size = blob(self._connection, digest, MOST_TEXT)
+                text = data.decode("utf-8", "replace")
+                yield Row(name, digest, "code", text=text if size <= MOST_TEXT else f"{text}\n…")
         if not self._round:
             yield Row("None", "it was decided before any policy was asked")
 
@@ -194,8 +194,9 @@ class _Asking:
         counts, story = self._story.counts, self._story
         good = counts.get("attestation.passed", 0)
         bad = counts.get("attestation.failed", 0), counts.get("attestation.overdue", 0)
-        yield Row("Proofs while it was live", f"{good} passed, {bad[0]} failed, {bad[1]} did not come")
-        yield Row("Leases", f"{counts.get('authorization.issued', 0) + counts.get('authorization.renewed', 0)} given")
+        of = "" if story.counted_all else f", of its latest {COUNTED:,} records"
+        yield Row("Proofs while it was live", f"{good} passed, {bad[0]} failed, {bad[1]} did not come{of}")
+        yield Row("Leases", f"{story.authorization.renewals + (1 if story.one('authorization.issued') else 0)} given")
         for one in story.last:
             if one.type not in {"attestation.failed", "attestation.overdue"}:
                 continue

@@ -1,5 +1,6 @@
 """Authorizations: what runs and for how long yet, what was refused and why, and the story of one."""
 
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -38,8 +39,10 @@ class AuthorizationPages:
         if choice not in listings.CHOICES:
             raise GateError(GateReason.REQUEST_MALFORMED, f"'show' is one of {', '.join(listings.CHOICES)}")
         after = Wanted.wanted(request, int, str).after
-        found = listings.list_authorizations(
-            gateway.database.reading, choice=choice, orchestrator=viewer.own, after=after, limit=SHOWN + 1
+        found = await self._console.look(
+            lambda connection: listings.list_authorizations(
+                connection, choice=choice, orchestrator=viewer.own, after=after, limit=SHOWN + 1
+            )
         )
         shown, following = Wanted(limit=SHOWN).cut(found, lambda one: (one.requested_at, one.id))
         return self._console.render(
@@ -54,15 +57,19 @@ class AuthorizationPages:
     async def one(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         """One authorization, with each of its records."""
         gateway, found = self._console.gateway, self._found(request, viewer)
-        reading = gateway.database.reading
-        children = [one for one in authorizations.children(reading, found.id) if viewer.own in {None, one.orchestrator}]
+
+        def read(connection: sqlite3.Connection) -> tuple[list[Any], list[Authorization]]:
+            return listings.story(connection, found.id, STORY), authorizations.children(connection, found.id)
+
+        story, below = await self._console.look(read)
+        children = [one for one in below if viewer.own in {None, one.orchestrator}]
         return self._console.render(
             request,
             viewer,
             "governance/authorization.html",
             row=authorization_row(gateway, found, viewer),
             found=found,
-            story=[_step(*row) for row in listings.story(reading, found.id, STORY)],
+            story=[_step(*row) for row in story],
             children=[authorization_row(gateway, one, viewer) for one in children],
         )
 

@@ -38,13 +38,11 @@ class ExecutorPages:
             raise GateError(GateReason.REQUEST_MALFORMED, f"'standing' is one of {', '.join(listings.STANDINGS)}")
         if not _BEGINNING.fullmatch(beginning) or not _BEGINNING.fullmatch(after):
             raise GateError(GateReason.REQUEST_MALFORMED, "an executor's id is 'ex-' and 32 hexadecimal digits")
-        found = listings.list_executors(
-            gateway.database.reading,
-            now_ms=gateway.clock.now_ms(),
-            standing=standing,
-            beginning=beginning,
-            after=after,
-            limit=SHOWN + 1,
+        now_ms = gateway.clock.now_ms()
+        found = await self._console.look(
+            lambda connection: listings.list_executors(
+                connection, now_ms=now_ms, standing=standing, beginning=beginning, after=after, limit=SHOWN + 1
+            )
         )
         return self._console.render(
             request,
@@ -65,7 +63,11 @@ class ExecutorPages:
         executor = executors.find(reading, name)
         if executor is None:
             raise GateError(GateReason.DISPATCH_EXECUTOR_UNKNOWN, f"no executor {name!r:.60} is enrolled")
-        found = listings.list_authorizations(reading, orchestrator=viewer.own, executor=name, limit=LATEST)
+        found = await self._console.look(
+            lambda connection: listings.list_authorizations(
+                connection, orchestrator=viewer.own, executor=name, limit=LATEST
+            )
+        )
         quarantine = reading.execute(
             "SELECT operator, reason, at FROM quarantines WHERE kind = 'executor' AND id = ?", (name,)
         ).fetchone()

@@ -1,5 +1,6 @@
 """The governance console: how everything stands, and what operators order. Its pages are in a module for each subject."""
 
+import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from gateway.console.policies import PolicyPages
 from gateway.console.rows import authorization_row
 from gateway.pages import Page as Wanted
 from gateway.storage import listings
+from gateway.storage.authorizations import Authorization
 from ztrooted.records import parse_record
 
 if TYPE_CHECKING:
@@ -60,31 +62,35 @@ class OverviewPages:
     async def overview(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         """Readiness, who is trusted, what runs, what was refused, who did what."""
         gateway = self._console.gateway
-        reading = gateway.database.reading
+        counts = await self._counts()
 
-        def some(choice: str) -> list[Any]:
-            found = listings.list_authorizations(reading, choice=choice, orchestrator=viewer.own, limit=SHOWN)
-            return [authorization_row(gateway, one, viewer) for one in found]
+        def read(connection: sqlite3.Connection) -> tuple[int, dict[str, list[Authorization]]]:
+            return listings.count_live(connection, viewer.own), {
+                choice: listings.list_authorizations(connection, choice=choice, orchestrator=viewer.own, limit=SHOWN)
+                for choice in ("live", "refused")
+            }
 
+        live, found = await self._console.look(read)
+        rows = {choice: [authorization_row(gateway, one, viewer) for one in some] for choice, some in found.items()}
         return self._console.render(
             request,
             viewer,
             "governance/overview.html",
             failing=gateway.not_ready(),
-            counts=self._counts(),
-            live=listings.count_live(reading, viewer.own),
-            running=some("live"),
-            refused=some("refused"),
+            counts=counts,
+            live=live,
+            running=rows["live"],
+            refused=rows["refused"],
             quarantined=gateway.orders.quarantined(Wanted(limit=SHOWN)).quarantined if viewer.oversees else [],
             actions=self._actions() if viewer.oversees else [],
             shown=SHOWN,
         )
 
-    def _counts(self) -> dict[str, int]:
+    async def _counts(self) -> dict[str, int]:
         at, counts = self._counted
         if not counts or time.monotonic() - at > COUNTED_S:
-            gateway = self._console.gateway
-            counts = listings.count_executors(gateway.database.reading, gateway.clock.now_ms())
+            now_ms = self._console.gateway.clock.now_ms()
+            counts = await self._console.look(lambda connection: listings.count_executors(connection, now_ms))
             self._counted = time.monotonic(), counts
         return counts
 

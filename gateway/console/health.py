@@ -21,9 +21,9 @@ class HealthPages:
 
     def __init__(self, console: "Console") -> None:
         self._console = console
-        self._view = HealthView(console.gateway)
+        self._view = HealthView(console.gateway, console.look)
         self.pages = (Page("GET", "/console/health", self.show, live=True),)
 
     async def show(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         """Everything, as of now."""
-        return self._console.render(request, viewer, "health/health.html", health=self._view.read())
+        return self._console.render(request, viewer, "health/health.html", health=await self._view.read())

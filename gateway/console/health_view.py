@@ -1,7 +1,8 @@
 """What the health page shows, as plain values: read off a running gateway and the ring of its own metrics."""
 
 import shutil
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,15 +95,20 @@ class Health:
     slots: int = SPANS
 
 
+Look = Callable[[Callable[[sqlite3.Connection], tuple[AgeRow, ...]]], Awaitable[tuple[AgeRow, ...]]]
+
+
 class HealthView:
     """Reads it. Whatever costs more than a look at a number is kept for a moment."""
 
-    def __init__(self, gateway: "Gateway") -> None:
+    def __init__(self, gateway: "Gateway", look: Look) -> None:
         self._gateway = gateway
+        self._look = look
         self._ages: tuple[float, tuple[AgeRow, ...]] | None = None
 
-    def read(self) -> Health:
+    async def read(self) -> Health:
         """The health of the gateway now."""
+        ages = await self.ages()
         kept = self._gateway.history
         now, spans, whole = kept.now(), kept.spans(SPANS), kept.whole()
         return Health(
@@ -115,7 +121,7 @@ class HealthView:
             tpm=_tpm(spans, whole),
             tpm_facts=self._tpm_facts(whole),
             worn=share(self._used(), NV_CYCLES),
-            ages=self.ages(),
+            ages=ages,
             decisions=_decisions(spans, now),
         )
 
@@ -163,32 +169,34 @@ class HealthView:
             Fact("Refused commands", f"{failures:,}", "in the time shown", failures > 0),
         )
 
-    def ages(self) -> tuple[AgeRow, ...]:
+    async def ages(self) -> tuple[AgeRow, ...]:
         """Connected executors by the age of their last good proof."""
         now_s = self._gateway.clock.monotonic()
         if self._ages is None or not 0 <= now_s - self._ages[0] < AGES_FRESH_S:
-            self._ages = now_s, self._count_ages()
+            connected, now_ms = set(self._gateway.channels.executors()), self._gateway.clock.now_ms()
+            self._ages = now_s, await self._look(lambda connection: _ages(connection, connected, now_ms))
         return self._ages[1]
 
-    def _count_ages(self) -> tuple[AgeRow, ...]:
-        connected, now_ms = set(self._gateway.channels.executors()), self._gateway.clock.now_ms()
-        rows = self._gateway.database.reading.execute("SELECT id, proved_at FROM executors")
-        counts, without = [0] * (len(AGE_BOUNDS_S) + 1), 0
-        for executor, proved_at in rows:
-            if executor not in connected:
-                continue
-            if not proved_at:
-                without += 1
-                continue
-            age_s = (now_ms - proved_at) / 1000
-            counts[next((n for n, bound in enumerate(AGE_BOUNDS_S) if age_s <= bound), len(AGE_BOUNDS_S))] += 1
-        named = [
-            *zip((f"up to {duration(bound)}" for bound in AGE_BOUNDS_S), counts, strict=False),
-            (f"over {duration(AGE_BOUNDS_S[-1])}", counts[-1]),
-            ("no good proof", without),
-        ]
-        most = max(count for _, count in named)
-        return tuple(AgeRow(name, count, share(count, most)) for name, count in named)
+
+def _ages(connection: sqlite3.Connection, connected: set[str], now_ms: int) -> tuple[AgeRow, ...]:
+    """How many of ``connected`` have which age; those that are not connected prove nothing and are not counted."""
+    rows = connection.execute("SELECT id, proved_at FROM executors")
+    counts, without = [0] * (len(AGE_BOUNDS_S) + 1), 0
+    for executor, proved_at in rows:
+        if executor not in connected:
+            continue
+        if not proved_at:
+            without += 1
+            continue
+        age_s = (now_ms - proved_at) / 1000
+        counts[next((n for n, bound in enumerate(AGE_BOUNDS_S) if age_s <= bound), len(AGE_BOUNDS_S))] += 1
+    named = [
+        *zip((f"up to {duration(bound)}" for bound in AGE_BOUNDS_S), counts, strict=False),
+        (f"over {duration(AGE_BOUNDS_S[-1])}", counts[-1]),
+        ("no good proof", without),
+    ]
+    most = max(count for _, count in named)
+    return tuple(AgeRow(name, count, share(count, most)) for name, count in named)
 
 
 def _failing(reason: str) -> Failing:

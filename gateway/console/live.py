@@ -8,10 +8,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
+from gateway.addresses import source_of
 from gateway.auth import Role
 from gateway.console.page import PEOPLE, Page, Viewer
 from gateway.console.sessions import Session
@@ -23,16 +25,17 @@ from ztrooted.records import parse_record
 if TYPE_CHECKING:
     from gateway.console.app import Console
 
-GATHER_S = 0.1  # what is committed within this is told at once
+TICK_S = 0.2  # what is committed between two of these is told at once, to everybody at the same moment
 BEAT_S = 10.0  # then it is said that there is nothing new, so that a page knows it is live
 BATCH = 500
-MAX_BEHIND = 5000
+MAX_BEHIND = BATCH  # a page asks for its parts anew once it was told anything: nobody needs to hear of each
 MAX_STREAMS = 256
 MAX_STREAMS_OF_PUBLIC = 128  # the others are for those who are signed in
-MAX_STREAMS_OF_ONE = 32  # tabs of one person
+MAX_STREAMS_OF_ONE = 32  # tabs of one person, or whoever is not signed in behind one address
 UNREAD_S = 30.0
 # Of what is about no authorization, what everybody who may see executors may know of.
 _OF_EXECUTORS = ("executor.", "attestation.")
+_PUBLIC = f"{Role.ANYONE}:"
 
 
 class Told(NamedTuple):
@@ -44,6 +47,24 @@ class Told(NamedTuple):
     authorization: str | None
     executor: str | None
     orchestrator: str | None
+    event: bytes  # as it is sent
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What was committed from record ``start`` on, as of ``end``, and what was made of it to be sent, by scope."""
+
+    start: int
+    end: int
+    told: list[Told]
+    sent: dict[str, bytes] = field(default_factory=dict)
+
+    def of(self, viewer: Viewer) -> bytes:
+        """Made once for everybody of a scope."""
+        if viewer.scope not in self.sent:
+            events = b"".join(one.event for one in self.told if _concerns(one, viewer))
+            self.sent[viewer.scope] = events or b": nothing for you\n\n"
+        return self.sent[viewer.scope]
 
 
 class LivePages:
@@ -51,7 +72,7 @@ class LivePages:
 
     def __init__(self, console: "Console") -> None:
         self._console = console
-        self._read_last: tuple[int, int, list[Told]] = (0, 0, [])
+        self._last = Batch(0, 0, [])
         self._open: dict[web.RequestHandler, str] = {}  # each with who has opened it
         self.pages = (Page("GET", "/console/events", self.stream, PEOPLE, public=True, lasting=True),)
 
@@ -93,10 +114,12 @@ class LivePages:
 
         A page that was left is seen to be gone by its connection: its stream counts no more, and ends with its next beat.
         """
-        name, most = f"{viewer.role}:{viewer.name}", MAX_STREAMS_OF_ONE if viewer.signed_in else MAX_STREAMS_OF_PUBLIC
+        name = f"{viewer.role}:{viewer.name}" if viewer.signed_in else f"{_PUBLIC}{source_of(request)}"
         alive = [of for one, of in self._open.items() if one.connected]
         connection = request.protocol
-        if alive.count(name) >= most or len(alive) >= MAX_STREAMS:
+        strangers = 0 if viewer.signed_in else sum(of.startswith(_PUBLIC) for of in alive)
+        many = alive.count(name) >= MAX_STREAMS_OF_ONE or len(alive) >= MAX_STREAMS
+        if many or strangers >= MAX_STREAMS_OF_PUBLIC:
             raise GateError(GateReason.REQUEST_RATE, "too many pages are being kept up to date already")
         self._open[connection] = name
         try:
@@ -117,28 +140,24 @@ class LivePages:
             if end <= cursor:
                 yield b"event: beat\ndata: {}\n\n"
                 continue
-            await asyncio.sleep(GATHER_S)
-            rows = self._read(cursor)
-            cursor = rows[-1].seq + 1
-            yield b"".join(_event(one) for one in rows if _concerns(one, viewer)) or b": nothing for you\n\n"
+            await asyncio.sleep(TICK_S - asyncio.get_running_loop().time() % TICK_S)
+            batch = self._read(cursor)
+            cursor = batch.told[-1].seq + 1
+            yield batch.of(viewer)
 
-    def _read(self, start: int) -> list[Told]:
+    def _read(self, start: int) -> Batch:
         """Records from ``start`` on, of which there is at least one."""
         end = self._console.gateway.feed.end
-        if self._read_last[:2] == (start, end):
-            return self._read_last[2]
+        if (self._last.start, self._last.end) == (start, end):
+            return self._last
         rows = self._console.gateway.database.reading.execute(
             "SELECT r.seq, r.type, r.at, r.authorization, a.executor, a.orchestrator,"
             " CASE WHEN r.authorization IS NULL THEN r.bytes END FROM records r"
             " LEFT JOIN authorizations a ON a.id = r.authorization WHERE r.seq >= ? ORDER BY r.seq LIMIT ?",
             (start, BATCH),
         ).fetchall()
-        told = [
-            Told(seq, kind, at, authorization, executor or _executor_in(data), orchestrator)
-            for seq, kind, at, authorization, executor, orchestrator, data in rows
-        ]
-        self._read_last = start, end, told
-        return told
+        self._last = Batch(start, end, [_told(*row) for row in rows])
+        return self._last
 
 
 @contextmanager
@@ -168,15 +187,13 @@ def _concerns(one: Told, viewer: Viewer) -> bool:
     return viewer.role is Role.ANYONE or one.orchestrator == viewer.own
 
 
-def _event(one: Told) -> bytes:
-    data = {
-        "seq": one.seq,
-        "type": one.kind,
-        "at": one.at,
-        "authorization": one.authorization,
-        "executor": one.executor,
-    }
-    return b"id: %d\nevent: record\ndata: %s\n\n" % (one.seq, json.dumps(data).encode())
+def _told(
+    seq: int, kind: str, at: int, name: str | None, executor: str | None, orchestrator: str | None, data: bytes | None
+) -> Told:
+    executor = executor or _executor_in(data)
+    said = json.dumps({"seq": seq, "type": kind, "at": at, "authorization": name, "executor": executor})
+    event = b"id: %d\nevent: record\ndata: %s\n\n" % (seq, said.encode())
+    return Told(seq, kind, at, name, executor, orchestrator, event)
 
 
 def _number(text: str | None, otherwise: int) -> int:

@@ -83,7 +83,7 @@ class OrderPages:
         """Is it meant? Says what would end."""
         name = request.match_info["verb"]
         subject = self._subject(name, request.query.get("kind", ""), request.query.get("id", ""))
-        ending = [] if name == "release" else live_of(self._console.gateway.database.reading, subject)
+        ending = [] if name == "release" else await self._console.look(lambda one: live_of(one, subject))
         return self._console.render(
             request,
             viewer,

@@ -15,6 +15,9 @@ from gateway.storage.authorizations import Authorization
 
 SHOWN = 50  # records at a time
 LOOKED_AT = 2000  # records of one type, from the newest; what is older is not found, and said to be so
+COUNTED = (
+    20_000  # records of one execution, from the newest, that are counted by type: a day and a half of proof each 15 s
+)
 MOST_NODES = 200
 ORDERS = ("operator.quarantined", "operator.released", "operator.revoked")
 
@@ -49,11 +52,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One authorization and its records: ``first`` and ``last`` of them, how many of each type, and those shown."""
+    """One authorization and its records: ``first`` and ``last`` of them, how many there are, and those shown.
+
+    ``counts`` says how many of each type, of the ``COUNTED`` newest.
+    """
 
     authorization: Authorization
     first: tuple[Told, ...]
     last: tuple[Told, ...]
+    records: int
     counts: Mapping[str, int]
     shown: tuple[Told, ...]
     tree: Node
@@ -67,9 +74,9 @@ class Story:
         return next((one for one in (*reversed(self.last), *reversed(self.first)) if one.type in types), None)
 
     @property
-    def records(self) -> int:
-        """How many there are."""
-        return sum(self.counts.values())
+    def counted_all(self) -> bool:
+        """Whether ``counts`` is of all of them."""
+        return sum(self.counts.values()) == self.records
 
 
 def read_story(connection: sqlite3.Connection, authorization: str, *, behind: int = -1) -> Story:
@@ -77,13 +84,18 @@ def read_story(connection: sqlite3.Connection, authorization: str, *, behind: in
     found = authorizations.get(connection, authorization)
     first = _records(connection, authorization, "seq > -1 ORDER BY seq", SHOWN)
     last = tuple(reversed(_records(connection, authorization, "seq > -1 ORDER BY seq DESC", SHOWN)))
-    counts = "SELECT type, COUNT(*) FROM records WHERE authorization = ? GROUP BY type"
+    every = "SELECT COUNT(*) FROM records WHERE authorization = ?"  # from its index alone
+    counts = (
+        "SELECT type, COUNT(*) FROM (SELECT type FROM records WHERE authorization = ? ORDER BY seq DESC LIMIT ?)"
+        " GROUP BY type"
+    )
     shown = first if behind < 0 else _records(connection, authorization, f"seq > {behind:d} ORDER BY seq", SHOWN)
     return Story(
         authorization=found,
         first=first,
         last=last,
-        counts=dict(connection.execute(counts, (authorization,)).fetchall()),
+        records=connection.execute(every, (authorization,)).fetchone()[0],
+        counts=dict(connection.execute(counts, (authorization, COUNTED)).fetchall()),
         shown=shown,
         tree=_tree(connection, found),
     )
@@ -138,10 +150,11 @@ def _texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def blob(connection: sqlite3.Connection, digest: str) -> bytes | None:
-    """Stored bytes by their SHA-256."""
-    row = connection.execute("SELECT bytes FROM blobs WHERE digest = ?", (digest,)).fetchone()
-    return None if row is None else bytes(row[0])
+def blob(connection: sqlite3.Connection, digest: str, most: int) -> tuple[bytes, int]:
+    """The first ``most`` of stored bytes by their SHA-256, and how many there are; nothing where they are not stored."""
+    query = "SELECT substr(bytes, 1, ?), length(bytes) FROM blobs WHERE digest = ?"
+    row = connection.execute(query, (most, digest)).fetchone()
+    return (b"", 0) if row is None else (bytes(row[0]), row[1])
 
 
 def _tree(connection: sqlite3.Connection, own: Authorization) -> Node:

@@ -11,6 +11,7 @@ from ztrooted.explanations import explain
 from ztrooted.reasons import parse_reason
 
 SHORT = 12
+_YEAR_10000_MS = 253_402_300_800_000
 # The shape beside each state, so that no colour is needed to read it, and the colour.
 MARKS: Mapping[str, tuple[str, str]] = {
     "trusted": ("good", "✓"),
@@ -62,6 +63,8 @@ def clock(at_ms: int | None, kind: str = "ago") -> Markup:
     """
     if not at_ms:
         return Markup('<span class="quiet">never</span>')
+    if not 0 < at_ms < _YEAR_10000_MS:
+        return Markup("<code>{}</code>").format(at_ms)  # whoever wrote this meant no time
     moment = datetime.fromtimestamp(at_ms / 1000, UTC)
     text = moment.strftime("%Y-%m-%d %H:%M:%S")
     return Markup('<time datetime="{}" data-at="{}" data-kind="{}" title="{} UTC">{} UTC</time>').format(

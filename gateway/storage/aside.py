@@ -1,7 +1,7 @@
 """Reading for people, on threads and connections of its own: who waits for an authorization does not wait for them.
 
 However much is looked for, it takes no thread on which evidence is appraised, and a reading ends after ``PATIENCE_S``: it
-would keep the database's write-ahead log from being folded in.
+would keep the database's write-ahead log from being folded in. What is known to be brief (``glance``) waits for no search.
 """
 
 import asyncio
@@ -23,12 +23,23 @@ BUSY_MS = 2000
 PATIENCE_S = 10.0  # nobody waits longer for a page
 STEPS = 10_000  # of SQLite's machine, a millisecond or so: then it is looked whether there is time left
 
-_threads = ThreadPoolExecutor(2, thread_name_prefix="aside")
+_searching = ThreadPoolExecutor(2, thread_name_prefix="aside")
+_glancing = ThreadPoolExecutor(2, thread_name_prefix="glance")
 
 
 async def aside(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     """What ``read`` finds in the database ``path`` as of one moment. GateError ``database.unavailable``."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, _read, path, read)
+    return await asyncio.get_running_loop().run_in_executor(_searching, _read, path, read)
+
+
+async def glance(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+    """The same for what takes some milliseconds however large the database is."""
+    return await asyncio.get_running_loop().run_in_executor(_glancing, _read, path, read)
+
+
+async def apart(compute: Callable[[], T]) -> T:
+    """What ``compute`` finds without a database, on the threads of those who search."""
+    return await asyncio.get_running_loop().run_in_executor(_searching, compute)
 
 
 def _read(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:

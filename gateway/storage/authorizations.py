@@ -319,11 +319,13 @@ def page(
 
     ``after`` is the time (ms) and id of one; those behind it are listed.
     """
-    at, name = after or (None, None)
+    at, name = after or (1 << 53, "")  # later than any
+    index, own = ("authorizations_by_time", "1")
+    if orchestrator is not None:
+        index, own = ("authorizations_by_orchestrator", "orchestrator = :own")
     query = (
-        f"SELECT {_COLUMNS} FROM authorizations WHERE (:own IS NULL OR orchestrator = :own)"  # noqa: S608 -- a constant
-        " AND (:at IS NULL OR requested_at < :at OR (requested_at = :at AND id > :name))"
-        " ORDER BY requested_at DESC, id LIMIT :limit"
+        f"SELECT {_COLUMNS} FROM authorizations INDEXED BY {index} WHERE {own}"  # noqa: S608 -- constants
+        " AND requested_at <= :at AND (requested_at < :at OR id > :name) ORDER BY requested_at DESC, id LIMIT :limit"
     )
     values = {"own": orchestrator, "at": at, "name": name, "limit": limit}
     return [_from_row(row) for row in connection.execute(query, values)]

@@ -11,6 +11,7 @@ from gateway.storage.executors import Executor
 
 # The latest of an executor or orchestrator that are looked at for what has no index of its own: a million would hold up all.
 LOOKED_AT = 5000
+END_OF_TIME = 1 << 53  # ms; canonical records know no later time
 _IN_SERVICE = "id NOT IN (SELECT executor FROM retirements)"
 # How an executor stands at :now, each as a condition; the first four exclude each other.
 STANDINGS: Mapping[str, str] = MappingProxyType(
@@ -77,7 +78,7 @@ def list_authorizations(
     """
     index, condition = CHOICES[choice]
     source = "authorizations INDEXED BY {} WHERE {} AND {}"
-    behind = "(:at IS NULL OR requested_at < :at OR (requested_at = :at AND id > :name))"
+    behind = "requested_at <= :at AND (requested_at < :at OR id > :name)"  # an index is entered there, not walked to it
     order = "ORDER BY requested_at DESC, id LIMIT"
     own = "(:own IS NULL OR orchestrator = :own)"
     if executor is not None:
@@ -88,7 +89,7 @@ def list_authorizations(
         source = source.format(index, condition, behind)
     if orchestrator is not None and (executor is not None or choice == "refused"):
         source = f"(SELECT * FROM {source} {order} :looked) WHERE 1"  # noqa: S608 -- constants
-    at, name = after or (None, None)
+    at, name = after or (END_OF_TIME, "")
     rows = connection.execute(
         f"SELECT id FROM {source} AND {condition} AND {own} {order} :limit",  # noqa: S608 -- constants
         {
