@@ -26,8 +26,8 @@ from tests.orchestrators.adapter import (
     free_port,
     listens,
 )
-from tests.orchestrators.htcondor_adapter import HTCondorAdapter
 from tests.orchestrators.github_adapter import GitHubAdapter
+from tests.orchestrators.htcondor_adapter import HTCondorAdapter
 from tests.orchestrators.slurm_cluster import Cluster, Shown
 from tests.orchestrators.slurm_cluster import absent as absent_slurm
 from tests.support.agent_in_process import BEATS, ROOT

@@ -6,7 +6,8 @@ two seconds it asks the gateway how the executors behind the nodes stand, and ha
 1. A node that the gateway calls trusted is believed for ``believe_s``, 30 s, from before the question, and no longer: a
    gateway that does not answer is no reason to go on. So is a node believed that was never asked about, from our start on.
 2. Any other node gets a taint that evicts (``NoExecute``), and every pod on it is deleted with grace 0, again and again
-   until there is none. Pods may tolerate a taint, and the eviction API may refuse (a disruption budget): a deletion asks nobody.
+   until there is none. Pods may tolerate a taint, and the eviction API may refuse (a disruption budget): a deletion asks
+   nobody.
 3. Pods of ``kube-system`` and ``ztrooted-system`` stay, which the admission leaves out as well.
 4. A node that is trusted again loses our taint, and no other.
 
