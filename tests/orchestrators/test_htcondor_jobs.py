@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.orchestrators.condor_starter import STARTER, ExecutionPoint, Started, script, start_deputy
-from tests.orchestrators.test_slurm import AHEAD, NOBODY, READABLE, called
+from tests.orchestrators.test_slurm import NOBODY, READABLE, called
 from tests.support.agent_in_process import BEATS, Beats, MachineInProcess
 from ztrooted.errors import GateError
 from ztrooted.integrations.htcondor_deputy import describe_attempt, require_starter
@@ -31,6 +31,15 @@ MARKS = """
 #include <stdio.h>
 #include <stdlib.h>
 __attribute__((constructor)) static void mark(void) { fclose(fopen(getenv("MARK"), "w")); }
+"""
+# A Python whose clock is two hours ahead; called as the task calls Python.
+AHEAD = f"""#!/bin/sh
+shift 2
+exec {sys.executable} -I -c 'import runpy, sys, time
+real = time.time
+time.time = lambda: real() + 7200
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)' "$@"
 """
 TOUCH = "#!/bin/sh\nprintf ran >ran\n"
 AD = 'GlobalJobId = "ap#1.0#17"\nNumShadowStarts = 1\nOwner = "alice"\n'
