@@ -169,6 +169,7 @@ BARE: dict[str, Callable[[Adapter, Path], Awaitable[None]]] = {
     "temporal": _bare_task,
     "slurm": _bare_script,
     "github": _bare_script,
+    "htcondor": _bare_script,
     "airflow": _bare_task,
     "prefect": _bare_task,
 }

@@ -11,12 +11,17 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.agent_in_process import ROOT
+import pytest
+import pytest_asyncio
+
+from tests.orchestrators.adapter import NOT_ASKED, asked
+from tests.support.agent_in_process import ROOT, MachineInProcess
+from ztrooted.work import PATH
 
 DEPLOYED = ROOT / "deploy" / "htcondor"
 STARTER = Path("/proc/self/exe").resolve()
@@ -147,3 +152,26 @@ def absent() -> str | None:
     if shutil.which("gcc") is None or not any(Path("/usr/lib").rglob("libc.a")):
         return "'scripts/orchestrators htcondor' has not installed a C compiler and libc.a"
     return None if os.access("/proc/self/exe", os.R_OK) else "there is no /proc"
+
+
+async def start_deputy(point: ExecutionPoint, path: Path) -> Any:
+    """The deputy, as a process, once it listens at ``path``."""
+    process = await asyncio.create_subprocess_exec(str(point.folder / "deputy"), env={"PATH": PATH})
+    async with asyncio.timeout(30):
+        while not path.exists():  # noqa: ASYNC240 -- one look
+            assert process.returncode is None
+            await asyncio.sleep(0.02)
+    return process
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def point(shared_machine: MachineInProcess) -> AsyncIterator[ExecutionPoint]:
+    """deploy/htcondor, installed, with its deputy as a process of its own."""
+    if reason := absent() if asked("htcondor") else NOT_ASKED:
+        pytest.skip(reason)
+    made = ExecutionPoint(shared_machine.folder / "condor", await shared_machine.environment())
+    made.install()
+    deputy = await start_deputy(made, made.deputy)
+    yield made
+    deputy.kill()
+    await deputy.wait()

@@ -82,6 +82,13 @@ class HTCondorAdapter(Adapter):
             raise RefusedError(f"{status} {said}")
         return message.base.read_text()
 
+    async def bare(self, base: Path) -> None:
+        """The same script without the gate, as a starter without a wrapper executes it."""
+        program = script(
+            self.point.folder / f"dir_{secrets.token_hex(4)}", _scripts()["write"].replace("BASE", str(base))
+        )
+        await (await asyncio.create_subprocess_exec(program, cwd=program.parent)).wait()
+
     async def close(self) -> None:
         for started in self._started.values():
             with suppress(ProcessLookupError):
@@ -90,10 +97,14 @@ class HTCondorAdapter(Adapter):
         await super().close()
 
     async def _begin(self, run: str, what: str, base: Path, attempt: Attempt) -> Attempt:
-        from tests.orchestrators.adapters import SCRIPTS  # noqa: PLC0415 -- which has this adapter
-
         self.deputy.attempts[run] = attempt
         scratch = self.point.folder / f"dir_{run.rpartition('/')[2]}"
-        program = script(scratch, SCRIPTS[what].replace("BASE", str(base)))
+        program = script(scratch, _scripts()[what].replace("BASE", str(base)))
         self._started[run] = await self.point.start(program, job=run.replace("/", "#"), scratch=scratch)
         return attempt
+
+
+def _scripts() -> dict[str, str]:
+    from tests.orchestrators.adapters import SCRIPTS  # noqa: PLC0415 -- which has this adapter
+
+    return SCRIPTS

@@ -46,13 +46,13 @@ def attributes(executor: str, *, now: int, refusal: GateError | None) -> str:
     )
 
 
-async def require_trusted(settings: OrchestratorSettings, executor: str) -> None:
+async def require_trusted(settings: OrchestratorSettings, executor: str, *, within_s: float = ASKED_S) -> None:
     """Ask the gateway. GateError where it does not hold this executor for trusted now, or does not answer in time."""
     async with Orchestrator(
         settings.gateway, ca=settings.ca, token=settings.token, anchors=settings.anchors
     ) as orchestrator:
         try:
-            async with asyncio.timeout(ASKED_S):
+            async with asyncio.timeout(within_s):
                 known = {one.executor: one for one in await orchestrator.gateway.executors()}
         except TimeoutError as error:
             raise unreachable(settings.gateway, error) from error
