@@ -74,6 +74,10 @@ class Wrong:
 class Adapter(ABC):
     """One orchestrator. ``what`` is ``write`` (a file, once) or ``beats`` (for ever)."""
 
+    # What a ticket that somebody else carries is compared with before it is used: the ``call`` that comes with it, the
+    # ``run`` of the orchestrator's, too; or nothing, where nobody else carries it.
+    compared = "run"
+
     def __init__(self, machine: MachineInProcess) -> None:
         self.machine = machine
         self.stack = AsyncExitStack()

@@ -43,6 +43,8 @@ PRELOAD = ["--preload", "ztrooted.integrations.dask"]
 class InProcess(Adapter):
     """Adapters that need no orchestrator: a ticket is authorized and run here."""
 
+    compared = ""
+
     def work(self, what: str, base: Path, run: str) -> Work:
         raise NotImplementedError
 
@@ -157,6 +159,7 @@ class DaskAdapter(Apart):
     """Dask distributed: a scheduler, a worker with its nanny."""
 
     driver = "tests.orchestrators.dask_driver"
+    compared = "call"
     environment = "dask"
 
     async def start(self) -> None:
@@ -195,6 +198,7 @@ class RayAdapter(Apart):
     """Ray: a head that is a governed node, too."""
 
     driver = "tests.orchestrators.ray_driver"
+    compared = "call"
     environment = "ray"
 
     async def start(self) -> None:

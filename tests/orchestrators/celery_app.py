@@ -18,6 +18,11 @@ def write(path: str, text: str = "done") -> str:
 
 
 @app.task
+def variables(path: str) -> str:
+    return tools.variables(path)
+
+
+@app.task
 def beats(base: str) -> None:
     tools.beats(base)
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from celery import Task
 
-from tests.orchestrators.celery_app import app, beats, write
+from tests.orchestrators.celery_app import app, beats, variables, write
 from tests.orchestrators.driver import serve
 from tests.orchestrators.held import wrong
 from ztrooted.client.orchestrator import DECIDED_S
 from ztrooted.integrations.celery import GOVERNING, HEADER
 
-TASKS = {"write": write, "beats": beats}
+TASKS = {"variables": variables, "write": write, "beats": beats}
 TIMEOUT_S = 60
 
 

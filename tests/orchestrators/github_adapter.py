@@ -24,6 +24,8 @@ class GitHubAdapter(Adapter):
     A runner that is not told of the hooks asks nobody, so ``around`` is a first hook that hands on no ticket.
     """
 
+    compared = ""
+
     @classmethod
     def absent(cls) -> str | None:
         return None if asked("github") else NOT_ASKED

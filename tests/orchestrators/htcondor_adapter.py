@@ -2,14 +2,18 @@
 
 import asyncio
 import secrets
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from tests.orchestrators.adapter import NOT_ASKED, QUEUE, WITHIN_S, Adapter, Message, RefusedError, asked
+from tests.orchestrators.adapter import NOBODY, NOT_ASKED, QUEUE, Adapter, Message, RefusedError, Wrong, asked
 from tests.orchestrators.condor_starter import STARTER, ExecutionPoint, Started, absent, script
+from tests.orchestrators.held import changed
 from tests.support.agent_in_process import MachineInProcess
+from ztrooted.client.orchestrator import Orchestrator
 from ztrooted.integrations.htcondor_deputy import Deputy
 from ztrooted.work import Work
 
@@ -21,6 +25,7 @@ class Attempt:
     url: str | None
     executor: str
     asks: bool = True
+    wrong: dict[str, Any] | None = None
     told: "asyncio.Future[str | None]" = field(default_factory=asyncio.Future)
     delivery: "asyncio.Future[str | None]" = field(default_factory=asyncio.Future)
 
@@ -35,9 +40,19 @@ class HeldDeputy(Deputy):
     async def ask(self, work: Work) -> str | None:
         attempt = self.attempts[work.job.run]
         if attempt.asks:
-            async with await self.machine.orchestrator(attempt.url) as orchestrator:
-                within_s = WITHIN_S if attempt.url else self.within_s
-                dispatch = await orchestrator.authorize(work, attempt.executor, within_s=within_s)
+            told = {"gateway": attempt.url} if attempt.url else attempt.wrong
+            with changed(
+                SimpleNamespace(settings=await self.machine.settings(), within_s=self.within_s), told
+            ) as other:
+                asked = other.settings
+                async with Orchestrator(
+                    asked.gateway,
+                    ca=asked.ca,
+                    token=asked.token,
+                    anchors=asked.anchors,
+                    state=self.machine.folder / "state",
+                ) as orchestrator:
+                    dispatch = await orchestrator.authorize(work, attempt.executor, within_s=other.within_s)
             attempt.told.set_result(dispatch.ticket.encode())
         return await attempt.delivery
 
@@ -61,9 +76,28 @@ class HTCondorAdapter(Adapter):
             await asyncio.sleep(0.01)
 
     async def hand_out(self, what: str, base: Path, *, url: str | None = None, executor: str = QUEUE) -> Message:
+        return await self._asked(what, base, Attempt(url, self.machine.id if executor == QUEUE else NOBODY))
+
+    async def refusal(self, base: Path, wrong: Wrong) -> str:
+        """In the deputy's log where that does not start, else where the job's output goes."""
+        if wrong.lacks:
+            command = [sys.executable, "-I", "-m", "ztrooted.integrations.htcondor_deputy"]
+            variables = {**await self.machine.environment(), **wrong.variables}
+            pipe = asyncio.subprocess.PIPE
+            deputy = await asyncio.create_subprocess_exec(*command, env=variables, stderr=pipe)
+            _, said = await deputy.communicate()
+            assert deputy.returncode != 0, said
+            return said.decode()
+        named = self.machine.id if wrong.executor == QUEUE else NOBODY
+        try:
+            message = await self._asked("write", base, Attempt(None, named, wrong=wrong.settings))
+        except RefusedError as error:
+            return str(error)
+        raise AssertionError(f"{message} was permitted")
+
+    async def _asked(self, what: str, base: Path, attempt: Attempt) -> Message:
         run = f"ap.example/{secrets.token_hex(4)}"
-        named = self.machine.id if executor == QUEUE else "ex-" + "0" * 32
-        attempt = await self._begin(run, what, base, Attempt(url, named))
+        await self._begin(run, what, base, attempt)
         over = asyncio.create_task(self._started[run].over())
         await asyncio.wait({over, attempt.told}, return_when=asyncio.FIRST_COMPLETED)
         if not attempt.told.done():

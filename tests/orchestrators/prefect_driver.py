@@ -39,6 +39,7 @@ def deploy(client: Any, pool: str, queue: str) -> None:
         pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
         work_pool_name=pool,
         work_queue_name=queue,
+        job_variables={"env": {"ZTROOTED_TOKEN_FILE": "/a/token"}},
     )
 
 

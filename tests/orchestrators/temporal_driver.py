@@ -30,7 +30,7 @@ from ztrooted.integrations.temporal import HEADER, Governing
 
 NODE = "celery"  # whatever the suite calls its one place to run
 EXECUTORS = {NODE: os.environ["ZTROOTED_EXECUTOR"]}
-FUNCTIONS = [tools.write, tools.beats, tools.fails]
+FUNCTIONS = [tools.write, tools.beats, tools.fails, tools.variables]
 CARRIED: dict[str, str | None] = {}  # what workflows deliver that ask nobody, by their ids
 
 

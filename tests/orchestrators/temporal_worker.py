@@ -12,7 +12,7 @@ from temporalio.worker import Worker
 from tests.orchestrators import tools
 from ztrooted.integrations.temporal import governed_worker
 
-ACTIVITIES = [activity.defn(one) for one in (tools.write, tools.beats, tools.fails)]
+ACTIVITIES = [activity.defn(one) for one in (tools.write, tools.beats, tools.fails, tools.variables)]
 
 
 async def main() -> None:

@@ -67,6 +67,19 @@ for name, value in (
     else:
         print("TOLD started", flush=True)
     os.environ[name] = good
+
+from types import SimpleNamespace
+from ztrooted.integrations.airflow_policy import checked, task_policy
+try:
+    task_policy(SimpleNamespace(task_id="early", start_from_trigger=True))
+except Exception as error:
+    print("TOLD", error, flush=True)
+def own(context): print("TOLD own", flush=True)
+own.ztrooted_checked = True
+try:
+    checked(own)({"ti": SimpleNamespace(id=1, task_id="claims")})
+except Exception as error:
+    print("TOLD", error, flush=True)
 """
     process = await airflow.spawn("executors", airflow.command(), "-c", program)
     await asyncio.wait_for(process.wait(), 120)
@@ -79,8 +92,10 @@ for name, value in (
         "config.missing: ZTROOTED_TOKEN_FILE",
         "execution.agent_lost: no executor agent listens",
         "started",
+        "config.invalid: task early starts in the triggerer",
+        "config.invalid: nothing permits task claims",
     ]
-    assert [line.startswith(start) for line, start in zip(told, expected, strict=True)] == [True] * 6, told
+    assert [line.startswith(start) for line, start in zip(told, expected, strict=True)] == [True] * len(expected), told
 
 
 @pytest.mark.parametrize(("dag", "index"), [("around", -1), ("mapped", 0)])

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.orchestrators.adapter import Adapter, Message
-from tests.orchestrators.adapters import ADAPTERS
+from tests.orchestrators.adapter import Adapter, Apart, Message
+from tests.orchestrators.adapters import ADAPTERS, Governed
 from tests.support.agent_in_process import Beats, MachineInProcess
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.ticket import Ticket, parse_ticket
@@ -98,6 +98,24 @@ async def test_a_forged_artifact_and_one_of_another_job_run_nothing(adapter: Ada
     await refused(adapter.run(adapter.other(message, swapped.encode())), "jws.job")
     assert not (tmp_path / "file").exists()
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("other_file", ["other", "file"])
+async def test_a_ticket_of_another_job_runs_neither(adapter: Adapter, tmp_path: Path, other_file: str) -> None:
+    """Each is good by itself; where the two calls are the same, only whose they are tells them apart."""
+    if adapter.compared == "" or (adapter.compared, other_file) == ("call", "file"):
+        pytest.skip("nobody carries a ticket here, or it has no other run than what comes with it")
+    message = await adapter.hand_out("write", tmp_path / "file")
+    other = await adapter.hand_out("write", tmp_path / other_file)
+    await refused(adapter.run(adapter.other(message, other.ticket)), "job.mismatch")
+    assert not any((tmp_path / name).exists() for name in ("file", "other"))
+
+
+async def test_what_runs_has_no_token_and_is_told_of_no_gateway(adapter: Adapter, tmp_path: Path) -> None:
+    if not isinstance(adapter, Governed) and (not isinstance(adapter, Apart) or adapter.environment == ""):
+        pytest.skip("it runs scripts, whose environment is in a test of their own")
+    await adapter.whole("variables", tmp_path / "file")
+    assert set((tmp_path / "file").read_text().split()) <= {"ZTROOTED_AIRFLOW_TASK", "ZTROOTED_GOVERNED"}
 
 
 async def test_a_revocation_stops_it_and_the_same_ticket_starts_nothing_again(adapter: Adapter, tmp_path: Path) -> None:

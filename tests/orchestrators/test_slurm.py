@@ -16,8 +16,9 @@ from tests.orchestrators.adapter import RefusedError
 from tests.orchestrators.adapters import SCRIPTS, SlurmAdapter
 from tests.orchestrators.slurm_cluster import Cluster, Shown
 from tests.support.agent_in_process import ROOT, Beats, MachineInProcess
+from ztrooted.errors import EnvironmentProblem, UsageProblem
 from ztrooted.guard.executor_set import ExecutorSet
-from ztrooted.integrations.slurm import Slurm
+from ztrooted.integrations.slurm import GATE, Slurm, describe_script, read_allocation, require_gate
 from ztrooted.integrations.slurm_follower import Follower
 from ztrooted.work import PATH
 
@@ -168,6 +169,38 @@ async def test_a_prolog_without_path_and_slurm_conf_denies(slurm: SlurmAdapter) 
         environment.with_suffix(".away").rename(environment)
 
 
+ALLOCATION = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_RESTART_COUNT": "2",
+    "SLURM_JOB_NODELIST": "n1",
+    "SLURM_JOB_PARTITION": "main",
+    "SLURM_JOB_UID": "0",
+    "SLURM_JOB_GID": "0",
+    "SLURM_JOB_WORK_DIR": "/",
+}
+
+
+@pytest.mark.parametrize("name", sorted(ALLOCATION))
+async def test_what_slurm_does_not_say_is_a_no(name: str) -> None:
+    with pytest.raises(EnvironmentProblem, match=f"config.missing: {name}"):
+        read_allocation({**ALLOCATION, name: ""})
+    if name == "SLURM_JOB_ID":
+        with pytest.raises(EnvironmentProblem, match=r"config\.invalid"):
+            read_allocation({**ALLOCATION, name: "7; true"})
+    if name == "SLURM_JOB_RESTART_COUNT":
+        with pytest.raises(UsageProblem, match="attempt"):
+            describe_script(read_allocation({**ALLOCATION, name: "once"}), b"#!/bin/sh", "/spool")
+        assert describe_script(read_allocation(ALLOCATION), b"#!/bin/sh", "/spool").job.attempt == 3
+
+
+@pytest.mark.parametrize("lacks", [*GATE, "PrologFlags"])
+async def test_a_cluster_that_lacks_a_part_of_its_gate_is_granted_nothing(lacks: str) -> None:
+    settings = {**dict.fromkeys(GATE, "/there"), "PrologFlags": "Contain,Alloc"}
+    require_gate(settings)
+    with pytest.raises(EnvironmentProblem, match=lacks):
+        require_gate({name: value for name, value in settings.items() if name != lacks})
+
+
 async def test_a_slurm_conf_that_lets_nodes_run_what_they_like_grants_nothing(
     slurm: SlurmAdapter, cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -251,6 +284,8 @@ async def test_a_requeue_is_another_dispatch_and_what_was_there_before_is_dead(
     assert shown.comment != first
     issued = slurm.machine.gate.records("authorization.issued")[before:]
     assert len({one["authorization"] for one in issued}) == 2
+    asked = [one["body"]["job"] for one in slurm.machine.gate.records("dispatch.requested")]
+    assert [one["attempt"] for one in asked if one["run"] == job] == [1, 2]
     cluster.run("scancel", job)
     await ended(cluster, job)
     assert await beats.still()

@@ -32,6 +32,11 @@ def write(path: str, text: str = "done") -> str:
     return text
 
 
+def variables(path: str) -> str:
+    """Which of our variables it has."""
+    return write(path, " ".join(sorted(name for name in os.environ if name.startswith("ZTROOTED_"))))
+
+
 def beats(base: str) -> None:
     """Never end, and have a grandchild that does not want to, either: see ``tests.support.agent_in_process``."""
 

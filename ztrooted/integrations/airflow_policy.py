@@ -14,6 +14,7 @@ This is loaded by the process of each task, and loads nothing that asks or verif
 
 import inspect
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from ztrooted.reasons import GateReason
 
 RUNNING = "ZTROOTED_AIRFLOW_TASK"  # in the process of a governed task: the id of its task instance
 
-CHECKED = "ztrooted_checked"  # an attribute of hooks that have the check in front of them
+_checked: "weakref.WeakSet[Callable[[Any], Any]]" = weakref.WeakSet()  # hooks that have the check in front of them
 
 
 def task_policy(task: Any) -> None:
@@ -44,7 +45,7 @@ def checked(hook: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
     """What a task calls first: the check, and then its own hook."""
     if hook is None or hook is require_governed:
         return require_governed
-    if hasattr(hook, CHECKED):
+    if inspect.isfunction(hook) and hook in _checked:
         return hook
     own = hook
 
@@ -57,7 +58,7 @@ def checked(hook: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
         yield from own(context)
 
     made: Callable[[Any], Any] = first_of if inspect.isgeneratorfunction(own) else first
-    setattr(made, CHECKED, True)
+    _checked.add(made)
     return made
 
 
@@ -78,7 +79,7 @@ def require_policy() -> None:
 
     probe = BaseOperator(task_id="ztrooted_probe", pre_execute=_unchecked)
     settings.task_policy(probe)
-    if not hasattr(probe._pre_execute_hook, CHECKED):  # noqa: SLF001
+    if probe._pre_execute_hook not in _checked:  # noqa: SLF001
         raise NotStarted(
             GateReason.CONFIG_MISSING,
             "airflow_local_settings.py is missing, or has no task_policy of ours: tasks could be started around the gate.",

@@ -33,7 +33,7 @@ from ztrooted.guard.process import Streams
 from ztrooted.guard.settings import agent_from_environment
 from ztrooted.integrations.htcondor_job import DEPUTY, MAX_AD, Answer, Question, read_job_ad
 from ztrooted.models import Job, compose, parse_json
-from ztrooted.outcome import JobFailed, Killed, NotStarted, Outcome
+from ztrooted.outcome import JobFailed, Killed, NotStarted, Outcome, end_of
 from ztrooted.reasons import GateReason
 from ztrooted.ticket import Ticket, parse_ticket
 
@@ -153,7 +153,7 @@ def environment(number: str) -> dict[str, str]:
 
 def tell(error: GateError, path: str | None) -> None:
     """Say why, where HTCondor looks and where its user does. One line: it ends up in the job's event log."""
-    told = " ".join(f"ztrooted: {error if hasattr(error, 'authorization') else NotStarted.of(error)}".split())
+    told = " ".join(f"ztrooted: {end_of(error)}".split())
     if path:
         with suppress(OSError):
             written = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)

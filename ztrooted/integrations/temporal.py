@@ -210,7 +210,7 @@ class _Guarded(ActivityInboundInterceptor):  # type: ignore[misc]
             _refuse(error)
 
     async def _run(self, asked: ExecuteActivityInput) -> Any:
-        info = activity.info()
+        info, began = activity.info(), asyncio.get_running_loop().time()
         ticket = parse_ticket(_carried(asked))
         payload = describe_call(asked.fn, asked.args, workflow="temporal", run="1").payload
         call = require_call(ticket, payload, reference_of(asked.fn)[0])
@@ -219,7 +219,7 @@ class _Guarded(ActivityInboundInterceptor):  # type: ignore[misc]
         process, result = await perform(self._agent, ticket, call)
         ends = info.start_to_close_timeout or info.schedule_to_close_timeout
         try:
-            async with asyncio.timeout(ends.total_seconds() if ends else None):
+            async with asyncio.timeout_at(began + ends.total_seconds() if ends else None):
                 while not (await asyncio.wait({result}, timeout=LOOK_S))[0]:
                     activity.heartbeat()
                     if activity.is_cancelled():
