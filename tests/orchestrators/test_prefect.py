@@ -12,7 +12,7 @@ from tests.orchestrators.adapters import PrefectAdapter
 from tests.orchestrators.test_contract import refused
 from tests.support.agent_in_process import Beats, MachineInProcess
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240, func_only=True)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
