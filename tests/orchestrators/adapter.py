@@ -17,6 +17,7 @@ from tests.orchestrators import airflow_home
 from tests.support.agent_in_process import ROOT, MachineInProcess
 
 ENVIRONMENTS = ROOT / ".orchestrators"
+ANSWERED_S = 180  # what a driver waits for takes less
 WITHIN_S = 0.5  # an answer that does not come is waited for no longer, in these tests
 QUEUE = "celery"
 NOBODY = "ex-" + "0" * 32  # an executor that is not enrolled
@@ -141,7 +142,7 @@ class Apart(Adapter):
         self._answered(0)
         reading = asyncio.create_task(self._read())
         self.stack.callback(reading.cancel)
-        await asyncio.wait_for(self._waiting[0], 60)
+        await asyncio.wait_for(self._waiting[0], ANSWERED_S)
 
     async def start(self) -> None:
         """Start the orchestrator itself."""
@@ -189,7 +190,7 @@ class Apart(Adapter):
         number = secrets.randbits(40) + 1
         answered = self._answered(number)
         self._sender.stdin.write(json.dumps({"number": number, **asked}).encode() + b"\n")
-        return await asyncio.wait_for(answered, 60)
+        return await asyncio.wait_for(answered, ANSWERED_S)
 
     async def hand_out(self, what: str, base: Path, *, url: str | None = None, executor: str = QUEUE) -> Message:
         run = secrets.token_hex(16)

@@ -419,6 +419,7 @@ class PrefectAdapter(Apart):
         home, port = self.machine.folder / "prefect", free_port()
         (home / "held").mkdir(parents=True)
         self.variables |= {
+            "CONTRACT_GRACE_S": "2",
             "CONTRACT_HELD": str(home / "held"),
             "DO_NOT_TRACK": "1",
             "POOL": "contract",

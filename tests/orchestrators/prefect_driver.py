@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling
 
 from tests.orchestrators.driver import serve
 from tests.orchestrators.held import HELD, TIMEOUT_S, put, wait_for
@@ -105,6 +106,13 @@ def begin(asked: dict[str, Any]) -> Any:
     return str(RUNS[asked["run"]])
 
 
+def cancel(asked: dict[str, Any]) -> Any:
+    """As its user interface does it; how the run ended."""
+    made = RUNS[asked["run"]]
+    client.set_flow_run_state(made, Cancelling())
+    return ended(made, asked["base"])
+
+
 def bare(asked: dict[str, Any]) -> Any:
     """By a worker of Prefect's own, in another work pool."""
     if "bare" not in DEPLOYED:
@@ -119,6 +127,7 @@ COMMANDS = {
     "bare": bare,
     "shown": shown,
     "begin": begin,
+    "cancel": cancel,
 }
 
 if __name__ == "__main__":

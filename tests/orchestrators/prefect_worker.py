@@ -1,6 +1,7 @@
 """The governed worker, for the contract suite: what was permitted may be held, and be delivered with another ticket."""
 
 import asyncio
+import os
 import sys
 from contextvars import ContextVar
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from tests.orchestrators.held import changed, get, is_held, put
 from ztrooted.errors import GateError
 from ztrooted.guard.process import GuardedProcess
-from ztrooted.integrations.prefect import GovernedResult, GovernedWorker, main
+from ztrooted.integrations.prefect import GRACE_S, GovernedResult, GovernedWorker, main
 from ztrooted.outcome import NotStarted
 from ztrooted.work import Work
 
@@ -17,6 +18,9 @@ RUN: ContextVar[str] = ContextVar("RUN")
 
 class ContractWorker(GovernedWorker):
     """Governs as its base does, unless a run is held: see ``held``."""
+
+    look_s = 0.1
+    grace_s = float(os.environ.get("CONTRACT_GRACE_S", GRACE_S))
 
     async def run(self, flow_run: Any, configuration: Any, task_status: Any = None) -> GovernedResult:
         RUN.set(flow_run.name)

@@ -13,7 +13,7 @@ from tests.orchestrators.adapters import AirflowAdapter
 from tests.orchestrators.test_contract import refused, running
 from tests.support.agent_in_process import Beats, MachineInProcess
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240, func_only=True)]
 
 OURS = "tests.orchestrators.airflow_executor.ContractExecutor"
 

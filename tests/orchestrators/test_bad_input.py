@@ -13,7 +13,7 @@ from tests.orchestrators.adapter import Adapter, Wrong
 from tests.orchestrators.adapters import ADAPTERS
 from tests.support.agent_in_process import MachineInProcess
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240, func_only=True)]
 
 
 class Case(NamedTuple):

@@ -9,7 +9,7 @@ import pytest_asyncio
 from tests.orchestrators.adapters import CeleryAdapter
 from tests.support.agent_in_process import MachineInProcess
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180, func_only=True)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -16,7 +16,7 @@ from tests.support.agent_in_process import Beats, MachineInProcess
 from ztrooted.guard.executor_set import ExecutorSet
 from ztrooted.ticket import Ticket, parse_ticket
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180, func_only=True)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=sorted(ADAPTERS))

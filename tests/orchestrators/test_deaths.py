@@ -20,7 +20,7 @@ from ztrooted.demo.stage import wait_until
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(240, func_only=True),
     pytest.mark.skipif("ZTROOTED_ORCHESTRATORS" not in os.environ, reason="run by 'scripts/test --orchestrators'"),
 ]
 

@@ -9,9 +9,10 @@ import pytest
 import pytest_asyncio
 
 from tests.orchestrators.adapters import PrefectAdapter
+from tests.orchestrators.test_contract import refused
 from tests.support.agent_in_process import Beats, MachineInProcess
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240, func_only=True)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -69,3 +70,12 @@ async def test_a_worker_that_is_killed_takes_its_runs_along(prefect: PrefectAdap
     prefect.worker = await prefect.start_worker()
     assert await prefect.whole("write", tmp_path / "file") == "done", "the next one goes on"
     assert beats.last_ns() == last
+
+
+async def test_a_run_that_is_cancelled_ends_with_all_it_started(prefect: PrefectAdapter, tmp_path: Path) -> None:
+    """Its grandchild ignores SIGTERM and lives on, which Prefect's own process in the job waits for without end."""
+    beats, run = await begun(prefect, tmp_path / "beats")
+    told = await refused(prefect.ask(do="cancel", run=run, base=str(beats.base)), "Cancelled")
+    assert told.startswith("NotDone: Cancelled")
+    await stopped(beats)
+    assert await prefect.whole("write", tmp_path / "file") == "done", "its worker goes on"

@@ -12,7 +12,7 @@ from tests.orchestrators.adapter import RefusedError
 from tests.orchestrators.adapters import RayAdapter
 from tests.support.agent_in_process import Beats, MachineInProcess
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180, func_only=True)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -71,7 +71,7 @@ class Beats:
 
     async def beating(self) -> None:
         """Wait until all of it has shown up."""
-        async with asyncio.timeout(60):  # some orchestrators load for long before a task runs
+        async with asyncio.timeout(170):  # some orchestrators load for long before a task runs
             while not self.beats:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

@@ -5,7 +5,7 @@
 The job is ``prefect flow-run execute`` for one flow run, with all that it starts; the executor is the one behind the work
 queue that the run came from. The worker holds the token, the job has none. What Prefect calls a crash has our reason in its
 message, with what to do about it. A run that is submitted again is another dispatch; retries of a flow and of its tasks
-happen inside of its job.
+happen inside of its job. A run that is cancelled has as long to end as Prefect gives its own processes, and is killed then.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import httpx
+from prefect.exceptions import PrefectException
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 
 from ztrooted.client.orchestrator import DECIDED_S, Orchestrator
@@ -32,6 +34,10 @@ from ztrooted.work import Work, describe, name_of
 EXECUTE = ["-m", "prefect", "flow-run", "execute"]
 INHERITED = ("HOME", "LANG", "PATH", "PYTHONPATH", "TZ")  # what of the worker's environment a job has
 OURS = "ZTROOTED_"  # variables of which it has none
+LOOK_S = 5.0  # between two looks whether a run was cancelled; to cancel is its user's wish, and no revocation
+CANCELLED = GateReason.EXECUTION_ABANDONED
+WHY = "the run was cancelled, and its job, which did not end by itself in time, was killed with all that it had started"
+GRACE_S = 30.0  # as long as Prefect's process worker waits between SIGTERM and SIGKILL
 
 
 class GovernedResult(BaseWorkerResult):  # type: ignore[misc]  # Prefect is not there when types are checked
@@ -46,6 +52,8 @@ class GovernedWorker(BaseWorker):  # type: ignore[misc]
     _display_name = "ztrooted"
     _description = "Runs flows on a machine that has proved what it is, and ends them when it no longer does."
     within_s: float = DECIDED_S
+    look_s: float = LOOK_S
+    grace_s: float = GRACE_S
 
     def __init__(self, work_pool_name: str, *arguments: Any, executors: Mapping[str, str], **named: Any) -> None:
         """EnvironmentProblem ``config.*`` where it could not refuse: without executors, gateway, token, anchors, agent."""
@@ -69,14 +77,22 @@ class GovernedWorker(BaseWorker):  # type: ignore[misc]
             async with process:
                 if task_status is not None:
                     task_status.started(process.authorization)
-                outcome = await process.wait()
+                cancelling = asyncio.create_task(self._end_if_cancelled(flow_run, process))
+                try:
+                    outcome = await process.wait()
+                finally:
+                    cancelling.cancel()
+                    await asyncio.wait({cancelling})
         finally:
             del self._jobs[process.authorization]
         if outcome.outcome != "exited":
             try:
                 outcome.demand()
             except GateError as error:
-                await self._propose_crashed_state(flow_run, str(error))
+                if error.reason == CANCELLED:
+                    await self._mark_flow_run_as_cancelled(flow_run, {"message": f"{CANCELLED}: {WHY}"})
+                else:
+                    await self._propose_crashed_state(flow_run, str(error))
                 raise
         status = outcome.exit_status if outcome.exit_status is not None else -(outcome.signal or 1)
         return GovernedResult(status_code=status, identifier=process.authorization)
@@ -94,10 +110,30 @@ class GovernedWorker(BaseWorker):  # type: ignore[misc]
             raise GateError(GateReason.JOB_MISMATCH, "the ticket is for another job")
         return await self.agent.start(parsed)
 
+    async def _end_if_cancelled(self, flow_run: Any, process: GuardedProcess) -> None:
+        """Once somebody cancels a run: let what is in its job end it, and its hooks run; then kill it.
+
+        Prefect's own worker ends what has not begun, and nothing else. What has begun is left to ``flow-run execute``, in
+        the job, which waits without end where something that the flow started lives on, or where it does not hear of it.
+        """
+        while True:
+            await asyncio.sleep(self.look_s)
+            try:
+                state = (await self.client.read_flow_run(flow_run.id)).state
+            except (
+                httpx.HTTPError,
+                PrefectException,
+            ):  # who does not answer has cancelled nothing, and the lease goes on
+                continue
+            if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                break
+        await asyncio.sleep(self.grace_s)
+        process.kill(str(CANCELLED))
+
     async def kill_infrastructure(self, infrastructure_pid: str, *_asked: Any, **_more: Any) -> None:
         """End a run that was cancelled, at once."""
         if job := self._jobs.get(infrastructure_pid):
-            job.kill(str(GateReason.EXECUTION_ABANDONED))
+            job.kill(str(CANCELLED))
             await job.wait()
 
 
