@@ -73,20 +73,18 @@ class Feed:
     async def run(self) -> None:
         """Read what is committed, for ever."""
         while True:
-            events, cursor = self._read(self._next)
-            if cursor == self._next:
-                await self._database.wait_for_commit()  # nothing is awaited in between: no commit is missed
-                if self._lines:
-                    await asyncio.sleep(GATHER_S)
-                continue
             before = self._next
-            self._recent += events
-            self._next = cursor
-            if len(self._recent) > 2 * limits.FEED_RECENT:
-                del self._recent[: limits.FEED_RECENT]
-                self._first = self._recent[0].seq
-            self._pass_on(events, before)
-            self._wake()
+            events, self._next = self._read(before)
+            if self._next > before:
+                self._recent += events
+                if len(self._recent) > 2 * limits.FEED_RECENT:
+                    del self._recent[: limits.FEED_RECENT]
+                    self._first = self._recent[0].seq
+                self._pass_on(events, before)
+                self._wake()
+            if self._next - before < limits.FEED_BATCH:  # there are no more
+                await self._database.wait_for_commit()  # nothing is awaited in between: no commit is missed
+                await asyncio.sleep(GATHER_S)
 
     def close(self) -> None:
         """Everybody's feed ends."""

@@ -2,7 +2,9 @@
 
 Every change goes through ``Database.write``: the function given runs inside a transaction on the writer's thread, sees
 everything committed before it, and its caller is answered only when the commit is on disk. Functions that arrive while a
-commit is under way share the next one, each behind its own savepoint, so a refused one undoes itself alone.
+commit is under way share the next one, each behind its own savepoint, so a refused one undoes itself alone. Those that
+only append to the lineage need none: their records are kept in memory until somebody's statement, or the commit, and are
+written together.
 
 SQLite's own ``synchronous`` default differs between builds; FULL is set and asserted, because an answer that leaves
 before its record is durable would be an authorization without a lineage.
@@ -60,9 +62,38 @@ _OF_THE_MACHINE = frozenset(
 class Transaction:
     """What a function given to ``Database.write`` may do."""
 
+    __slots__ = ("_before", "_connection", "_log", "_opened")
+
     def __init__(self, connection: sqlite3.Connection, log: lineage.Lineage) -> None:
-        self.connection = connection
+        self._connection = connection
         self._log = log
+        self._before = log.snapshot()
+        self._opened = False
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For statements. With the first one begins a savepoint, behind everything that others appended before."""
+        if not self._opened:
+            try:
+                self._log.write(self._before.size)
+            except sqlite3.IntegrityError as error:  # not this one's doing: it is for the whole commit
+                raise sqlite3.DatabaseError(str(error)) from error
+            self._connection.execute("SAVEPOINT work")
+            self._opened = True
+            self._log.write()
+        return self._connection
+
+    def undo(self) -> None:
+        """Undo what this function did, and nothing else."""
+        if self._opened:
+            self._connection.execute("ROLLBACK TO work")
+            self._connection.execute("RELEASE work")
+        self._log.restore(self._before)
+
+    def keep(self) -> None:
+        """Have it in the commit."""
+        if self._opened:
+            self._connection.execute("RELEASE work")
 
     def execute(self, statement: str, parameters: tuple[Any, ...] | dict[str, Any] = ()) -> sqlite3.Cursor:
         """Run one statement."""
@@ -70,7 +101,7 @@ class Transaction:
 
     def append(self, record: Record) -> lineage.Appended:
         """Add a record to the lineage."""
-        return self._log.append(record)
+        return self._log.append(record) if self._opened else self._log.add(record)
 
     def blob(self, data: bytes) -> str:
         """Store bytes under their SHA-256, once, and return it in hexadecimal."""
@@ -110,7 +141,7 @@ class Database:
             self._opened = opened.pop_all()
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._urgent = threading.Event()
-        self._commits = asyncio.Condition()
+        self._commit_done = asyncio.Event()  # another one for each commit
         self._loop = asyncio.get_running_loop()
         self._stopped = False
         self.refused = False  # the last commit; what SQLite says of a disk that is full, or can only be read
@@ -130,7 +161,7 @@ class Database:
         # A client that hangs up stops waiting for this, and the work is done all the same: no decision is left half made.
         done: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Work(run, done, patient))
-        if not patient:
+        if not patient and not self._urgent.is_set():  # where it is, the writer clears it before it looks at the queue
             self._urgent.set()
         with observed("commit"):
             return await done
@@ -148,8 +179,7 @@ class Database:
 
     async def wait_for_commit(self) -> None:
         """Return after the next commit."""
-        async with self._commits:
-            await self._commits.wait()
+        await self._commit_done.wait()
 
     async def close(self) -> None:
         """Finish what was accepted, then stop."""
@@ -212,6 +242,7 @@ class Database:
             self._writing.execute("BEGIN IMMEDIATE")
             for work in batch:
                 outcomes.append((work, *self._run(work)))  # noqa: PERF401 -- it may stop half way, and must keep what ran
+            self._log.write()
             self._writing.execute("COMMIT")
         except sqlite3.Error as error:
             self._log.restore(before)
@@ -222,21 +253,25 @@ class Database:
             self._loop.call_soon_threadsafe(self._answer, outcomes)
             return
         self.refused, self._committed = False, time.monotonic()
-        self._loop.call_soon_threadsafe(self._answer, outcomes)
-        self._loop.call_soon_threadsafe(self._announce)
+        self._loop.call_soon_threadsafe(
+            self._announce, outcomes
+        )  # once: each call wakes the loop, which then runs first
 
     def _run(self, work: _Work) -> tuple[Any, GateError | None]:
-        before = self._log.snapshot()
-        self._writing.execute("SAVEPOINT work")
+        tx = Transaction(self._writing, self._log)
         try:
-            result = work.run(Transaction(self._writing, self._log))
+            result = work.run(tx)
         except (GateError, sqlite3.IntegrityError) as error:  # a constraint concerns only whoever ran into it
-            self._writing.execute("ROLLBACK TO work")
-            self._writing.execute("RELEASE work")
-            self._log.restore(before)
+            tx.undo()
             return None, error if isinstance(error, GateError) else _refused(error)
-        self._writing.execute("RELEASE work")
+        tx.keep()
         return result, None
+
+    def _announce(self, outcomes: list[_Outcome]) -> None:
+        """On the loop's thread: wake whose work was in a commit, and then who waits for one."""
+        self._answer(outcomes)
+        done, self._commit_done = self._commit_done, asyncio.Event()
+        done.set()
 
     @staticmethod
     def _answer(outcomes: list[_Outcome]) -> None:
@@ -248,13 +283,6 @@ class Database:
                 work.done.set_result(result)
             else:
                 work.done.set_exception(refusal)
-
-    def _announce(self) -> None:
-        async def notify() -> None:
-            async with self._commits:
-                self._commits.notify_all()
-
-        self._announcing = asyncio.ensure_future(notify())
 
 
 def _lock(path: Path) -> IO[str]:

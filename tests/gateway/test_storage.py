@@ -243,6 +243,64 @@ async def test_a_broken_constraint_concerns_only_whoever_broke_it(database: Data
     assert_whole(database)
 
 
+async def test_what_waits_to_be_written_is_seen_by_statements_and_undone_alone(database: Database) -> None:
+    """Over the end of a tile, in one commit: some only append, some look as well, and some of each are refused."""
+    await fill(database, 250)
+
+    def only_appends(tx: Transaction) -> None:
+        for number in range(20):
+            tx.append(record(number))
+        refuse(tx)
+
+    def looks(tx: Transaction) -> tuple[int, int]:
+        appended = tx.append(record(1))
+        return appended.index, tx.execute("SELECT COUNT(*) FROM records").fetchone()[0]
+
+    def looks_and_is_refused(tx: Transaction) -> None:
+        tx.append(record(2))
+        assert tx.execute("SELECT MAX(seq) FROM records").fetchone()[0] == tx.append(record(3)).index - 1
+        tx.blob(b"half")
+        refuse(tx)
+
+    def one(tx: Transaction) -> lineage.Appended:
+        return tx.append(record(4))
+
+    works: list[Callable[[Transaction], Any]] = [one, only_appends, looks, one, looks_and_is_refused, *[one] * 6, looks]
+    works += [only_appends, one]
+    async with grouped(database) as go:
+        asked = [asyncio.ensure_future(database.write(work)) for work in works]
+        await asyncio.sleep(0)
+        go()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [one.index for one in found if isinstance(one, lineage.Appended)] == [250, *range(252, 259), 260]
+    assert [one for one in found if isinstance(one, tuple)] == [(251, 252), (259, 260)]
+    assert [one.reason for one in found if isinstance(one, GateError)] == [GateReason.POLICY_DENIED] * 3
+    assert database.reading.execute("SELECT COUNT(*) FROM blobs").fetchone() == (0,)
+    assert_whole(database)
+
+
+@pytest.mark.parametrize("last", ["appends", "looks"])
+async def test_what_can_not_be_written_for_others_refuses_the_whole_commit(database: Database, last: str) -> None:
+    """Whoever comes upon it is not to blame, and those before it can't be told that they are on record."""
+    await fill(database, 3)
+    before = root(database)
+    database._writing.execute(
+        "CREATE TRIGGER broken BEFORE INSERT ON records BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
+    async with grouped(database) as go:
+        asked = [asyncio.ensure_future(database.write(lambda tx: tx.append(record(1)))) for _ in range(3)]
+        asked.append(asyncio.ensure_future(database.write(lambda tx: last == "looks" and tx.blob(b"more"))))
+        await asyncio.sleep(0)
+        go()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [getattr(one, "reason", one) for one in found] == [GateReason.DATABASE_UNAVAILABLE] * 4
+    assert root(database) == before
+    assert_whole(database)
+    database._writing.execute("DROP TRIGGER broken")
+    await fill(database, 3, start=3)
+    assert_whole(database)
+
+
 async def test_many_writers_at_once_get_indices_without_a_gap(database: Database) -> None:
     results = await asyncio.gather(
         *(database.write(lambda tx, number=number: tx.append(record(number))) for number in range(500)),
