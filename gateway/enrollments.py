@@ -44,7 +44,7 @@ from tpm.observation import observed
 from tpm.public import EK, Public, parse_public
 from tpm.reasons import EvidenceReason
 from ztrooted import keys, limits, names
-from ztrooted.appraisal import Progress, Question, appraise
+from ztrooted.appraisal import Question, appraise
 from ztrooted.channel_messages import CertificateMessage
 from ztrooted.clock import Clock
 from ztrooted.enrollment import activation_mac, transcript
@@ -52,6 +52,7 @@ from ztrooted.errors import GateError
 from ztrooted.evidence import Purpose, qualifying_data, sha256
 from ztrooted.models import ActivationRequest, EnrollmentChallenge, EnrollmentRequest
 from ztrooted.operator_models import Subject
+from ztrooted.progress import Progress
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 

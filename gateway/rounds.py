@@ -19,15 +19,17 @@ from gateway.storage.database import Database, Transaction
 from gateway.storage.executors import Executor
 from tpm.observation import observed
 from ztrooted import canonical, limits
-from ztrooted.appraisal import Appraisal, Check, Progress, Question, Status, Verdict, appraise, required_checks
+from ztrooted.appraisal import Appraisal, Question, appraise, required_checks
 from ztrooted.appraisal_policy import NO_CLASS, NO_RULES, AppraisalClass, AppraisalPolicy, Subject
 from ztrooted.clock import Clock
 from ztrooted.errors import GateError, PolicyError
 from ztrooted.evidence import Evidence, Purpose, qualifying_data, sha256
 from ztrooted.models import Quote
+from ztrooted.progress import Progress
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 from ztrooted.reference import Reference
+from ztrooted.verdict import Check, Status, Verdict
 
 # Above this much to hash and parse, an appraisal runs on a thread, so that other executors are answered meanwhile.
 INLINE_BYTES = 64 << 10

@@ -17,133 +17,34 @@ bad as *fail*. When the quote is refused nothing else runs: without it there is 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from functools import lru_cache
-from typing import Any
 
 from tpm.attestation_key import AttestationKey
 from tpm.errors import EvidenceError
-from tpm.eventlog import EventLogRules, Quirk, VerifiedEventLog, parse_event_log, verify_event_log
-from tpm.ima import parse_ima_list
+from tpm.eventlog import VerifiedEventLog
 from tpm.ima_appraisal import appraise_ima
 from tpm.ima_entry import ImaEntries
 from tpm.ima_replay import ImaState, VerifiedImaEntries, replay
-from tpm.ima_rules import AllowList, ImaRules
 from tpm.observation import observed
-from tpm.quote import Clock, VerifiedQuote, check_clock, parse_quote, verify_quote
+from tpm.pcr import PcrValues
+from tpm.quote import VerifiedQuote, check_clock, parse_quote, verify_quote
 from ztrooted.appraisal_policy import IMA_PCR, AppraisalClass
-from ztrooted.boot_reference import BootReference, boot_reference
-from ztrooted.errors import GateError, PolicyError
-from ztrooted.event_rules import EventLogPolicy, first_difference, judge_boot
+from ztrooted.errors import GateError
+from ztrooted.event_rules import first_difference
 from ztrooted.evidence import Evidence
-from ztrooted.reasons import GateReason, Reason, parse_reason
+from ztrooted.progress import Progress
+from ztrooted.reasons import GateReason, parse_reason
 from ztrooted.reference import Reference
+from ztrooted.remembered import (
+    NO_ENTRIES,
+    Same,
+    boot_refusal,
+    facts_of,
+    ima_rules,
+    listed_entries,
+    verified_event_log,
+)
 from ztrooted.results import tier, tier_name
-
-
-class Status(StrEnum):
-    """How a check ended."""
-
-    PASS = "pass"  # noqa: S105 -- not a password
-    FAIL = "fail"
-    NOT_CHECKED = "not_checked"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check of one appraisal. ``reason`` and ``detail`` say why when it did not pass."""
-
-    name: str
-    status: Status
-    reason: Reason | None = None
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an appraisal found, and until when it may be believed (milliseconds since the epoch)."""
-
-    checks: tuple[Check, ...]
-    expires_ms: int
-
-    @property
-    def trusted(self) -> bool:
-        """True only if there were checks and every one of them passed."""
-        return bool(self.checks) and all(check.status is Status.PASS for check in self.checks)
-
-    @property
-    def reason(self) -> Reason | None:
-        """Why not: the first check that failed, or else the first that did not run."""
-        for status in (Status.FAIL, Status.NOT_CHECKED):
-            for check in self.checks:
-                if check.status is status:
-                    return check.reason or GateReason.ATTESTATION_POLICY
-        return None
-
-    @property
-    def detail(self) -> str:
-        """The sentence that belongs to ``reason``."""
-        failed = [check for check in self.checks if check.status is Status.FAIL]
-        return failed[0].detail if failed else ""
-
-    @classmethod
-    def without_class(cls, error: PolicyError, now_ms: int) -> "Verdict":
-        """The verdict over an executor that no class of the policy is for, whatever it may show."""
-        return cls((Check("class", Status.FAIL, error.reason, error.detail),), now_ms)
-
-    @staticmethod
-    def detail_of(encoded: Mapping[str, Any]) -> str:
-        """``detail`` of a verdict in its encoded form."""
-        return next((check["detail"] for check in encoded["checks"] if check["status"] == Status.FAIL.value), "")
-
-    @classmethod
-    def decode(cls, value: Mapping[str, Any]) -> "Verdict":
-        """The inverse of ``encode``. KeyError or ValueError when ``value`` is something else."""
-        checks = tuple(
-            Check(
-                check["name"],
-                Status(check["status"]),
-                None if check["reason"] is None else parse_reason(check["reason"]),
-                check["detail"],
-            )
-            for check in value["checks"]
-        )
-        return cls(checks, value["expires"])
-
-    def encode(self) -> dict[str, Any]:
-        """For records: equal appraisals give equal bytes."""
-        return {
-            "trusted": self.trusted,
-            "reason": self.reason,
-            "expires": self.expires_ms,
-            "checks": [
-                {"name": check.name, "status": check.status.value, "reason": check.reason, "detail": check.detail}
-                for check in self.checks
-            ],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What one round hands to the next: the TPM's counters, and how far the measurement list was replayed."""
-
-    clock: Clock | None = None
-    ima: ImaState = field(default_factory=ImaState.initial)
-
-    def encode(self) -> dict[str, Any]:
-        """As canonical JSON values. The TPM's numbers have 64 bits, more than JSON's, so they are decimal text."""
-        clock = None
-        if self.clock is not None:
-            clock = {name: str(number) for name, number in self.clock.to_dict().items()}
-        return {"clock": clock, "ima": self.ima.to_dict()}
-
-    @classmethod
-    def decode(cls, value: Mapping[str, Any]) -> "Progress":
-        """The inverse of ``encode``."""
-        clock = None
-        if value["clock"] is not None:
-            clock = Clock.from_dict({name: int(number) for name, number in value["clock"].items()})
-        return cls(clock, ImaState.from_dict(value["ima"]))
+from ztrooted.verdict import Check, Status, Verdict, passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +59,16 @@ class Question:
     now_ms: int
     virtual: bool
 
+    @property
+    def expired(self) -> bool:
+        """Whether the approval of the baseline has ended."""
+        return self.reference is not None and self.reference.expired(self.now_ms)
 
+
+MAX_KEPT = 64 << 10  # bytes of new measurements; a round with more is not followed by one with the same
 _GENUINE = frozenset({"quote", "clock", "event_log", "ima"})
 _RESTS_ON = {"boot": "event_log", "files": "ima"}
-_NO_ENTRIES = ImaEntries([], "sha1")
+_OF_THE_QUOTE = ("quote", "clock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +83,7 @@ class Appraisal:
     authentic: bool
     progress: Progress | None = None
     pcrs: Mapping[int, bytes] = field(default_factory=dict)
-    entries: ImaEntries = _NO_ENTRIES
+    entries: ImaEntries = NO_ENTRIES
     event_log: VerifiedEventLog | None = None
 
     def require_authentic(self) -> None:
@@ -193,17 +100,82 @@ def required_checks(policy: AppraisalClass) -> tuple[str, ...]:
     return policy.required_checks
 
 
-def appraise(evidence: Evidence, question: Question) -> Appraisal:
-    """Judge one piece of evidence. Never raises for what the evidence contains: a refusal is a verdict."""
-    return _Run(evidence, question).appraise()
+@dataclass(frozen=True, slots=True)
+class _Rests:
+    """Everything that checks 3 to 8 depend on. Policy and baseline are compared as objects: they are loaded once."""
+
+    pcrs: PcrValues
+    previous: ImaState
+    ima_offset: int
+    ima: bytes
+    event_log: bytes
+    policy: Same
+    reference: Same
+    expired: bool
+    virtual: bool
+
+    @classmethod
+    def of(cls, quote: VerifiedQuote, evidence: Evidence, question: Question) -> "_Rests":
+        return cls(
+            pcrs=quote.pcr_values,
+            previous=question.previous.ima,
+            ima_offset=evidence.ima_offset,
+            ima=evidence.ima,
+            event_log=evidence.event_log,
+            policy=Same(question.policy),
+            reference=Same(question.reference),
+            expired=question.expired,
+            virtual=question.virtual,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """What checks 3 to 8 found, and what was learned on the way."""
+
+    found: Mapping[str, Check]
+    ima: ImaState
+    verified: VerifiedImaEntries | None
+    event_log: VerifiedEventLog | None
+
+
+class Before:
+    """What the last appraisal of one executor found besides its quote, for the next one.
+
+    A machine that has measured nothing new shows the same in every round but for nonce, clock and signature. What is kept
+    is used again only where everything that it rests on is equal; the quote and its clock are verified each time.
+    """
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: tuple[_Rests, _Machine] | None = None
+
+    def found(self, rests: _Rests) -> _Machine | None:
+        """What was found when it rested on exactly this."""
+        kept = self._kept
+        return kept[1] if kept is not None and kept[0] == rests else None
+
+    def keep(self, rests: _Rests, machine: _Machine) -> None:
+        """Remember it instead of what was remembered, and nothing that is large."""
+        self._kept = (rests, machine) if len(rests.ima) <= MAX_KEPT else None
+
+
+def appraise(evidence: Evidence, question: Question, before: Before | None = None) -> Appraisal:
+    """Judge one piece of evidence. Never raises for what the evidence contains: a refusal is a verdict.
+
+    ``before`` saves work where appraisals of the same executor follow one another, and changes nothing else.
+    """
+    return _Run(evidence, question, before or Before()).appraise()
 
 
 class _Run:
     """One appraisal in progress."""
 
-    def __init__(self, evidence: Evidence, question: Question) -> None:
+    def __init__(self, evidence: Evidence, question: Question, before: Before) -> None:
         self.evidence = evidence
         self.question = question
+        self.before = before
         self.required = required_checks(question.policy)
         self.found: dict[str, Check] = {}
         self.remarks: dict[str, str] = {}
@@ -214,9 +186,27 @@ class _Run:
         self.ima = question.previous.ima
 
     def appraise(self) -> Appraisal:
+        self._check("quote", self._quote)
+        if self.quote is not None and self._passed("quote"):
+            self._check("clock", self._clock)
+            self._judge_machine(_Rests.of(self.quote, self.evidence, self.question))
+        checks = tuple([self.found.get(name) or Check(name, Status.NOT_CHECKED) for name in self.required])
+        verdict = Verdict(checks, self.question.now_ms + self.question.policy.verdict_life_ms)
+        authentic = all(self._passed(name) for name in self.required if name in _GENUINE)
+        progress = None
+        if authentic and self.quote is not None:
+            progress = Progress(self.quote.clock, self.ima)
+        entries = NO_ENTRIES if self.verified is None else self.verified.entries
+        return Appraisal(verdict, authentic, progress, self.pcrs, entries, self.event_log)
+
+    def _judge_machine(self, rests: _Rests) -> None:
+        """Checks 3 to 8, or what they found where nothing that they rest on has changed."""
+        known = self.before.found(rests)
+        if known is not None:
+            self.found |= known.found
+            self.ima, self.verified, self.event_log = known.ima, known.verified, known.event_log
+            return
         steps: dict[str, Callable[[], None]] = {
-            "quote": self._quote,
-            "clock": self._clock,
             "event_log": self._event_log,
             "boot": self._boot,
             "baseline": self._baseline,
@@ -225,20 +215,11 @@ class _Run:
             "tier": self._tier,
         }
         for name in self.required:
-            if name != "quote" and not self._passed("quote"):
-                break
-            if name in _RESTS_ON and not self._passed(_RESTS_ON[name]):
+            if name in _OF_THE_QUOTE or (name in _RESTS_ON and not self._passed(_RESTS_ON[name])):
                 continue
             self._check(name, steps[name])
-        checks = tuple(self.found.get(name) or Check(name, Status.NOT_CHECKED) for name in self.required)
-        policy = self.question.policy
-        verdict = Verdict(checks, self.question.now_ms + policy.verdict_life_ms)
-        authentic = all(self._passed(name) for name in self.required if name in _GENUINE)
-        progress = None
-        if authentic and self.quote is not None:
-            progress = Progress(self.quote.clock, self.ima)
-        entries = _NO_ENTRIES if self.verified is None else self.verified.entries
-        return Appraisal(verdict, authentic, progress, self.pcrs, entries, self.event_log)
+        found = {name: check for name, check in self.found.items() if name not in _OF_THE_QUOTE}
+        self.before.keep(rests, _Machine(found, self.ima, self.verified, self.event_log))
 
     def _passed(self, name: str) -> bool:
         check = self.found.get(name)
@@ -250,7 +231,8 @@ class _Run:
         except (EvidenceError, GateError) as error:
             self.found[name] = Check(name, Status.FAIL, parse_reason(error.reason), error.detail)
         else:
-            self.found[name] = Check(name, Status.PASS, detail=self.remarks.get(name, ""))
+            remark = self.remarks.get(name)
+            self.found[name] = Check(name, Status.PASS, detail=remark) if remark else passed(name)
 
     # 1. The TPM signed exactly the challenged PCRs for exactly this challenge.
     def _quote(self) -> None:
@@ -341,74 +323,6 @@ class _Run:
             raise GateError(
                 GateReason.ATTESTATION_NO_BASELINE, "no baseline has been approved for this class of executors"
             )
-        if reference.expires_ms is not None and reference.expires_ms < self.question.now_ms:
+        if self.question.expired:
             raise GateError(GateReason.BASELINE_EXPIRED, f"the approval of baseline {reference.digest} has ended")
         return reference
-
-
-@lru_cache(maxsize=1)
-def listed_entries(data: bytes) -> ImaEntries:
-    """The entries of an ASCII measurement list, none for no bytes. The last list is remembered: audits read it twice."""
-    return parse_ima_list(data, format="ascii").entries if data else _NO_ENTRIES
-
-
-@lru_cache(maxsize=1024)
-def verified_event_log(
-    data: bytes, bank: str, pcrs: tuple[tuple[int, bytes], ...], rules: EventLogRules, quirks: frozenset[Quirk]
-) -> VerifiedEventLog:
-    """``verify_event_log``, remembered: it is a pure function, and between two boots its arguments never change."""
-    return verify_event_log(parse_event_log(data, quirks=quirks), bank=bank, pcrs=dict(pcrs), rules=rules)
-
-
-class _Same:
-    """An object as a key: equal to itself alone, and kept alive by being one."""
-
-    __slots__ = ("it",)
-
-    def __init__(self, it: object) -> None:
-        self.it = it
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.it is other.it
-
-    def __hash__(self) -> int:
-        return id(self.it)
-
-
-def facts_of(log: VerifiedEventLog) -> BootReference:
-    """``boot_reference``, remembered like the log it is taken from."""
-    return _facts_of(_Same(log))
-
-
-@lru_cache(maxsize=1024)
-def _facts_of(log: _Same) -> BootReference:
-    assert isinstance(log.it, VerifiedEventLog)  # noqa: S101 -- ``facts_of`` is the only caller
-    return boot_reference(log.it)
-
-
-def ima_rules(policy: AppraisalClass, allow: AllowList | None) -> ImaRules:
-    """The IMA policy as rules of the verifier, remembered: between two policies and two baselines they are the same."""
-    return _ima_rules(_Same(policy), _Same(allow))
-
-
-@lru_cache(maxsize=64)
-def _ima_rules(policy: _Same, allow: _Same) -> ImaRules:
-    assert isinstance(policy.it, AppraisalClass)  # noqa: S101 -- ``ima_rules`` is the only caller
-    assert allow.it is None or isinstance(allow.it, AllowList)  # noqa: S101
-    return policy.it.ima_rules(allow.it)
-
-
-def boot_refusal(policy: EventLogPolicy, seen: BootReference, good: BootReference | None) -> tuple[Reason, str] | None:
-    """What ``judge_boot`` refuses, remembered likewise: between two boots and two policies it is always the same."""
-    return _boot_refusal(_Same(policy), _Same(seen), _Same(good))
-
-
-@lru_cache(maxsize=4096)
-def _boot_refusal(policy: _Same, seen: _Same, good: _Same) -> tuple[Reason, str] | None:
-    assert isinstance(policy.it, EventLogPolicy) and isinstance(seen.it, BootReference)  # noqa: S101, PT018
-    assert good.it is None or isinstance(good.it, BootReference)  # noqa: S101
-    try:
-        judge_boot(policy.it, seen.it, good.it)
-    except GateError as error:
-        return error.reason, error.detail
-    return None

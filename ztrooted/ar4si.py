@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 from tpm.reasons import EvidenceReason
-from ztrooted.appraisal import Check, Status, Verdict
 from ztrooted.appraisal_policy import AppraisalClass
 from ztrooted.reasons import GateReason, Reason
+from ztrooted.verdict import Check, Status, Verdict
 
 # Trustworthiness tiers (draft-ietf-rats-ar4si §2.3.2).
 NONE, AFFIRMING, WARNING, CONTRAINDICATED = 0, 2, 32, 96

@@ -205,6 +205,21 @@ def verify_parsed(
     jkt: str | None = None,
 ) -> ArtifactClaims:
     """``verify`` from step 2 on, for whoever has parsed the artifact already."""
+    raw = verify_claims(parsed, keys=keys, issuer=issuer, audience=audience, now=now)
+    # 5.
+    claims = parse_claims(raw)
+    # 6.
+    if executor is not None:
+        jose.check_equal(raw, "sub", executor, GateReason.JWS_EXECUTOR)
+    if job is not None:
+        jose.check_equal(raw, "job", job, GateReason.JWS_JOB)
+    if jkt is not None:
+        jose.check_equal(raw["cnf"], "jkt", jkt, GateReason.JWS_BINDING)
+    return claims
+
+
+def verify_claims(parsed: jose.Jws, *, keys: Keys, issuer: str, audience: str, now: int) -> dict[str, Any]:
+    """Steps 2 to 4 of ``verify``. The claims as they stand: ``parse_claims`` has to say that each has its form."""
     # 2.
     verified = jose.verify(parsed, keys)
     raw = verified.claims
@@ -214,16 +229,7 @@ def verify_parsed(
     # 4.
     jose.check_times(raw, now=now)
     jose.check_key_time(verified, raw["iat"])
-    # 5.
-    claims = _parse_claims(raw)
-    # 6.
-    if executor is not None:
-        jose.check_equal(raw, "sub", executor, GateReason.JWS_EXECUTOR)
-    if job is not None:
-        jose.check_equal(raw, "job", job, GateReason.JWS_JOB)
-    if jkt is not None:
-        jose.check_equal(raw["cnf"], "jkt", jkt, GateReason.JWS_BINDING)
-    return claims
+    return raw
 
 
 def token_digest(token: str) -> str:
@@ -260,7 +266,8 @@ def verify_renewal(previous: ArtifactClaims, renewed: ArtifactClaims, *, previou
         raise _refuse(GateReason.JWS_RENEWAL, "two roots are stated for one size of the lineage")
 
 
-def _parse_claims(raw: dict[str, Any]) -> ArtifactClaims:
+def parse_claims(raw: dict[str, Any]) -> ArtifactClaims:
+    """Claims in their forms, and nothing else (step 5 of ``verify``). What they encode to is ``raw`` again."""
     # What an artifact does not say is left out, and there is no other way to write that.
     for name, value in raw.items():
         if value is None or (isinstance(value, dict) and None in value.values()):

@@ -20,7 +20,6 @@ from tpm.endorsement import verify_ek_certificate
 from tpm.public import EK, parse_public
 from ztrooted import artifact, jose
 from ztrooted.anchors import Anchors
-from ztrooted.appraisal import Verdict
 from ztrooted.appraisal_policy import AppraisalClass
 from ztrooted.ar4si import vector_of
 from ztrooted.artifact import ArtifactClaims
@@ -36,12 +35,13 @@ from ztrooted.evidence import Purpose
 from ztrooted.issuer import certify_qualifying_data, verify_introduction
 from ztrooted.jose import IssuerKey, thumbprint
 from ztrooted.keys import executor_id, load_p256, spki
-from ztrooted.merkle import head_at, leaf_hash
+from ztrooted.merkle import head_at
 from ztrooted.models import EnrollmentRequest
 from ztrooted.policy import Decision, DispatchPolicy, Request
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 from ztrooted.results import tier, tier_name
+from ztrooted.verdict import Verdict
 
 if TYPE_CHECKING:
     from ztrooted.verify import Proof
@@ -185,6 +185,7 @@ def check_decisions(proof: "Proof") -> None:
     entities: dict[str, Entities] = {}
     asked: tuple[str, Request] | None = None
     decision: Decision | None = None
+    question: tuple[str, str, Facts, Request] | None = None
     for one in proof.rounds:
         led_to = follows.get(one.index, "")
         body = decided.get(one.index)
@@ -197,10 +198,13 @@ def check_decisions(proof: "Proof") -> None:
             policies[digest] = DispatchPolicy(proof.bundle.blob(digest), "the recorded dispatch policy")
         if listed not in entities:
             entities[listed] = Entities(proof.bundle.blob(listed), "the recorded entities")
-        request = _request(proof, one, entities[listed])
+        action, facts = _facts(proof, one)
+        # Most rounds ask what the one before asked, and the answer is a function of that.
+        if question is None or question[:2] != (action, listed) or not facts.asks_like(question[2]):
+            question = action, listed, facts, policy_request(action, facts, entities[listed])
+        request = question[3]
         if request.encode() != body["request"]:
             raise mismatch(f"the policy was asked about something else in record {one.index}")
-        # Most rounds ask what the one before asked, and the answer is a function of that.
         if asked != (digest, request):
             asked, decision = (digest, request), policies[digest].decide(request)
         if decision is None or decision.encode() != body["decision"]:
@@ -211,8 +215,8 @@ def check_decisions(proof: "Proof") -> None:
             raise mismatch(f"what followed record {one.index} is not what was decided")
 
 
-def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
-    """The question to the dispatch policy that follows from what was verified, and from nothing else."""
+def _facts(proof: "Proof", one: Round) -> tuple[str, Facts]:
+    """What the dispatch policy has to be asked, and about what: it follows from what was verified, and nothing else."""
     asked, enrolled = proof.story()[0].record.body, proof.at(one.enrollment).body
     chain, rules, virtual = proof.chain, class_rules(proof, one), enrolled["virtual"]
     facts = Facts(
@@ -234,7 +238,7 @@ def _request(proof: "Proof", one: Round, entities: Entities) -> Request:
         parent=None if chain is None else chain.parent_at(one.index).facts(chain.place),
     )
     asked_for = "dispatch" if chain is None else "delegate"
-    return policy_request(asked_for if one.kind == "policy.evaluated" else "renew", facts, entities)
+    return (asked_for if one.kind == "policy.evaluated" else "renew"), facts
 
 
 def _vector(proof: "Proof", one: Round, rules: AppraisalClass, *, virtual: bool) -> dict[str, int]:
@@ -250,6 +254,7 @@ def _vector(proof: "Proof", one: Round, rules: AppraisalClass, *, virtual: bool)
 def check_artifacts(proof: "Proof") -> None:
     """One artifact for each record that issued one, and no other; each says what follows from the round before it."""
     anchors = proof.anchors
+    issuer, audience = anchors.issuer, anchors.audience
     log_key = _p256(anchors.log_key.public_key)
     issuers: dict[str, IssuerKey] = {}
     introduced: dict[str, int] = {}
@@ -266,30 +271,29 @@ def check_artifacts(proof: "Proof") -> None:
     for number, (one, digest) in enumerate(zip(grants, proof.bundle.artifacts, strict=True)):
         token = proof.bundle.blob(digest).decode("ascii")
         parsed = jose.parse(token, typ=artifact.TYP)
-        claims = artifact.verify_parsed(
-            parsed, keys=issuers, issuer=anchors.issuer, audience=anchors.audience, now=one.record.at // 1000
-        )
+        raw = artifact.verify_claims(parsed, keys=issuers, issuer=issuer, audience=audience, now=one.record.at // 1000)
+        claims = artifact.parse_claims(raw)
         if parsed.kid != one.record.body["kid"] or introduced[parsed.kid] > one.index:
             raise ProofError(
                 GateReason.LINEAGE_KEY, f"record {one.index} uses another key, or one that was introduced later"
             )
         if claims.ren.n != number:
             raise mismatch(f"the artifact of record {one.index} is number {claims.ren.n} of its chain, not {number}")
-        _check_claims(proof, one, claims)
+        _check_claims(proof, one, claims, raw)
         if previous is not None:
             artifact.verify_renewal(previous[1], claims, previous_token=previous[0])
         previous = (token, claims)
     proof.facts["artifacts"] = len(grants)
 
 
-def _check_claims(proof: "Proof", one: ProvenRecord, claims: ArtifactClaims) -> None:
+def _check_claims(proof: "Proof", one: ProvenRecord, claims: ArtifactClaims, raw: dict[str, Any]) -> None:
     """The artifact says what its record says, and that is what follows from what was verified."""
-    stated = claims.model_dump(exclude_none=True)
+    stated = dict(raw)
     place = stated.pop("lin")
     if stated != one.record.body["claims"]:
         raise mismatch(f"the artifact says something else than record {one.index}")
     head = proof.checkpoint.checkpoint
-    root = head_at(leaf_hash(one.data), one.index, head.size, one.proof)
+    root = head_at(one.leaf, one.index, head.size, one.proof)
     if place != {"origin": head.origin, "index": one.index, "size": one.index + 1, "root": root.hex()}:
         raise mismatch(f"the artifact of record {one.index} names another place in the lineage, or another lineage")
     basis = _basis(proof, one.index)

@@ -9,19 +9,24 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import to_json
+
 from tpm.attestation_key import AttestationKey, accept_attestation_key
 from tpm.ima_appraisal import appraise_ima
 from tpm.ima_entry import ImaEntries
-from tpm.ima_replay import VerifiedImaEntries, extend
+from tpm.ima_replay import ImaState, VerifiedImaEntries, extend
 from tpm.public import parse_public
 from tpm.quote import check_clock
 from ztrooted import limits
-from ztrooted.appraisal import Appraisal, Progress, Question, appraise, listed_entries, required_checks
+from ztrooted.appraisal import Appraisal, Before, Question, appraise, required_checks
 from ztrooted.appraisal_policy import NO_CLASS, NO_RULES, AppraisalClass, AppraisalPolicy, Subject
 from ztrooted.errors import PolicyError, ProofError
-from ztrooted.evidence import Evidence, Purpose, live_set_digest, qualifying_data
+from ztrooted.evidence import Evidence, Purpose, live_set_digest, qualifying_data, sha256
+from ztrooted.progress import Progress
 from ztrooted.reasons import GateReason
 from ztrooted.reference import Reference
+from ztrooted.remembered import listed_entries
+from ztrooted.verdict import Check, Verdict
 
 if TYPE_CHECKING:
     from ztrooted.verify import Proof
@@ -129,8 +134,13 @@ def _binding(proof: "Proof", one: Round, follows: str) -> list[bytes] | None:
 
 def check_evidence_name(proof: "Proof", one: Round) -> None:
     """The evidence is the one that the record names. ProofError ``bundle.mismatch``."""
-    evidence = one.evidence(proof)
-    if one.body["evidence"] != (None if evidence is None else evidence.digest(proof.bundle.name)):
+    evidence, manifest = one.evidence(proof), one.body["manifest"]
+    named = None
+    if evidence is not None:
+        same = manifest == evidence.manifest(proof.bundle.name)
+        # As a part of a record it is in its canonical order already, which need not be found again.
+        named = sha256(to_json(manifest)) if same else evidence.digest(proof.bundle.name)
+    if one.body["evidence"] != named:
         raise mismatch(f"record {one.index} names other evidence than its manifest")
 
 
@@ -154,6 +164,11 @@ class _History:
         self.judged: dict[tuple[str | None, str, str], int] = {}
         self.replayed: dict[str, tuple[int, bytes]] = {}
         self.approved: dict[tuple[str, int | None], Reference] = {}
+        self.before = Before()
+        # What the last round had, as it was recorded and as it was read: most have the same.
+        self.listed: tuple[Any, ImaState] | None = None
+        self.plausible: ImaState | None = None
+        self.found: tuple[tuple[Check, ...], dict[str, Any]] = ((), {})
 
     def follow(self, one: Round) -> None:
         """Appraise one round again."""
@@ -163,7 +178,7 @@ class _History:
             if one.trusted:
                 raise mismatch(f"record {one.index} trusts an executor that gave no evidence")
             return
-        previous = Progress.decode(one.body["previous"])
+        previous = self._previous(one.body["previous"])
         self._plausible(one, previous)
         again, evidence = self._appraise(one, previous)
         if again.progress is not None:
@@ -197,10 +212,22 @@ class _History:
             now_ms=one.now_ms,
             virtual=self.proof.at(one.enrollment).body["virtual"],
         )
-        again = appraise(evidence, question)
-        if again.verdict.encode() != one.body["verdict"]:
+        again = appraise(evidence, question, self.before)
+        if self._encoded(again.verdict) != one.body["verdict"]:
             raise mismatch(f"appraising the evidence of record {one.index} again gives another verdict")
         return again, evidence
+
+    def _previous(self, told: dict[str, Any]) -> Progress:
+        """``Progress.decode``, but for the list's state where that is told as the round before told it."""
+        if self.listed is None or self.listed[0] != told["ima"]:
+            self.listed = told["ima"], ImaState.from_dict(told["ima"])
+        return Progress(Progress.decode_clock(told["clock"]), self.listed[1])
+
+    def _encoded(self, verdict: Verdict) -> dict[str, Any]:
+        """``Verdict.encode``: all of it but the expiry follows from the checks."""
+        if self.found[0] != verdict.checks:
+            self.found = verdict.checks, verdict.encode()
+        return {**self.found[1], "expires": verdict.expires_ms}
 
     def _approved(self, one: Round, digest: str) -> Reference:
         """A baseline with the expiry that its last approval before this round gave it."""
@@ -226,6 +253,8 @@ class _History:
             raise mismatch(f"record {one.index} does not continue the rounds before it")
         if previous.clock != last:
             check_clock(last, previous.clock)
+        if previous.ima is self.plausible:
+            return  # as the round before: it was compared with the list
         count = previous.ima.entries
         self.needed = max(self.needed, count)
         for bank, value in previous.ima.pcrs.items():
@@ -233,6 +262,7 @@ class _History:
                 raise mismatch(
                     f"the measurement list in the bundle is not the one that record {one.index} went on from"
                 )
+        self.plausible = previous.ima
 
     def _replay(self, bank: str, count: int, size: int) -> bytes:
         """PCR 10 after the first ``count`` entries, going on from what was replayed before."""

@@ -10,7 +10,6 @@ from ztrooted.audit_rounds import REFUSALS, mismatch, read_rounds
 from ztrooted.bundle import ProvenRecord
 from ztrooted.errors import ProofError
 from ztrooted.lifecycle import FINAL, RECORD_EVENTS, State, advance
-from ztrooted.merkle import leaf_hash
 from ztrooted.models import Job
 from ztrooted.reasons import GateReason
 from ztrooted.records import Link, Record
@@ -102,7 +101,7 @@ def check_trace(story: list[ProvenRecord]) -> str | None:
 def follow(state: State, before: ProvenRecord, one: ProvenRecord) -> State:
     """The state after one more record."""
     previous, kind = before.record.type, one.record.type
-    if one.record.prev != Link(before.index, leaf_hash(before.data)):
+    if one.record.prev != Link(before.index, before.leaf):
         raise lifecycle(f"record {one.index} does not name the record before it: something is missing")
     event = RECORD_EVENTS.get(kind)
     if event is not None:

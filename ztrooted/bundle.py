@@ -24,11 +24,15 @@ from pydantic_core import from_json, to_json
 from ztrooted import limits, strict_json
 from ztrooted.errors import ProofError
 from ztrooted.evidence import sha256
+from ztrooted.merkle import leaf_hash
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record, parse_record
 
 FORMAT = "ztrooted-bundle/1"
 _MEMBERS = {"format", "authorization", "origin", "checkpoint", "records", "artifacts", "ima", "blobs"}
+_ENTRY = ["index", "proof", "record"]
+_LISTS = ("records", "artifacts", "ima")
+_OTHERWISE = "the file is not as a bundle is written"
 # RFC 1952: deflate, no flags, no time, best compression, unknown system. No other header, so no second way to say the same.
 _GZIP = bytes.fromhex("1f8b08000000000002ff")
 _TRAILER = 8  # CRC-32 and length modulo 2^32, little-endian
@@ -42,6 +46,11 @@ class ProvenRecord:
     index: int
     data: bytes
     proof: tuple[bytes, ...]
+
+    @cached_property
+    def leaf(self) -> bytes:
+        """Its hash as a leaf of the tree."""
+        return leaf_hash(self.data)
 
     @cached_property
     def record(self) -> Record:
@@ -138,23 +147,26 @@ def parse_bundle(data: bytes) -> Bundle:
     if not isinstance(value, dict) or set(value) != _MEMBERS or value["format"] != FORMAT:
         raise _refuse(f"this is not a bundle of format {FORMAT}")
     try:
-        bundle = _from_value(value)
         # One bundle has one encoding: canonical JSON, and within it one way to write each list, hexadecimal and base64.
-        same = bundle.encode() == data
+        bundle = _from_value(value)
+        same = to_json(value) == data
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _refuse(str(error)) from error
     if not same:
-        raise _refuse("the file is not as a bundle is written")
+        raise _refuse(_OTHERWISE)
     return bundle
 
 
 def _from_value(value: dict[str, Any]) -> Bundle:
+    """The bundle in ``value``, whose members have to be in order and written as ``encode`` writes them."""
+    if list(value) != sorted(_MEMBERS) or any(type(value[name]) is not list for name in _LISTS):
+        raise ValueError(_OTHERWISE)
     if len(value["records"]) > MAX_RECORDS:
         raise ProofError(GateReason.BUNDLE_TOO_LARGE, f"{len(value['records'])} records are over {MAX_RECORDS}")
     records, nodes = [], _Nodes()
     for one in value["records"]:
-        if set(one) != {"index", "record", "proof"} or type(one["index"]) is not int:
-            raise ValueError("an entry of 'records' has exactly index, record and proof")
+        if list(one) != _ENTRY or type(one["index"]) is not int or type(one["proof"]) is not list:
+            raise ValueError("an entry of 'records' has exactly index, proof and record, in this order")
         if not 0 <= one["index"] <= strict_json.MAX_INTEGER:
             raise ValueError(f"{one['index']} is no index of a record")
         records.append(
@@ -162,10 +174,14 @@ def _from_value(value: dict[str, Any]) -> Bundle:
         )
     if [one.index for one in records] != sorted({one.index for one in records}):
         raise ValueError("'records' are not in ascending order without repetition")
-    blobs = {}
+    blobs: dict[str, bytes] = {}
+    if list(value["blobs"]) != sorted(value["blobs"]):
+        raise ValueError(_OTHERWISE)
     for digest, text in value["blobs"].items():
-        blobs[digest] = a2b_base64(text)
-        if sha256(blobs[digest]) != digest:
+        blobs[digest] = data = a2b_base64(text)
+        if b2a_base64(data, newline=False).decode() != text:
+            raise ValueError(_OTHERWISE)
+        if sha256(data) != digest:
             raise ProofError(GateReason.BUNDLE_MISMATCH, f"the bytes filed under {digest} have another digest")
     texts = (value["authorization"], value["origin"], value["checkpoint"], *value["artifacts"], *value["ima"])
     if not all(isinstance(text, str) for text in texts):
@@ -186,6 +202,8 @@ class _Nodes(dict[str, bytes]):
 
     def __missing__(self, text: str) -> bytes:
         self[text] = found = bytes.fromhex(text)
+        if found.hex() != text:  # it reads capital letters and spaces, too
+            raise ValueError(_OTHERWISE)
         return found
 
 

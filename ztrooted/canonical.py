@@ -21,6 +21,7 @@ from ztrooted import limits, strict_json
 from ztrooted.errors import ProofError
 from ztrooted.reasons import GateReason
 
+_PLAIN = frozenset({str, bool, type(None)})
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -52,19 +53,28 @@ def decode(data: bytes, *, maximum: int = limits.BODY) -> Any:
     Raises ProofError ``canonical.malformed`` unless encoding the result again gives exactly ``data``: another order,
     space, escape, duplicate or number form is another encoding of the same meaning, and there must be only one.
     """
-    if len(data) <= maximum and data.isascii():
-        # Most are as they should be, which is quick to see: what a lenient reader lets pass is not written again as it
-        # stands, or is not in its order. The strict one is asked what is wrong with all others.
-        try:
-            value = from_json(data)
-            if _in_order(value, limits.JSON_DEPTH) and to_json(value) == data:
-                return value
-        except ValueError:
-            pass
+    value = quickly(data, maximum)
+    if value is not None:
+        return value
     value = strict_json.parse(data, refuse, maximum=maximum)
     if encode(value) != data:
         raise refuse("the JSON is not in its canonical form")
     return value
+
+
+def quickly(data: bytes, maximum: int) -> Any:
+    """What canonical bytes of ASCII say; None for others and for what may be others, which are for a strict reader.
+
+    Most are as they should be, which is quick to see: what a lenient reader lets pass is not written again as it stands, or
+    is not in its order.
+    """
+    if len(data) > maximum or not data.isascii():
+        return None
+    try:
+        value = from_json(data)
+        return value if _in_order(value, limits.JSON_DEPTH) and to_json(value) == data else None
+    except ValueError:
+        return None
 
 
 def digest(value: Any) -> str:
@@ -74,23 +84,26 @@ def digest(value: Any) -> str:
 
 def _in_order(value: Any, depth: int) -> bool:
     """Whether members are sorted, numbers are integers within bounds, and nothing is nested deeper than ``depth``."""
-    kind = type(value)
-    if kind is dict:
+    if type(value) is dict:
         names = list(value)
-        if depth == 0 or names != sorted(names):
+        if names != sorted(names):
             return False
-        items = value.values()
-    elif kind is list:
-        if depth == 0:
-            return False
+        items: Iterable[Any] = value.values()
+    elif type(value) is list:
         items = value
     else:
-        return _is_leaf(value, kind)
+        return _is_leaf(value, type(value))
+    if depth == 0:
+        return False
+    kinds = set(map(type, items))
+    if kinds <= _PLAIN:  # nothing to look into
+        return True
     for item in items:
         kind = type(item)
-        if kind is str:  # most are
-            continue
-        if not (_in_order(item, depth - 1) if kind is dict or kind is list else _is_leaf(item, kind)):
+        if kind is dict or kind is list:
+            if not _in_order(item, depth - 1):
+                return False
+        elif kind is not str and not _is_leaf(item, kind):
             return False
     return True
 

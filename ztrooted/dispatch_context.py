@@ -4,13 +4,15 @@ The gateway asks it, and an auditor makes it again from the bundle: both through
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ztrooted.cedar_schema import LIMITS, VECTOR
 from ztrooted.entities import Entities
 from ztrooted.policy import Request
-from ztrooted.risk import Inputs, Score, risk
+from ztrooted.risk import Inputs, Score, age_points, risk
+
+MINUTE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,27 @@ class Facts:
         """The tier of the verdict, and never above that of the parent."""
         return self.proved if self.parent is None else min(self.proved, self.parent.tier)
 
+    @property
+    def _age_s(self) -> int | None:
+        return None if self.baseline_at is None else max(0, self.now_ms - self.baseline_at) // 1000
+
+    def asks_like(self, other: "Facts") -> bool:
+        """Whether the question about these facts is that about ``other``: only their instants differ, and it does not show.
+
+        What a request tells of the instant is the minute, and what the age of the baseline then adds to the risk.
+        """
+        if self.now_ms // MINUTE_MS != other.now_ms // MINUTE_MS or self.age_points != other.age_points:
+            return False
+        return replace(self, now_ms=other.now_ms) == other
+
+    @property
+    def age_points(self) -> int | None:
+        """What the age of the baseline adds to the risk; None where there was none."""
+        return None if self._age_s is None else age_points(self._age_s)
+
     def risk(self) -> Score:
         """The risk score, with its parts."""
-        age_s = None if self.baseline_at is None else max(0, self.now_ms - self.baseline_at) // 1000
+        age_s = self._age_s
         return risk(
             Inputs(
                 tier=self.tier,
@@ -142,7 +162,7 @@ def _context(facts: Facts) -> dict[str, Any]:
 
 def time_of_day(now_ms: int) -> dict[str, int]:
     """``now_ms`` in UTC, as a policy sees it. Weeks begin with Monday, which is 1 (ISO 8601)."""
-    days, minutes = divmod(now_ms // 60_000, 24 * 60)
+    days, minutes = divmod(now_ms // MINUTE_MS, 24 * 60)
     return {
         "hour": minutes // 60,
         "minute": minutes % 60,

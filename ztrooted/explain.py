@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tpm.reasons import EvidenceReason
-from ztrooted.appraisal import Status, Verdict
 from ztrooted.decision_file import DecisionFile, told_by
 from ztrooted.errors import GateError, ProofError
 from ztrooted.explanations import explain as explain_reason
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.reference import parse_baseline
 from ztrooted.toml_lines import line_of
+from ztrooted.verdict import Status, Verdict
 
 WIDTH = 96
 # The part of a class that asks for a check.

@@ -260,7 +260,9 @@ def _header(segment: str) -> Mapping[str, Any]:
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    value = strict_json.parse(data, lambda detail: _refuse(GateReason.JWS_JSON, detail), maximum=MAX_TOKEN)
+    value = canonical.quickly(data, MAX_TOKEN)
+    if value is None:  # what is not canonical may still be strict JSON
+        value = strict_json.parse(data, lambda detail: _refuse(GateReason.JWS_JSON, detail), maximum=MAX_TOKEN)
     if not isinstance(value, dict):
         raise _refuse(GateReason.JWS_JSON, "the JSON is not an object")
     return value

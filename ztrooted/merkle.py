@@ -188,6 +188,49 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         raise _invalid(f"the inclusion proof leads to root {current.hex()}, not to {root_hash.hex()}")
 
 
+class KnownTree:
+    """A tree of which the root is known, for many leaves: the ways of neighbours to the root are mostly the same.
+
+    Where a way comes to a node that an earlier one came through, with the same hash and the same siblings above it, the
+    rest was computed before. No proof is accepted that ``verify_inclusion`` would refuse.
+    """
+
+    __slots__ = ("_root", "_size", "_ways")
+
+    def __init__(self, size: int, root_hash: bytes) -> None:
+        self._size = size
+        self._root = root_hash
+        self._ways: dict[tuple[int, int], tuple[bytes, Sequence[bytes]]] = {}
+
+    def verify_inclusion(self, leaf: bytes, index: int, proof: Sequence[bytes]) -> None:
+        """As ``verify_inclusion`` does, and with the same errors."""
+        if not self._joins(leaf, index, proof):
+            verify_inclusion(leaf, index, self._size, proof, self._root)
+            self._joins(leaf, index, proof, good=True)
+
+    def _joins(self, leaf: bytes, index: int, proof: Sequence[bytes], *, good: bool = False) -> bool:
+        """Whether this way comes to a known one. Then it is known itself, as it is where it is told to be ``good``."""
+        digest, ways, passed = hashlib.sha256, self._ways, []
+        level, number, last, current = 0, index, self._size - 1, leaf
+        for at, sibling in enumerate(proof):
+            if (known := ways.get((level, number))) is not None and known == (current, proof[at:]):
+                good = True
+                break
+            passed.append(((level, number), (current, proof[at:])))
+            if len(sibling) != HASH_SIZE or not 0 <= number <= last:
+                return False
+            if number & 1 or number == last:
+                current = digest(b"\x01" + sibling + current).digest()
+                while number and not number & 1:
+                    level, number, last = level + 1, number >> 1, last >> 1
+            else:
+                current = digest(b"\x01" + current + sibling).digest()
+            level, number, last = level + 1, number >> 1, last >> 1
+        if good:
+            ways.update(passed)
+        return good
+
+
 def head_at(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
     """The root of the first ``index`` + 1 leaves, from a verified inclusion proof of the last of them.
 

@@ -17,6 +17,7 @@ from ztrooted.errors import GateError, ProofError
 from ztrooted.reasons import GateReason
 
 VERSION = 1
+_MEMBERS = frozenset({"v", "type", "at", "authorization", "prev", "body"})
 
 # Everything that can happen, by name. A record of any other type is refused on reading and can't be written.
 TYPES = frozenset(
@@ -119,7 +120,7 @@ def parse_record(data: bytes) -> Record:
     if len(data) > limits.RECORD:
         raise refuse(f"a record of {len(data)} bytes is over {limits.RECORD}")
     value = canonical.decode(data)
-    if not isinstance(value, dict) or set(value) != {"v", "type", "at", "authorization", "prev", "body"}:
+    if not isinstance(value, dict) or value.keys() != _MEMBERS:
         raise refuse("a record has exactly the members v, type, at, authorization, prev and body")
     if value["v"] != VERSION or isinstance(value["v"], bool):
         raise refuse(f"record version {value['v']!r} is not {VERSION}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from tpm.attestation_key import accept_attestation_key
 from tpm.public import parse_public
-from ztrooted.appraisal import Progress, Question, Verdict, appraise
+from ztrooted.appraisal import Question, appraise
 from ztrooted.appraisal_policy import NO_CLASS, NO_RULES, Subject
 from ztrooted.ar4si import vector_of
 from ztrooted.delegation import Delegation
@@ -19,8 +19,10 @@ from ztrooted.errors import PolicyError
 from ztrooted.evidence import Evidence, Purpose, qualifying_data
 from ztrooted.policies import Policies
 from ztrooted.policy import Decision, Request
+from ztrooted.progress import Progress
 from ztrooted.reference import Reference
 from ztrooted.results import tier
+from ztrooted.verdict import Verdict
 
 Blob = Callable[[str], bytes]
 

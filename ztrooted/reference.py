@@ -91,6 +91,10 @@ class Reference:
     allow: AllowList
     expires_ms: int | None = None
 
+    def expired(self, now_ms: int) -> bool:
+        """Whether its approval has ended."""
+        return self.expires_ms is not None and self.expires_ms < now_ms
+
     @classmethod
     def load(cls, data: bytes, expires_ms: int | None = None) -> "Reference":
         """From a baseline's bytes, once: this is what is held ready for every appraisal."""

@@ -98,7 +98,7 @@ def risk(inputs: Inputs) -> Score:
     ]
     if inputs.baseline_age_s is not None:
         days = inputs.baseline_age_s // DAY_S
-        found.append(Part("baseline", _step(BASELINE_AGE, inputs.baseline_age_s), f"captured {days} days before"))
+        found.append(Part("baseline", age_points(inputs.baseline_age_s), f"captured {days} days before"))
     found += [
         Part("attempt", _each(inputs.attempt - 1, ATTEMPT, ATTEMPT_MOST), f"attempt {inputs.attempt}"),
         Part("depth", _each(inputs.depth, DEPTH, DEPTH_MOST), f"{inputs.depth} authorizations above"),
@@ -121,6 +121,11 @@ def claim_points(value: int) -> int:
     if size >= 96:
         return CONTRAINDICATED
     return WARNING if size >= 32 else 0
+
+
+def age_points(age_s: int) -> int:
+    """Points for the age of a baseline, in seconds."""
+    return _step(BASELINE_AGE, age_s)
 
 
 def _each(count: int, points: int, most: int) -> int:

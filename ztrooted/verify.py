@@ -23,7 +23,7 @@ Each check ends as pass, fail or not checked; what comes after a failure is not 
 *Verified* needs zero of the latter two.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any
 from tpm.attestation_key import AttestationKey
 from tpm.errors import EvidenceError
 from ztrooted.anchors import Anchors
-from ztrooted.appraisal import Status
 from ztrooted.appraisal_policy import AppraisalPolicy
 from ztrooted.bundle import Bundle, ProvenRecord, parse_bundle
 from ztrooted.checkpoint import VerifiedCheckpoint
@@ -39,10 +38,13 @@ from ztrooted.collector import collector_paused
 from ztrooted.delegation import Delegation
 from ztrooted.errors import EnvironmentProblem, GateError, ProofError
 from ztrooted.evidence import Evidence
-from ztrooted.merkle import leaf_hash, verify_inclusion
+from ztrooted.merkle import KnownTree
 from ztrooted.reasons import GateReason, Reason, parse_reason
 from ztrooted.records import Record
 from ztrooted.reference import Reference
+from ztrooted.verdict import Status
+
+DIGEST = 64  # hexadecimal digits
 
 if TYPE_CHECKING:
     from ztrooted.audit_parents import Chain
@@ -221,11 +223,23 @@ def _run(number: int, name: str, check: Callable[[Proof], None], proof: Proof) -
 def _bundle(proof: Proof) -> None:
     bundle = parse_bundle(proof.data)
     unnamed = bundle.blobs.keys() - {*bundle.artifacts, *bundle.ima}
+    for one in bundle.records:  # most are named by rounds, where they are found without taking everything apart
+        unnamed.difference_update(_quoted(one.data))
     for one in bundle.records:
+        if not unnamed:
+            break
         unnamed.difference_update(one.data.decode().split('"'))  # a digest is a whole string
     if unnamed:
         raise ProofError(GateReason.BUNDLE_MISMATCH, f"nothing in the bundle names the bytes {min(unnamed)}")
     proof._bundle = bundle  # noqa: SLF001 -- this check is what sets it
+
+
+def _quoted(record: bytes) -> Iterator[str]:
+    """The strings that the names of a quote and its signature are followed by, where they are digests in length."""
+    for name in (b'"attest":"', b'"signature":"'):
+        start = record.find(name) + len(name)
+        if start >= len(name) and record[start + DIGEST : start + DIGEST + 1] == b'"':
+            yield record[start : start + DIGEST].decode()
 
 
 # 2. Its checkpoint is of the anchored lineage, signed by the anchored log key.
@@ -251,6 +265,7 @@ def _inclusion(proof: Proof) -> None:
     head = proof.checkpoint.checkpoint
     if not proof.bundle.records:
         raise ProofError(GateReason.BUNDLE_INCOMPLETE, "the bundle contains no record")
+    tree = KnownTree(head.size, head.root)
     for one in proof.bundle.records:
-        verify_inclusion(leaf_hash(one.data), one.index, head.size, one.proof, head.root)
+        tree.verify_inclusion(one.leaf, one.index, one.proof)
     proof.facts["records"] = len(proof.bundle.records)

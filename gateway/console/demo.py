@@ -19,7 +19,6 @@ from gateway.console.sessions import COOKIE, give_cookie
 from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
 from gateway.storage.executors import Executor
-from ztrooted.appraisal import Verdict
 from ztrooted.clock import instant
 from ztrooted.demo.console import PAGE, take_key
 from ztrooted.demo.player import NEXT, Act, NotNowError, Played, Player
@@ -28,6 +27,7 @@ from ztrooted.inspect.plain import printable
 from ztrooted.reasons import GateReason
 from ztrooted.records import parse_record
 from ztrooted.token_file import read_token
+from ztrooted.verdict import Verdict
 
 if TYPE_CHECKING:
     from gateway.console.app import Console

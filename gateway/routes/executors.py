@@ -18,7 +18,6 @@ from gateway.storage.database import Transaction
 from gateway.storage.executors import Executor
 from gateway.streams import Stream
 from ztrooted import limits
-from ztrooted.appraisal import Verdict
 from ztrooted.channel_messages import (
     UNDERSTANDS_HEADER,
     ActivateMessage,
@@ -42,6 +41,7 @@ from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 from ztrooted.results import tier, tier_name
 from ztrooted.tracing import continued
+from ztrooted.verdict import Verdict
 
 if TYPE_CHECKING:
     from gateway.app import Gateway

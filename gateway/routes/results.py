@@ -12,13 +12,13 @@ from gateway.routes.route import PEOPLE, json_answer
 from gateway.storage import retirements
 from gateway.storage.executors import Executor
 from ztrooted import ear
-from ztrooted.appraisal import Verdict
 from ztrooted.appraisal_policy import NO_RULES
 from ztrooted.ar4si import OURS, TrustVector, vector_of
 from ztrooted.ear import Appraised, Profile
 from ztrooted.errors import GateError, PolicyError
 from ztrooted.reasons import GateReason
 from ztrooted.results import tier, tier_name
+from ztrooted.verdict import Verdict
 
 if TYPE_CHECKING:
     from gateway.app import Gateway

@@ -11,8 +11,8 @@ from typing import Any
 from gateway.storage.database import Transaction
 from tpm.attestation_key import AttestationKey, accept_attestation_key
 from tpm.public import parse_public
-from ztrooted.appraisal import Progress
 from ztrooted.evidence import Evidence
+from ztrooted.progress import Progress
 
 _COLUMNS = (
     "id, class, virtual, manufacturer, ak_public, session_key, enrollment, event_log, progress, pcrs, trusted, verdict,"

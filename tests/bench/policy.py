@@ -14,7 +14,7 @@ from tpm.eventlog import EventLogRules, parse_event_log, verify_event_log
 from tpm.ima_rules import AllowList
 from tpm.pcr import PcrSelection, pcr_digest
 from tpm.quote import parse_quote, verify_quote
-from ztrooted.appraisal import Progress, Question, appraise
+from ztrooted.appraisal import Question, appraise
 from ztrooted.appraisal_policy import AppraisalClass
 from ztrooted.boot_reference import boot_reference
 from ztrooted.dispatch_context import policy_request
@@ -23,6 +23,7 @@ from ztrooted.evidence import Evidence
 from ztrooted.policies import Policies
 from ztrooted.policy import DispatchPolicy, Request
 from ztrooted.policy_cases import Case
+from ztrooted.progress import Progress
 from ztrooted.ready_made import files
 from ztrooted.reference import Baseline, Reference
 

@@ -14,9 +14,9 @@ from tests.support.commands import run
 from tests.support.gate import Gate, Gates
 from tpm.software import provision
 from ztrooted.anchors import parse_anchors
-from ztrooted.appraisal import Status
 from ztrooted.client import FeedEvent, GatewayClient, Refused
 from ztrooted.demo.stage import CLI, isolated, wait_until
+from ztrooted.verdict import Status
 from ztrooted.verify import Report, verify_bundle
 
 # An auditor's machine has none of these.

@@ -20,7 +20,7 @@ from tpm.algorithms import Alg
 from tpm.attest import QuoteInfo
 from tpm.pcr import PcrSelection, pcr_digest
 from ztrooted import canonical
-from ztrooted.appraisal import Progress, Question, Verdict, appraise
+from ztrooted.appraisal import Question, appraise
 from ztrooted.decision_file import DecisionFile, parse_decision_file, redecide
 from ztrooted.delegation import Delegation
 from ztrooted.dispatch_context import Parent, policy_request
@@ -29,11 +29,13 @@ from ztrooted.evidence import Evidence, Purpose, qualifying_data, sha256
 from ztrooted.lifecycle import State
 from ztrooted.models import Job
 from ztrooted.policies import Policies
+from ztrooted.progress import Progress
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
 from ztrooted.redecide import decide_again
 from ztrooted.redecide_bundle import redecide_file
 from ztrooted.reference import Baseline, Reference
+from ztrooted.verdict import Verdict
 
 DECISIONS = 1000
 BATCHES = 10

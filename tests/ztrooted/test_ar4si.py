@@ -3,7 +3,7 @@
 import pytest
 
 from tpm.reasons import EvidenceReason
-from ztrooted.appraisal import Check, Status, Verdict, required_checks
+from ztrooted.appraisal import required_checks
 from ztrooted.appraisal_policy import AppraisalClass
 from ztrooted.ar4si import (
     AFFIRMING,
@@ -22,6 +22,7 @@ from ztrooted.ar4si import (
     vector_of,
 )
 from ztrooted.reasons import GateReason, Reason, all_reasons
+from ztrooted.verdict import Check, Status, Verdict
 
 STRICT = AppraisalClass.model_validate(
     {"pcrs": [0, 4, 5, 7, 9, 10], "pinned": [0], "event_log": {"images": "baseline"}, "ima": {}}

@@ -95,6 +95,24 @@ def test_inclusion_proofs_are_those_of_the_definition_and_verify(size: int, data
     merkle.verify_inclusion(hashes[index], index, size, proof, mth(hashes[:size]))
 
 
+@given(st.integers(1, 20), st.data())
+def test_a_known_tree_accepts_what_each_proof_alone_proves(size: int, data: st.DataObject) -> None:
+    hashes = leaves(size)
+    root, index = mth(hashes), data.draw(st.integers(0, size - 1))
+    proof, tree = path(index, hashes), merkle.KnownTree(size, root)
+    for known in data.draw(st.lists(st.integers(0, size - 1), max_size=4)):
+        tree.verify_inclusion(hashes[known], known, path(known, hashes))
+    for place in range(len(proof)):
+        flipped = [*proof[:place], bytes([proof[place][0] ^ 1]) + proof[place][1:], *proof[place + 1 :]]
+        for wrong in (flipped, proof[:place], [*proof[:place], proof[place][:31], *proof[place + 1 :]]):
+            refused(tree.verify_inclusion, hashes[index], index, wrong)
+    refused(tree.verify_inclusion, hashes[index], index, [*proof, root])
+    refused(tree.verify_inclusion, merkle.leaf_hash(b"other"), index, proof)
+    for other in (index - 1, index + 1, size):
+        refused(tree.verify_inclusion, hashes[index], other, proof)
+    tree.verify_inclusion(hashes[index], index, proof)
+
+
 @given(SIZES, st.data())
 def test_consistency_proofs_are_those_of_the_definition_and_verify(new: int, data: st.DataObject) -> None:
     old = data.draw(st.integers(1, new))

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from ztrooted import limits
 from ztrooted.anchors import parse_anchors
-from ztrooted.appraisal import Status
 from ztrooted.audit_plan import PLAN
 from ztrooted.audit_statement import attest as sign_report
 from ztrooted.bundle import pack, unpack
@@ -27,6 +26,7 @@ from ztrooted.clock import SystemClock, instant
 from ztrooted.dsse import MAX_KEY, load_signing_key
 from ztrooted.errors import EnvironmentProblem
 from ztrooted.reasons import GateReason
+from ztrooted.verdict import Status
 from ztrooted.verify import Report, verify_bundle
 
 app = typer.Typer(no_args_is_help=True, help="Export proof bundles, and verify them offline with nothing but anchors.")
