@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.bench import abuse, bundle, command, policy, tracing, verify
+from tests.bench import abuse, bundle, command, explorer, policy, tracing, verify
 from tests.bench.measure import Row, compare, machine
 from tpm.eventlog import parse_event_log
 
@@ -45,6 +45,18 @@ def test_every_row_has_every_column_with_a_finite_number(rows: list[Row]) -> Non
         assert encoded["unit"]
         assert encoded["target"]
         assert encoded["reference"]
+
+
+def test_every_page_of_the_console_is_measured() -> None:
+    """Of a gateway that is not large; and no page is, whatever its size is compared with."""
+    rows = list(explorer.rows(records=2000, executors=30, asked=1))
+    assert {"page_overview", "page_executor_busy", "page_health", "page_execution_long", "page_mb"} < {
+        row.name for row in rows
+    }
+    assert rows[-1].met
+    for row in rows:
+        assert json.loads(json.dumps(row.encode(), allow_nan=False)).keys() == COLUMNS
+        assert row.ratio == pytest.approx(row.reference_value / row.value)
 
 
 def test_json_is_one_document_with_the_machine(

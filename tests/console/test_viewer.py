@@ -14,6 +14,7 @@ from tests.support.browser import SMALL, Browse, accessible, fits, new_context, 
 from tests.support.executor import Channel, ScriptedExecutor, job
 from tests.support.gateway_in_process import GatewayInProcess
 from tests.vectors.operations import apply
+from ztrooted import canonical
 
 DATA = Path(__file__).parents[1] / "vectors" / "data"
 ANCHORS = DATA / "anchors.toml"
@@ -203,3 +204,35 @@ async def test_whose_bundles_an_orchestrator_opens(
         await visitor.sign_in(await gate.token(role, name))
         assert (await visitor.get(path)).status == status
     assert (await Visitor(gate).get(path)).status == 303
+
+
+TICKS = """() => {
+  const gaps = (window.gaps = []);
+  let last = performance.now();
+  const tick = () => {
+    gaps.push(performance.now() - last);
+    last = performance.now();
+    setTimeout(tick);
+  };
+  tick();
+}"""
+BUSY = "() => [Math.max(...window.gaps), window.gaps.filter((gap) => gap > 20).reduce((sum, gap) => sum + gap, 0)]"
+
+
+async def test_a_large_file_leaves_the_page_to_its_reader(offline: Page, tmp_path: Path) -> None:
+    """Whatever is clicked while it is checked is answered; and what is shown of it is as much as a page holds."""
+    bundle = json.loads((DATA / "drift.json").read_text())
+    last = bundle["records"][-1]
+    bundle["records"] += [{**last, "index": last["index"] + 1 + number} for number in range(1500)]
+    await offline.set_input_files("#viewer-anchors", ANCHORS)
+    await offline.evaluate(TICKS)
+    file = tmp_path / "large.json"
+    file.write_bytes(canonical.encode(bundle))
+    assert await checked(offline, file, None) == "fail"
+    longest, busy = await offline.evaluate(BUSY)
+    assert longest < 0.4 * busy
+    assert await offline.locator("*").count() < 10_000
+    shown = offline.locator("section", has=offline.get_by_role("heading", name="Records")).locator("details")
+    before = await shown.count()
+    await offline.get_by_role("button", name="Show more").last.click()
+    assert await shown.count() > before

@@ -1,7 +1,8 @@
 // The file: from bytes to records, artifacts and blobs, of which nothing is believed but that each blob has its digest.
+import { breathe } from "./breath.js";
 import { demand, fromBase64, fromHex, utf8 } from "./bytes.js";
 import { crc32, inflate } from "./inflate.js";
-import { hasExactly, isObject, parseCanonical } from "./json.js";
+import { hasExactly, isObject, parseCanonical, parseLarge } from "./json.js";
 import { sha256Hex } from "./signatures.js";
 
 const MALFORMED = "bundle.malformed";
@@ -31,7 +32,7 @@ export function unpack(bytes) {
 
 /** {authorization, origin, checkpoint, entries: [{index, text, proof}], artifacts, ima, blobs: Map}. */
 export async function parseBundle(file) {
-  const value = parseCanonical(unpack(file), MALFORMED, MAX_BUNDLE);
+  const value = await parseLarge(unpack(file), MALFORMED, MAX_BUNDLE);
   const fits = hasExactly(value, MEMBERS) && value.format === "ztrooted-bundle/1";
   demand(fits, MALFORMED, "this is not a bundle of format ztrooted-bundle/1");
   const texts = [value.authorization, value.origin, value.checkpoint];
@@ -40,16 +41,25 @@ export async function parseBundle(file) {
   demand(typed, MALFORMED, "a member is not of its type");
   demand([...value.artifacts, ...value.ima].every((text) => typeof text === "string"), MALFORMED, "a digest is no text");
   demand(value.records.length <= MAX_RECORDS, "bundle.too_large", `${value.records.length} records`);
-  const entries = value.records.map(readEntry);
+  const entries = [];
+  for (const entry of value.records) {
+    entries.push(readEntry(entry));
+    await breathe();
+  }
   demand(entries.every(({ index }, at) => at === 0 || index > entries[at - 1].index), MALFORMED, "'records' do not ascend");
   const blobs = new Map();
   for (const [digest, text] of Object.entries(value.blobs)) {
     const blob = fromBase64(text, MALFORMED);
     demand((await sha256Hex(blob)) === digest, "bundle.mismatch", `the bytes filed under ${digest} have another digest`);
     blobs.set(digest, blob);
+    await breathe();
   }
   const { authorization, origin, checkpoint, artifacts, ima } = value;
-  const named = new Set([...artifacts, ...ima, ...entries.flatMap(({ text }) => text.split('"'))]);
+  const named = new Set([...artifacts, ...ima]);
+  for (const { text } of entries) {
+    for (const part of text.split('"')) named.add(part);
+    await breathe();
+  }
   const unnamed = [...blobs.keys()].find((digest) => !named.has(digest));
   demand(unnamed === undefined, "bundle.mismatch", `nothing in the bundle names the bytes ${unnamed}`);
   return { authorization, origin, checkpoint, entries, artifacts, ima, blobs };

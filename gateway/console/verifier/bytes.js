@@ -21,7 +21,7 @@ export function demand(condition, reason, detail) {
   if (condition !== true) refuse(reason, detail);
 }
 
-const encoder = new TextEncoder();
+const encoder = new TextEncoder(), decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 export function utf8(text) {
   return encoder.encode(text);
@@ -30,7 +30,7 @@ export function utf8(text) {
 /** Text of UTF-8 bytes; a byte order mark stays in it. Refuses anything else. */
 export function fromUtf8(bytes, reason) {
   try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    return decoder.decode(bytes);
   } catch {
     return refuse(reason, "this is not UTF-8");
   }

@@ -1,5 +1,6 @@
 // IMA measurement lists (security/integrity/ima of Linux), the text form, replayed to PCR 10.
 // The kernel extends PCR 10, in each bank with that bank's hash of the entry's template data; a violation extends ones.
+import { breathe } from "./breath.js";
 import { concat, demand, equal, fromHex, hex, refuse, utf8 } from "./bytes.js";
 import { hash } from "./signatures.js";
 import { DIGEST_SIZES } from "./tpm_public.js";
@@ -110,13 +111,17 @@ function parseLine(line) {
 }
 
 /** The entries of a text list, or of the part of it from some entry on. Refusal `ima.*`. */
-export function parseImaList(bytes) {
+export async function parseImaList(bytes) {
   demand(bytes.length <= MAX_LIST, "ima.too_large", `over ${MAX_LIST} bytes`);
   if (bytes.length === 0) return [];
   const text = latin1(bytes);
   demand(text.endsWith("\n"), MALFORMED, "the last line is not ended; the list was cut");
   demand(!/[\u0000-\u0009\u000b-\u001f\u007f]/.test(text), MALFORMED, "the list holds a control character");
-  const entries = text.slice(0, -1).split("\n").map(parseLine);
+  const entries = [];
+  for (const line of text.slice(0, -1).split("\n")) {
+    entries.push(parseLine(line));
+    if (entries.length % 64 === 0) await breathe();
+  }
   demand(entries.every(({ shown }) => shown.length === entries[0].shown.length), MALFORMED, "template hashes of different lengths");
   return entries;
 }
@@ -133,6 +138,7 @@ export async function extendPcr10(value, entries, bank, { from = 0, to = entries
     }
     const measured = violation ? new Uint8Array(DIGEST_SIZES[bank]).fill(0xff) : await hash(bank, data);
     current = await hash(bank, concat(current, measured));
+    await breathe();
     count++;
   }
   return { count, value: current };
@@ -181,5 +187,6 @@ const NOTHING_KNOWN = { entries: 0, pcrs: {}, pending: 0 };
 
 /** A list as bytes, from entry `offset` on, which must explain PCR 10 after `state` (as a round's record has it). */
 export async function replayListBytes(bytes, bank, pcr10, state = NOTHING_KNOWN, offset = 0) {
-  return replayIma(readImaState(state), parseImaList(bytes), bank, pcr10, offset);
+  const known = readImaState(state);
+  return replayIma(known, await parseImaList(bytes), bank, pcr10, offset);
 }

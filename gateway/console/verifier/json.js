@@ -2,10 +2,14 @@
 //
 // JSON.parse takes the last of two members of one name, any number, and half a surrogate pair. This scanner takes none of
 // them, and no fractions or exponents at all: nothing in a bundle has any. Objects have no prototype.
+import { breathe } from "./breath.js";
 import { fromUtf8, refuse, utf8 } from "./bytes.js";
 
 const MAX_DEPTH = 32; // the deepest record nests nine levels
 const LONE_SURROGATE = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/;
+const INTEGER = /-?(?:0|[1-9][0-9]{0,15})(?![0-9.eE])/y, PLAIN = /[^"\\\u0000-\u001f]*/y; // made once: they are used for each value
+const ASCII = /^[\u0000-\u007f]*$/;
+const CLOSING = { "{": "}", "[": "]" };
 const ESCAPES = { '"': '"', "\\": "\\", "/": "/", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t" };
 
 class Scanner {
@@ -61,14 +65,35 @@ class Scanner {
     const inner = this.deeper(depth), members = Object.create(null);
     if (this.text[this.at] === "}") return this.expect("}", members);
     do {
-      this.space();
-      const name = this.string();
-      if (Object.hasOwn(members, name)) this.fail("an object has two members of one name");
-      this.space();
-      this.expect(":");
+      const name = this.name(members);
       members[name] = this.value(inner);
     } while (this.goesOn("}"));
     return members;
+  }
+
+  /** The name of another member, up to its value. */
+  name(members) {
+    this.space();
+    const name = this.string();
+    if (Object.hasOwn(members, name)) this.fail("an object has two members of one name");
+    this.space();
+    this.expect(":");
+    return name;
+  }
+
+  /** The same as `value`, with pauses between what stands on the two outermost levels. */
+  async slowly(depth) {
+    this.space();
+    const closing = Object.hasOwn(CLOSING, this.text[this.at] ?? "") ? CLOSING[this.text[this.at]] : null;
+    if (depth > 1 || closing === null) return this.value(depth);
+    const inner = this.deeper(depth), made = closing === "}" ? Object.create(null) : [];
+    if (this.text[this.at] === closing) return this.expect(closing, made);
+    do {
+      const name = closing === "}" ? this.name(made) : made.length;
+      made[name] = await this.slowly(inner);
+      await breathe();
+    } while (this.goesOn(closing));
+    return made;
   }
 
   array(depth) {
@@ -80,9 +105,8 @@ class Scanner {
   }
 
   integer() {
-    const number = /-?(?:0|[1-9][0-9]{0,15})(?![0-9.eE])/y;
-    number.lastIndex = this.at;
-    const found = number.exec(this.text);
+    INTEGER.lastIndex = this.at;
+    const found = INTEGER.exec(this.text);
     const value = found === null ? NaN : Number(found[0]);
     if (!Number.isSafeInteger(value)) this.fail("this is neither JSON nor an integer of 53 bits");
     this.at += found[0].length;
@@ -94,9 +118,8 @@ class Scanner {
     this.at++;
     let made = "", escaped = false;
     for (;;) {
-      const plain = /[^"\\\u0000-\u001f]*/y;
-      plain.lastIndex = this.at;
-      const part = plain.exec(this.text)[0];
+      PLAIN.lastIndex = this.at;
+      const part = PLAIN.exec(this.text)[0];
       made += part;
       this.at += part.length;
       const stop = this.text[this.at++];
@@ -153,10 +176,43 @@ export function parseCanonical(bytes, reason, maximum) {
   return value;
 }
 
+/** parseCanonical of what may be large, with pauses in which others have their turn. */
+export async function parseLarge(bytes, reason, maximum) {
+  if (bytes.length > maximum) refuse(reason, `over ${maximum} bytes of JSON`);
+  const scanner = new Scanner(fromUtf8(bytes, reason), reason), value = await scanner.slowly(0);
+  scanner.space();
+  if (scanner.at !== scanner.text.length) scanner.fail("something follows the JSON");
+  if (!(await isCanonical(value, scanner.text))) refuse(reason, "the JSON is not in its canonical form");
+  return value;
+}
+
+/** Whether `text` is the canonical text of `value`, which is written again piece by piece. */
+async function isCanonical(value, text) {
+  let at = 0;
+  const goesOn = (piece) => {
+    at += piece.length;
+    return text.startsWith(piece, at - piece.length);
+  };
+  async function stands(one, depth) {
+    if (depth > 1 || one === null || typeof one !== "object") return asciiNames(one) && goesOn(canonicalText(one));
+    const list = Array.isArray(one), names = list ? one.keys() : Object.keys(one).sort();
+    if (!goesOn(list ? "[" : "{")) return false;
+    let between = "";
+    for (const name of names) {
+      if (!list && !ASCII.test(name)) return false;
+      if (!goesOn(list ? between : `${between}${JSON.stringify(name)}:`) || !(await stands(one[name], depth + 1))) return false;
+      between = ",";
+      await breathe();
+    }
+    return goesOn(list ? "]" : "}");
+  }
+  return (await stands(value, 0)) && at === text.length;
+}
+
 function asciiNames(value) {
   if (value === null || typeof value !== "object") return true;
   if (Array.isArray(value)) return value.every(asciiNames);
-  return Object.keys(value).every((name) => /^[\u0000-\u007f]*$/.test(name) && asciiNames(value[name]));
+  return Object.keys(value).every((name) => ASCII.test(name) && asciiNames(value[name]));
 }
 
 /** Two values have the same canonical text. Anything but what JSON has, undefined included, equals nothing. */

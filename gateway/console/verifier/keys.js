@@ -1,4 +1,5 @@
 // Keys, rules and permissions: checks 4, 7, 8, 12 and 13. Whose they were, and whether they held.
+import { breathe } from "./breath.js";
 import { Reader, Refusal, demand, equal, fromHex, hex, lengthPrefixed, refuse, utf8 } from "./bytes.js";
 import { isObject, listOf, objectOf, same, textOf } from "./json.js";
 import { thumbprint, verifyArtifact, verifyIntroduction, verifyRenewal } from "./artifact.js";
@@ -16,6 +17,7 @@ const MISMATCH = "bundle.mismatch", MALFORMED = "lineage.record_malformed";
 // 4. The log key lives in the gateway's TPM and signs in the anchored state only, or in what its approver signs for; the
 // counter there goes up under the same policy.
 export async function checkLogKey(proof) {
+  await proof.parse();
   const { anchors } = proof, started = proof.ofType("gateway.started")[0];
   demand(started !== undefined, "bundle.incomplete", "no record says with which keys the gateway started");
   const identity = objectOf(started.body.identity, "identity"), bytes = (name) => fromHex(identity[name], MALFORMED);
@@ -89,7 +91,8 @@ async function checkEnrollmentRound(proof, record) {
 }
 
 function decisions(proof) {
-  return proof.story.filter((one) => Object.hasOwn(one.body, "decision"));
+  proof.decided ??= proof.story.filter((one) => Object.hasOwn(one.body, "decision"));
+  return proof.decided;
 }
 
 // 8. The policies and baselines that were applied had been activated and approved before.
@@ -101,6 +104,7 @@ export async function checkPolicies(proof) {
   };
   for (const { index, body, enrollment } of proof.rounds) {
     activated(index, "appraisal", body.appraisal_policy);
+    await breathe();
     const { executor } = proof.at(enrollment).body;
     const labelled = proof.ofType("executor.labelled").filter((one) => one.index < index && one.body.executor === executor);
     const given = labelled.length > 0 ? labelled[labelled.length - 1].body.labels : {};
@@ -159,6 +163,7 @@ export async function checkArtifacts(proof) {
     await checkClaims(proof, one, artifact.claims);
     if (previous !== null) verifyRenewal(previous, artifact);
     previous = artifact;
+    await breathe();
   }
   proof.facts.artifacts = grants.length;
   if (grants.length > 0) proof.leave("the tier of the artifacts, and the longest lease that the appraisal policy allows");

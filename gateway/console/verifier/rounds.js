@@ -1,4 +1,5 @@
 // Rounds of proof: checks 9 and 10. What each quote was made for is computed here, and each is verified from its bytes.
+import { breathe } from "./breath.js";
 import { Refusal, concat, demand, fromHex, hex, lengthPrefixed, refuse, utf8 } from "./bytes.js";
 import { verifyLogBytes } from "./eventlog.js";
 import { extendPcr10, parseImaList, readImaState, replayListBytes } from "./ima.js";
@@ -74,6 +75,7 @@ export async function checkQuotes(proof) {
       demand(bound, MISMATCH, `the quote of record ${index} was not made for this authorization`);
     }
     await readEvidence(proof, round);
+    await breathe();
   }
 }
 
@@ -225,8 +227,11 @@ class History {
 // 10. Each quote verifies again, the logs explain it, the counters only went on, and the measurement list is one list.
 export async function checkAppraisals(proof) {
   const list = concat(...proof.bundle.ima.map((digest) => proof.blob(digest)));
-  const history = new History(proof, parseImaList(list));
-  for (const round of proof.rounds) await history.follow(round);
+  const history = new History(proof, await parseImaList(list));
+  for (const round of proof.rounds) {
+    await history.follow(round);
+    await breathe();
+  }
   const { length } = history.entries;
   demand(length === history.needed, MISMATCH, `the measurement list has ${length} entries, and the rounds rest on ${history.needed}`);
   if (proof.rounds.length > 0) proof.leave("the appraisal policy: which checks it asks for, event rules, pinned PCRs, files, tier");

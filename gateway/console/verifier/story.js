@@ -1,4 +1,5 @@
 // The course of events: checks 6, 14 and 15. One transition table says what may follow what.
+import { breathe } from "./breath.js";
 import { demand, equal, fromHex, isDigest } from "./bytes.js";
 import { canonicalBytes, countOf, isObject, objectOf, textOf } from "./json.js";
 import { leafHash } from "./merkle.js";
@@ -133,7 +134,10 @@ export async function checkStory(proof) {
   await checkIntent(bundle.authorization, story);
   const trace = checkTrace(story);
   let state = "requested";
-  for (let at = 1; at < story.length; at++) state = await follow(state, story[at - 1], story[at]);
+  for (let at = 1; at < story.length; at++) {
+    state = await follow(state, story[at - 1], story[at]);
+    await breathe();
+  }
   demand(FINAL.has(state), LIFECYCLE, `the story ends while the authorization is ${state}: export the bundle again after its end`);
   proof.rounds = readRounds(story);
   const first = story[0], last = story[story.length - 1], { job } = first.body;

@@ -12,6 +12,7 @@
 // Each check ends as pass, fail or not_checked. Behind a failure nothing is checked, because it would rest on it. A check of
 // which this verifier can do a part only is not_checked where that part passed, and says what it left. Hence the word
 // "partial": nothing failed, and not everything was checked.
+import { breathe } from "./breath.js";
 import { NotChecked, Reader, Refusal, demand, equal, refuse, utf8 } from "./bytes.js";
 import { parseAnchors } from "./anchors.js";
 import { parseBundle, parseRecord } from "./bundle.js";
@@ -25,6 +26,8 @@ import { checkContinuity, checkOutcome, checkStory } from "./story.js";
 import { readQuotedValues, verifyQuote } from "./tpm_attest.js";
 
 const SEAL = "ztrooted.tpm-quote/v1";
+
+const readRecord = (entry) => ({ ...entry, bytes: utf8(entry.text), ...parseRecord(entry.text) });
 
 /** What the checks hand to each other. */
 export class Proof {
@@ -42,11 +45,14 @@ export class Proof {
   }
 
   at(index) {
-    return this.records.find((one) => one.index === index) ?? refuse("bundle.incomplete", `record ${index} is not in the bundle`);
+    this.byIndex ??= new Map(this.records.map((one) => [one.index, one]));
+    return this.byIndex.get(index) ?? refuse("bundle.incomplete", `record ${index} is not in the bundle`);
   }
 
   ofType(type) {
-    return this.records.filter((one) => one.type === type);
+    this.byType ??= new Map();
+    if (!this.byType.has(type)) this.byType.set(type, this.records.filter((one) => one.type === type));
+    return this.byType.get(type);
   }
 
   async attestationKey(enrollment) {
@@ -56,8 +62,18 @@ export class Proof {
 
   /** Parsed once they are known to be in the tree. */
   get records() {
-    this.parsed ??= this.bundle.entries.map((entry) => ({ ...entry, bytes: utf8(entry.text), ...parseRecord(entry.text) }));
+    this.parsed ??= this.bundle.entries.map(readRecord);
     return this.parsed;
+  }
+
+  /** The same, with pauses; the first check that looks at records does so before. */
+  async parse() {
+    const parsed = [];
+    for (const entry of this.bundle.entries) {
+      parsed.push(readRecord(entry));
+      await breathe();
+    }
+    this.parsed = parsed;
   }
 
   get story() {
@@ -113,7 +129,10 @@ async function checkSeal(proof) {
 // 5. Every record is in the tree that the checkpoint is about. There is one at least: check 4 read it.
 async function checkInclusion(proof) {
   const { entries } = proof.bundle, { size, root } = proof.checkpoint;
-  for (const entry of entries) await verifyInclusion(await leafHash(utf8(entry.text)), entry.index, size, entry.proof, root);
+  for (const entry of entries) {
+    await verifyInclusion(await leafHash(utf8(entry.text)), entry.index, size, entry.proof, root);
+    await breathe();
+  }
   proof.facts.records = entries.length;
 }
 
@@ -141,6 +160,11 @@ async function runCheck(number, name, check, proof) {
 
 /** Run the plan over a bundle's bytes, with the bytes of an anchors file. Refusal `config.invalid` for unusable anchors. */
 export async function verifyBundle(file, anchorsFile) {
+  return (await verifyAndRead(file, anchorsFile)).report;
+}
+
+/** {report, bundle, records}: the same, with what was read for it; null for what was not. */
+export async function verifyAndRead(file, anchorsFile) {
   const proof = new Proof(file, await parseAnchors(anchorsFile)), checks = [];
   let stopped = false;
   for (const [at, [name, check]] of PLAN.entries()) {
@@ -151,5 +175,6 @@ export async function verifyBundle(file, anchorsFile) {
     stopped ||= status === "fail" || (at < 6 && status !== "pass" && name !== "seal");
   }
   const failed = checks.some((check) => check.status === "fail"), passed = checks.every((check) => check.status === "pass");
-  return { word: failed ? "not verified" : passed ? "verified" : "partial", checks, facts: proof.facts };
+  const report = { word: failed ? "not verified" : passed ? "verified" : "partial", checks, facts: proof.facts };
+  return { report, bundle: proof.bundle, records: proof.parsed ?? null };
 }

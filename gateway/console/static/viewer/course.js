@@ -1,4 +1,5 @@
 // The course of events as the records tell it, read for showing: what the checks say of it stands beside it.
+import { breathe } from "../verifier/breath.js";
 import { parseBundle, parseRecord } from "../verifier/bundle.js";
 
 const ROUNDS = new Set(["policy.evaluated", "attestation.passed", "attestation.failed", "attestation.overdue", "executor.enrolled"]);
@@ -33,10 +34,16 @@ function spansOf(story, rounds) {
   return { gap, exposure };
 }
 
-/** {authorization, origin, records, story, rounds, leases, gap, exposure, blobs, ima} of a bundle's bytes. Refusal where it is none. */
-export async function readCourse(bytes) {
-  const bundle = await parseBundle(bytes);
-  const records = bundle.entries.map((entry) => ({ index: entry.index, text: entry.text, proof: entry.proof, ...parseRecord(entry.text) }));
+/** Of a bundle's bytes, and what was `read` of them before, {bundle, records}:
+ * {authorization, origin, records, story, rounds, leases, gap, exposure, blobs, ima} of a bundle's bytes. Refusal where it is none. */
+export async function readCourse(bytes, read = {}) {
+  const bundle = read.bundle ?? (await parseBundle(bytes)), records = read.records ?? [];
+  if (records.length !== bundle.entries.length) {
+    for (const entry of bundle.entries) {
+      records.push({ ...entry, ...parseRecord(entry.text) });
+      await breathe();
+    }
+  }
   const story = records.filter((one) => one.authorization === bundle.authorization);
   const told = [...records.filter((one) => one.type === "executor.enrolled"), ...story];
   const rounds = told.map(roundOf).filter((one) => one !== null);

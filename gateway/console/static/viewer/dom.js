@@ -1,5 +1,6 @@
 // Building a page from values. Every text becomes a text node, never markup: what is shown here was written by strangers.
 
+const ROWS = 200; // at a time
 const SVG = "http://www.w3.org/2000/svg";
 
 function fill(element, attributes, children) {
@@ -40,6 +41,35 @@ export function table(caption, heads, rows, attributes = {}) {
       make("caption", {}, caption),
       make("thead", {}, make("tr", {}, heads.map((head) => make("th", { scope: "col" }, head)))),
       make("tbody", {}, rows.map((row) => make("tr", {}, cells(row))))));
+}
+
+/** What shows the first `ROWS` of `count` by calling `add(from, to)`, and a button for as many more where there are. */
+function inParts(count, add) {
+  let done = Math.min(count, ROWS);
+  add(0, done);
+  if (done === count) return [];
+  const text = () => `Show more: ${done} of ${count} are shown`;
+  const more = make("button", { type: "button", click: () => {
+    const from = done;
+    done = Math.min(count, done + ROWS);
+    add(from, done);
+    more.textContent = text();
+    more.hidden = done === count;
+  } }, text());
+  return [more];
+}
+
+/** A table whose rows come some hundred at a time; `rowOf` makes the cells of one. */
+export function longTable(caption, heads, rows, rowOf = (row) => row) {
+  const built = table(caption, heads, []), body = built.querySelector("tbody");
+  const add = (from, to) => body.append(...table(caption, heads, rows.slice(from, to).map(rowOf)).querySelectorAll("tbody > tr"));
+  return [built, ...inParts(rows.length, add)];
+}
+
+/** What `build` makes of each item, some hundred at a time. */
+export function longList(items, build) {
+  const place = make("div", {});
+  return [place, ...inParts(items.length, (from, to) => place.append(...items.slice(from, to).map(build)))];
 }
 
 /** Something that is built when it is first opened. */

@@ -3,10 +3,8 @@ import { hex, utf8 } from "../verifier/bytes.js";
 import { leafHash } from "../verifier/merkle.js";
 import { eventRows, quoteFields, signatureFields, textOf } from "./decode.js";
 import { namedTexts } from "./course.js";
-import { code, folded, listed, make, table } from "./dom.js";
+import { code, folded, listed, longList, longTable, make, table } from "./dom.js";
 import { RECORDS, STATUS, instant, size } from "./words.js";
-
-const ROWS = 400; // at a time
 
 /** What `build` makes; where the file is not as it should be, a sentence instead. */
 function shown(build) {
@@ -29,20 +27,6 @@ export function raw(bytes) {
 
 function rawFold(what, bytes) {
   return folded(`${what}: ${size(bytes.length)}`, () => raw(bytes), { class: "raw" });
-}
-
-/** Rows that come some hundred at a time. */
-function longTable(caption, heads, rows) {
-  const built = table(caption, heads, rows.slice(0, ROWS)), body = built.querySelector("tbody");
-  let done = Math.min(rows.length, ROWS);
-  if (done === rows.length) return [built];
-  const more = make("button", { type: "button", click: () => {
-    body.append(...table(caption, heads, rows.slice(done, done + ROWS)).querySelectorAll("tbody > tr"));
-    done += ROWS;
-    more.textContent = `Show more of ${rows.length}`;
-    more.hidden = done >= rows.length;
-  } }, `Show more of ${rows.length}`);
-  return [built, more];
 }
 
 function pcrTable(pcrs) {
@@ -97,7 +81,7 @@ function roundBody(course, round) {
 
 /** One fold for each round of proof. */
 export function rounds(course) {
-  return course.rounds.map((round) => {
+  return longList(course.rounds, (round) => {
     const word = round.trusted ? STATUS.pass : STATUS.fail, purpose = round.type === "executor.enrolled" ? "enrollment" : round.body.purpose ?? "nothing came";
     const title = [make("span", { class: `state ${round.trusted ? "pass" : "fail"}` }, `${word.shape} ${round.trusted ? "trusted" : "not trusted"}`), ` ${purpose}, record ${round.index}, ${instant(round.at)}`];
     return folded(title, () => shown(() => roundBody(course, round)), { class: "round" });
@@ -135,7 +119,7 @@ async function recordBody(record) {
 
 /** Every record, with the bytes that were hashed. */
 export function records(course) {
-  return course.records.map((record) => {
+  return longList(course.records, (record) => {
     const about = record.authorization === null ? "" : record.authorization === course.authorization ? "" : `, of ${record.authorization}`;
     return folded(`${record.index}: ${RECORDS[record.type] ?? record.type}${about}, ${instant(record.at)}`, () => {
       const body = make("div", {});

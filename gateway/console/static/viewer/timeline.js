@@ -1,13 +1,27 @@
 // The course of events as a picture: what happened, each proof, each lease, the longest gap, the exposure. The table below it says
 // the same in words.
-import { draw, make, table } from "./dom.js";
+import { draw, longTable, make } from "./dom.js";
 import { RECORDS, duration, instant } from "./words.js";
 
-const LEFT = 88, RIGHT = 14, LANES = { event: 34, proof: 84, lease: 122, gap: 162 }, HEIGHT = 214, NEAR = 15;
+const LEFT = 88, RIGHT = 14, LANES = { event: 34, proof: 84, lease: 122, gap: 162 }, HEIGHT = 214, NEAR = 15, SAME = 2;
+const MANY = 200, ROUTINE = new Set(["attestation.passed", "authorization.renewed"]);
+
+/** Those that are to be seen: what is routine is left out where it would lie on what was drawn before. */
+function apart(items, place, isRoutine) {
+  let last = -Infinity;
+  return items.filter((one, at) => {
+    const here = place(one);
+    if (isRoutine(one) && here - last < SAME && at < items.length - 1) return false;
+    last = here;
+    return true;
+  });
+}
 
 function marks(story, x) {
   let last = -NEAR, row = 0;
+  const many = story.length > MANY; // then what the lanes below show, too, has no mark of its own
   return story.flatMap((one, at) => {
+    if (many && ROUTINE.has(one.type)) return [];
     const place = x(one.at);
     row = place - last < NEAR ? (row + 1) % 3 : 0;
     last = place;
@@ -22,7 +36,7 @@ function marks(story, x) {
 
 /** A round: a disc where proof was good, a cross where it was not, a ring where none came. */
 function proofs(rounds, x) {
-  return rounds.map((one) => {
+  return apart(rounds, (one) => x(one.at), (one) => one.trusted).map((one) => {
     const cx = x(one.at), cy = LANES.proof, title = draw("title", {}, `record ${one.index}: ${RECORDS[one.type] ?? one.type}, ${instant(one.at)}`);
     if (one.trusted) return draw("circle", { class: "good", cx, cy, r: 5 }, title);
     if (one.body.manifest === null || one.body.manifest === undefined) return draw("circle", { class: "absent", cx, cy, r: 5 }, title);
@@ -31,14 +45,15 @@ function proofs(rounds, x) {
 }
 
 function leases(course, x, end) {
-  return course.leases.map((one, at) => {
-    const next = course.leases[at + 1]?.from ?? one.until, from = x(one.from), cut = one.until > end;
+  const shown = apart(course.leases, (one) => x(one.from), () => true);
+  return shown.map((one, at) => {
+    const next = shown[at + 1]?.from ?? one.until, from = x(one.from), cut = one.until > end;
     const until = x(Math.min(one.until, end)), held = x(Math.min(next, end));
     return draw("g", {},
       draw("title", {}, `record ${one.index}: a lease from ${instant(one.from)} to ${instant(one.until)}`),
       draw("rect", { class: "promised", x: from, y: LANES.lease - 6, width: Math.max(1, until - from), height: 12 }),
       draw("rect", { class: "lease", x: from, y: LANES.lease - 6, width: Math.max(2, held - from - 1), height: 12 }),
-      cut && at === course.leases.length - 1 ? draw("path", { class: "on", d: `M${until - 1} ${LANES.lease - 6}l6 6l-6 6` }) : null);
+      cut && at === shown.length - 1 ? draw("path", { class: "on", d: `M${until - 1} ${LANES.lease - 6}l6 6l-6 6` }) : null);
   });
 }
 
@@ -69,7 +84,7 @@ function axis(start, end, x, width) {
 }
 
 function picture(course, width) {
-  const { story, rounds, gap, exposure } = course, start = story[0].at, last = Math.max(...story.map(({ at }) => at));
+  const { story, rounds, gap, exposure } = course, start = story[0].at, last = story.reduce((latest, { at }) => Math.max(latest, at), start);
   const end = last + Math.max(1, last - start) * 0.06, own = rounds.filter((one) => one.type !== "executor.enrolled");
   const x = (at) => LEFT + ((Math.min(at, end) - start) / (end - start)) * (width - LEFT - RIGHT);
   const lane = (name, text) => draw("text", { class: "lane", x: 0, y: LANES[name] + 4 }, text);
@@ -93,8 +108,9 @@ export function timeline(course) {
     drawn = width;
     place.replaceChildren(picture(course, width));
   }).observe(place);
-  const rows = course.story.map((one, at) => [String(at + 1), `+${duration(one.at - start)}`, RECORDS[one.type] ?? one.type, said(one), String(one.index)]);
-  return [place, table("What happened, in order", ["No.", "After", "What", "It says", "Record"], rows)];
+  const rows = course.story.map((one, at) => [at, one]);
+  const rowOf = ([at, one]) => [String(at + 1), `+${duration(one.at - start)}`, RECORDS[one.type] ?? one.type, said(one), String(one.index)];
+  return [place, ...longTable("What happened, in order", ["No.", "After", "What", "It says", "Record"], rows, rowOf)];
 }
 
 /** The words of a record that matter where people read. */

@@ -3,7 +3,8 @@
 import { Refusal, hex } from "../verifier/bytes.js";
 import { parseAnchors } from "../verifier/anchors.js";
 import { sha256 } from "../verifier/signatures.js";
-import { verifyBundle } from "../verifier/verify.js";
+import { breathe } from "../verifier/breath.js";
+import { verifyAndRead } from "../verifier/verify.js";
 import { readCourse } from "./course.js";
 import { make, visible } from "./dom.js";
 import { policies, records, rounds } from "./evidence.js";
@@ -125,10 +126,10 @@ class Viewer {
     this.say("wait", "Checking", "The checks are being run in this page.");
     const began = performance.now();
     try {
-      const [{ origin }, report] = [await parseAnchors(anchors), await verifyBundle(bundle, anchors)];
+      const { origin } = await parseAnchors(anchors), { report, ...read } = await verifyAndRead(bundle, anchors);
       if (late()) return undefined;
       const { kind, word, sentence } = verdictOf(report, origin);
-      await this.show(report, bundle, late);
+      await this.show(report, bundle, late, read);
       if (!late()) this.say(kind, word, `${sentence} It took ${Math.round(performance.now() - began)} ms.`);
     } catch (error) {
       if (late()) return undefined;
@@ -138,7 +139,7 @@ class Viewer {
     return undefined;
   }
 
-  async show(report, bundle, late) {
+  async show(report, bundle, late, read = {}) {
     const results = this.part("results"), parts = [];
     const failed = report?.checks.find(({ status }) => status === "fail");
     if (report !== null) {
@@ -147,14 +148,14 @@ class Viewer {
       if (facts !== null) parts.push(section("What follows from them", "They rest on the checks above, and count as far as those go.", facts));
     }
     try {
-      const course = await readCourse(bundle);
+      const course = await readCourse(bundle, read);
       if (late()) return;
       const claim = failed !== undefined ? `This is what the file claims. Check ${failed.number} failed, so nothing of it is established.`
         : report === null ? "This is what the file claims. Nothing of it was checked." : null;
-      parts.push(
-        section("Course of events", claim, ...timeline(course)), section("Quotes and what they were for", claim, ...rounds(course)),
-        section("Policies", claim, ...policies(course)), section("Records", claim, ...records(course)),
-      );
+      for (const [title, build] of [["Course of events", timeline], ["Quotes and what they were for", rounds], ["Policies", policies], ["Records", records]]) {
+        parts.push(section(title, claim, ...build(course)));
+        await breathe();
+      }
     } catch (error) {
       parts.push(section("Contents", null, make("p", { class: "odd" }, `The contents can't be shown: ${error.message}`)));
     }
