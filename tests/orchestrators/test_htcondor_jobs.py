@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.orchestrators import clock
 from tests.orchestrators.condor_starter import STARTER, ExecutionPoint, Started, script, start_deputy
 from tests.orchestrators.test_slurm import NOBODY, READABLE, called
 from tests.support.agent_in_process import BEATS, Beats, MachineInProcess
@@ -31,15 +32,6 @@ MARKS = """
 #include <stdio.h>
 #include <stdlib.h>
 __attribute__((constructor)) static void mark(void) { fclose(fopen(getenv("MARK"), "w")); }
-"""
-# A Python whose clock is two hours ahead; called as the task calls Python.
-AHEAD = f"""#!/bin/sh
-shift 2
-exec {sys.executable} -I -c 'import runpy, sys, time
-real = time.time
-time.time = lambda: real() + 7200
-sys.argv = sys.argv[1:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)' "$@"
 """
 TOUCH = "#!/bin/sh\nprintf ran >ran\n"
 AD = 'GlobalJobId = "ap#1.0#17"\nNumShadowStarts = 1\nOwner = "alice"\n'
@@ -117,7 +109,7 @@ async def test_a_job_that_is_refused_has_not_run_and_htcondor_is_told_why(
     point: ExecutionPoint, tmp_path: Path, told: dict[str, Any], reason: str | None
 ) -> None:
     """The file that HTCondor looks for has one line: it goes to the job's event log, and the job is queued again."""
-    (tmp_path / "ahead").write_text(AHEAD)
+    (tmp_path / "ahead").write_text(clock.script(7200))
     (tmp_path / "ahead").chmod(0o755)
     point.configure(**{name: told[name].format(tmp_path) for name in told if name.startswith("ZTROOTED_")})
     program = told.get("program", script(tmp_path, f"#!/bin/sh\nprintf ran >{tmp_path}/ran\n"))

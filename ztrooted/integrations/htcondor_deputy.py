@@ -84,11 +84,11 @@ class Deputy:
         with connection, suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as to_agent:
             to_agent.setblocking(False)
             try:
-                # 1.
-                peer = peer_of(connection)
+                # 1. Read first: whoever is still writing when this hangs up is told nothing.
+                peer, question = peer_of(connection), await _question(connection)
                 require_starter(peer.pid, self.starter)
                 # 2.
-                work = describe_attempt(await _question(connection), peer.user)
+                work = describe_attempt(question, peer.user)
                 # 3.
                 await self._connect(to_agent)
                 # 4.
