@@ -15,7 +15,7 @@ from gateway.auth import Role
 from gateway.pages import Page
 from gateway.replies import NOTHING, Keep
 from gateway.rounds import Round
-from gateway.storage import authorizations, executors, retirements
+from gateway.storage import authorizations, retirements
 from gateway.storage.authorizations import Authorization
 from gateway.storage.database import Database, Transaction
 from ztrooted.errors import EnvironmentProblem, GateError
@@ -229,7 +229,7 @@ def live_of(connection: sqlite3.Connection, subject: Subject) -> list[Authorizat
     live = [one for one in authorizations.unfinished(connection) if one.live]
     if subject.kind == "orchestrator":
         return [one for one in live if one.orchestrator == subject.id]
-    members = {one.id for one in executors.of_class(connection, subject.id)}
+    members = {name for (name,) in connection.execute("SELECT id FROM executors WHERE class = ?", (subject.id,))}
     return [one for one in live if one.executor in members]
 
 

@@ -15,9 +15,7 @@ from gateway.storage.authorizations import Authorization
 
 SHOWN = 50  # records at a time
 LOOKED_AT = 2000  # records of one type, from the newest; what is older is not found, and said to be so
-COUNTED = (
-    20_000  # records of one execution, from the newest, that are counted by type: a day and a half of proof each 15 s
-)
+COUNTED = 5000  # records of one execution, from the newest, that are counted by type: each is a row to be looked at
 MOST_NODES = 200
 ORDERS = ("operator.quarantined", "operator.released", "operator.revoked")
 
