@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tpm.pcr import PcrSelection
 from ztrooted import limits
+from ztrooted.appraisal import Before
 from ztrooted.channel_messages import (
     EXECUTOR_MESSAGE,
     ActivateMessage,
@@ -60,6 +61,7 @@ class Session:
         self.key = key
         self.certificate_ends_ms = certificate_ends_ms
         self.proving = asyncio.Lock()
+        self.before = Before()  # what the last round of this connection found
         self._socket = socket
         self._transport = transport
         self._understands = understands

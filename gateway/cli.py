@@ -118,8 +118,8 @@ def serve(
     demo: Annotated[Path | None, typer.Option(hidden=True, help="Folder of 'ztrooted demo --console'.")] = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Logs are lines on standard error, in the form of the setting 'log_format'."""
-    from gateway.app import serve as run  # noqa: PLC0415
     from gateway.config import load_config  # noqa: PLC0415
+    from gateway.serving import serve as run  # noqa: PLC0415
     from ztrooted.logs import configure, take_over  # noqa: PLC0415
 
     configure(verbose=verbose)

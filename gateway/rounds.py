@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from gateway.channel import Session
+from gateway.event_logs import EventLogs
 from gateway.metrics import Metrics
 from gateway.references import References
 from gateway.storage import authorizations, executors
@@ -19,21 +20,18 @@ from gateway.storage.database import Database, Transaction
 from gateway.storage.executors import Executor
 from tpm.observation import observed
 from ztrooted import canonical, limits
-from ztrooted.appraisal import Appraisal, Question, appraise, required_checks
+from ztrooted.appraisal import Appraisal, Before, Question, appraise, required_checks
 from ztrooted.appraisal_policy import NO_CLASS, NO_RULES, AppraisalClass, AppraisalPolicy, Subject
 from ztrooted.clock import Clock
 from ztrooted.errors import GateError, PolicyError
-from ztrooted.evidence import Evidence, Purpose, qualifying_data, sha256
-from ztrooted.models import Quote
+from ztrooted.evidence import Evidence, Purpose, qualifying_data
 from ztrooted.progress import Progress
 from ztrooted.reasons import GateReason
 from ztrooted.records import Record
-from ztrooted.reference import Reference
 from ztrooted.verdict import Check, Status, Verdict
 
 # Above this much to hash and parse, an appraisal runs on a thread, so that other executors are answered meanwhile.
 INLINE_BYTES = 64 << 10
-EVENT_LOGS = 256  # kept in memory, of a megabyte at most
 CHALLENGE_ID = 16  # bytes
 _SILENCE = frozenset({GateReason.ATTESTATION_OVERDUE, GateReason.CHANNEL_CLOSED})
 
@@ -105,7 +103,7 @@ class Rounds:
         self._policy = policy
         self._references = references
         self._metrics = metrics
-        self._event_logs: dict[str, bytes] = {}
+        self._event_logs = EventLogs(database)
 
     def executor(self, executor: str) -> Executor:
         """One enrolled executor. GateError ``dispatch.executor_unknown`` when it is none."""
@@ -171,7 +169,7 @@ class Rounds:
                     deadline_s=policy.response_deadline_s,
                 )
             self._metrics.challenged(str(purpose), self._clock.monotonic() - asked)
-            evidence = self._complete(quote, executor)
+            evidence = self._event_logs.complete(quote, executor.event_log)
         except GateError as error:
             if error.reason is GateReason.SERVICE_STOPPING:
                 raise
@@ -179,7 +177,16 @@ class Rounds:
                 raise
             appraisal = refused(policy, error, self._clock.now_ms())
         else:
-            appraisal = await self._appraise(evidence, executor, policy, previous, reference, purpose, nonce, bindings)
+            question = Question(
+                key=executor.attestation_key(),
+                qualifying_data=qualifying_data(purpose, nonce, *bindings),
+                policy=policy,
+                reference=reference,
+                previous=previous,
+                now_ms=self._clock.now_ms(),
+                virtual=executor.virtual,
+            )
+            appraisal = await self._appraise(evidence, question, session.before)
         if found.proved_at:
             self._metrics.replaced((self._clock.now_ms() - found.proved_at) / 1000)
         return Round(
@@ -255,57 +262,12 @@ class Rounds:
             labels=subject.labels,
         )
 
-    async def _appraise(
-        self,
-        evidence: Evidence,
-        executor: Executor,
-        policy: AppraisalClass,
-        previous: Progress,
-        reference: Reference | None,
-        purpose: Purpose,
-        nonce: bytes,
-        bindings: tuple[bytes, ...],
-    ) -> Appraisal:
-        question = Question(
-            key=executor.attestation_key(),
-            qualifying_data=qualifying_data(purpose, nonce, *bindings),
-            policy=policy,
-            reference=reference,
-            previous=previous,
-            now_ms=self._clock.now_ms(),
-            virtual=executor.virtual,
-        )
+    @staticmethod
+    async def _appraise(evidence: Evidence, question: Question, before: Before) -> Appraisal:
         with observed("appraisal"):
             if len(evidence.ima) > INLINE_BYTES:
-                return await asyncio.to_thread(appraise, evidence, question)
-            return appraise(evidence, question)
-
-    def _complete(self, quote: Quote, executor: Executor) -> Evidence:
-        """Evidence with its event log: sent along, or the one we hold if its digest is the one named."""
-        if quote.event_log is None and quote.event_log_digest == executor.event_log:
-            return quote.evidence(self._event_log(executor.event_log))
-        if quote.event_log is not None:
-            log = quote.event_log
-        else:
-            raise GateError(
-                GateReason.REQUEST_MALFORMED, "the event log named is not the one we hold, and was not sent"
-            )
-        if sha256(log) != quote.event_log_digest:
-            raise GateError(GateReason.REQUEST_MALFORMED, "the event log and its digest don't belong together")
-        return quote.evidence(log)
-
-    def _event_log(self, digest: str) -> bytes:
-        """A stored event log, compared with its digest when it is read; the latest are kept, since machines share them."""
-        log = self._event_logs.get(digest)
-        if log is None:
-            row = self._database.reading.execute("SELECT bytes FROM blobs WHERE digest = ?", (digest,)).fetchone()
-            log = b"" if row is None else bytes(row[0])
-            if sha256(log) != digest:
-                raise GateError(GateReason.REQUEST_MALFORMED, "the event log we hold is missing or damaged")
-            if len(self._event_logs) >= EVENT_LOGS:
-                del self._event_logs[next(iter(self._event_logs))]
-            self._event_logs[digest] = log
-        return log
+                return await asyncio.to_thread(appraise, evidence, question, before)
+            return appraise(evidence, question, before)
 
     def settle(self, tx: Transaction, done: Round) -> list[Authorization]:
         """Record a round inside ``tx``; returns the authorizations that it revoked, descendants elsewhere included.
