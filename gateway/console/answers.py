@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gateway.console.stories import COUNTED, Story, Told, blob, newest, orders_between, record_at
+from gateway.storage.listings import stands
 
 MOST_TEXT = 32 << 10  # bytes of a policy that is shown; the rest is in the bundle
 MOST_ROWS = 64  # of a list within an answer
@@ -225,7 +226,8 @@ class _Asking:
             status = closed.body.get("exit_status")
             said = str(closed.body["outcome"]) if status is None else f"{closed.body['outcome']}, status {status}"
             yield Row("Closed", said, record=closed.index)
-        yield Row("Now", story.authorization.state.value, "state")
+        one = story.authorization
+        yield Row("Now", stands(self._connection, one.id, one.state, one.reason), "state")
 
     def _newest(self, kind: str, key: str, digest: str) -> Told | None:
         return newest(self._connection, kind, self._asked.index, lambda body: body.get(key) == digest)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gateway.console.forms import HEADERS
 from gateway.console.page import Page, Viewer
 from gateway.console.rows import authorization_row
 from gateway.pages import Page as Wanted
@@ -23,14 +22,13 @@ STORY = 200
 
 
 class AuthorizationPages:
-    """The list, one of them, and its bundle."""
+    """The list, and one of them."""
 
     def __init__(self, console: "Console") -> None:
         self._console = console
         self.pages = (
             Page("GET", "/console/authorizations", self.every, public=True, live=True),
             Page("GET", "/console/authorizations/{authorization}", self.one, public=True, live=True),
-            Page("GET", "/console/authorizations/{authorization}/bundle", self.bundle),
         )
 
     async def every(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
@@ -72,14 +70,6 @@ class AuthorizationPages:
             story=[_step(*row) for row in story],
             children=[authorization_row(gateway, one, viewer) for one in children],
         )
-
-    async def bundle(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        """Everything that proves it, as a file."""
-        found = self._found(request, viewer)
-        data = await self._console.gateway.bundles.export(found.id)
-        name = f'attachment; filename="{found.id}.json"'
-        headers = {**HEADERS, "Cache-Control": "no-store", "Content-Disposition": name}
-        return web.Response(body=data, content_type="application/json", headers=headers)
 
     def _found(self, request: web.Request, viewer: Viewer) -> Authorization:
         found = authorizations.get(self._console.gateway.database.reading, request.match_info["authorization"])

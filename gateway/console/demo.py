@@ -16,7 +16,7 @@ from gateway.console import record_bytes
 from gateway.console.forms import FORM, HEADERS, redirect
 from gateway.console.page import OPERATORS, PEOPLE, Page, Surface, Viewer
 from gateway.console.sessions import COOKIE, give_cookie
-from gateway.storage import authorizations, executors
+from gateway.storage import authorizations, executors, listings
 from gateway.storage.authorizations import Authorization
 from gateway.storage.executors import Executor
 from ztrooted.clock import instant
@@ -117,7 +117,8 @@ class DemoPages:
             "seen": seen,
             "acts": [(act, _stands(act, seen)) for act in Act],
             "machine": self._machine(seen),
-            "job": self._job(seen),
+            "job": (job := self._job(seen)),
+            "standing": "" if job is None else self._standing(job),
             "silent_ms": self._silent_ms(),
             "records": self._records(),
             "proof": next((dict(step.observed) for step in seen.steps if _is_proof(step.observed)), None),
@@ -175,6 +176,9 @@ class DemoPages:
     def _job(self, seen: Played) -> Authorization | None:
         reading = self._console.gateway.database.reading
         return authorizations.get(reading, seen.authorization) if seen.authorization else None
+
+    def _standing(self, job: Authorization) -> str:
+        return listings.stands(self._console.gateway.database.reading, job.id, job.state, job.reason)
 
     def _silent_ms(self) -> int | None:
         """How long ago the job wrote that it lives; None where none ever did."""

@@ -5,7 +5,7 @@ A page tells what the records say; its browser computes the proofs again, with t
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -19,6 +19,7 @@ from gateway.console.stories import read_story
 from gateway.pages import Page as Rows
 from gateway.storage import lineage
 from gateway.storage.aside import aside
+from gateway.storage.listings import stands
 from gateway.storage.searching import Found, Wanted, reasons, search
 from ztrooted import merkle
 from ztrooted.checkpoint import Checkpoint, parse_checkpoint
@@ -71,7 +72,8 @@ class LineagePages:
 
         def read(connection: sqlite3.Connection) -> tuple[list[Found], list[str], int]:
             rows_found = search(connection, wanted, limit=PAGE + 1, after=rows.after)
-            return rows_found, reasons(connection), lineage.size(connection)
+            told = [replace(one, state=stands(connection, one.id, one.state, one.reason)) for one in rows_found]
+            return told, reasons(connection), lineage.size(connection)
 
         found, codes, size = await aside(self._path, read)
         shown, cursor = Rows(PAGE).cut(found, lambda one: (one.requested_at, one.id))
@@ -93,15 +95,23 @@ class LineagePages:
         """One authorization: seven questions, its tree, its records."""
         name, behind = request.match_info["authorization"], _number(request.query.get("behind", "-1"))
 
-        def read(connection: sqlite3.Connection) -> tuple[Any, Any]:
+        def read(connection: sqlite3.Connection) -> tuple[Any, Any, str]:
             story = read_story(connection, name, behind=behind)
-            return story, answers(connection, story)
+            one = story.authorization
+            return story, answers(connection, story), stands(connection, one.id, one.state, one.reason)
 
-        story, said = await aside(self._path, read)
+        story, said, standing = await aside(self._path, read)
         last = story.last[-1].index
         following = story.shown[-1].index if story.shown and story.shown[-1].index < last else None
         return self._console.render(
-            request, viewer, "lineage/execution.html", story=story, answers=said, following=following, behind=behind
+            request,
+            viewer,
+            "lineage/execution.html",
+            story=story,
+            standing=standing,
+            answers=said,
+            following=following,
+            behind=behind,
         )
 
     async def record(self, request: web.Request, viewer: Viewer) -> web.Response:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gateway.console.page import Viewer
 from gateway.console.words import reason
 from gateway.routes.executors import executor_view
-from gateway.storage import executors
+from gateway.storage import executors, listings
 from gateway.storage.authorizations import Authorization
 from gateway.storage.executors import Executor
 from ztrooted.errors import PolicyError
@@ -33,9 +33,10 @@ class ExecutorRow:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRow:
-    """One authorization; ``lease_ms`` is how long a whole lease is."""
+    """One authorization, and how it stands in a word; ``lease_ms`` is how long a whole lease is."""
 
     found: Authorization
+    standing: str
     why: Mapping[str, str]
     lease_ms: int
     named: bool  # whether it is said whose work it is, and which
@@ -58,7 +59,8 @@ def executor_row(gateway: "Gateway", executor: Executor, viewer: Viewer) -> Exec
 
 def authorization_row(gateway: "Gateway", found: Authorization, viewer: Viewer) -> AuthorizationRow:
     """An authorization as a viewer may see it."""
-    return AuthorizationRow(found, reason(found.reason), _lease_ms(gateway, found), viewer.signed_in)
+    standing = listings.stands(gateway.database.reading, found.id, found.state, found.reason)
+    return AuthorizationRow(found, standing, reason(found.reason), _lease_ms(gateway, found), viewer.signed_in)
 
 
 def _lease_ms(gateway: "Gateway", found: Authorization) -> int:

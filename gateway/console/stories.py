@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.storage import authorizations, lineage
 from gateway.storage.authorizations import Authorization
+from gateway.storage.listings import stands
 
 SHOWN = 50  # records at a time
 LOOKED_AT = 2000  # records of one type, from the newest; what is older is not found, and said to be so
@@ -161,7 +162,7 @@ def _tree(connection: sqlite3.Connection, own: Authorization) -> Node:
     node = _below(connection, own, left, own.id)
     for parent in authorizations.above(connection, own):
         others = authorizations.count_children(connection, parent.id) - (1 if own.place is not None else 0)
-        node = Node(parent.id, parent.job.step, parent.state, False, [node], max(0, others))
+        node = Node(parent.id, parent.job.step, _stands(connection, parent), False, [node], max(0, others))
     return node
 
 
@@ -176,7 +177,11 @@ def _below(connection: sqlite3.Connection, one: Authorization, left: list[int], 
         left[0] -= 1
         children.append(_below(connection, authorizations.get(connection, name), left, own))
     more = authorizations.count_children(connection, one.id) - len(children)
-    return Node(one.id, one.job.step, one.state, one.id == own, children, more)
+    return Node(one.id, one.job.step, _stands(connection, one), one.id == own, children, more)
+
+
+def _stands(connection: sqlite3.Connection, one: Authorization) -> str:
+    return stands(connection, one.id, one.state, one.reason)
 
 
 def size(connection: sqlite3.Connection) -> int:

@@ -25,6 +25,7 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "denied": ("bad", "✕"),
     "revoked": ("bad", "■"),
     "interrupted": ("bad", "■"),
+    "killed": ("bad", "■"),
     "closed": ("quiet", "●"),
     "quarantined": ("bad", "⊘"),
     "in force": ("good", "✓"),

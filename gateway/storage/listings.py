@@ -8,6 +8,7 @@ from typing import Any
 from gateway.storage import authorizations, executors
 from gateway.storage.authorizations import Authorization
 from gateway.storage.executors import Executor
+from ztrooted.lifecycle import State
 
 # The latest of an executor or orchestrator that are looked at for what has no index of its own: a million would hold up all.
 LOOKED_AT = 5000
@@ -60,6 +61,19 @@ def list_executors(
     ).fetchall()
     found = [executors.find(connection, row[0]) for row in rows]
     return [one for one in found if one is not None]
+
+
+def stands(connection: sqlite3.Connection, name: str, state: str, reason: str | None) -> str:
+    """How an authorization stands, in a word: its state; ``killed`` where it is closed since its job was interrupted.
+
+    ``execution.interrupted`` is recorded right before ``execution.closed``, so two of its records are looked at.
+    """
+    if state != State.CLOSED or reason is None:
+        return str(state)
+    latest = connection.execute(
+        "SELECT type FROM records WHERE authorization = ? ORDER BY seq DESC LIMIT 2", (name,)
+    ).fetchall()
+    return "killed" if ("execution.interrupted",) in [tuple(row) for row in latest] else str(state)
 
 
 def list_authorizations(

@@ -55,6 +55,8 @@ OPEN_PAGES = {
     ("GET", "/console"),
     ("GET", "/console/login"),
     ("POST", "/console/login"),
+    ("GET", "/console/login/{provider}"),
+    ("GET", "/console/login/{provider}/callback"),
     ("GET", "/console/static/{digest}/{name}"),
     ("GET", "/console/viewer"),
     ("GET", "/console/viewer/file"),

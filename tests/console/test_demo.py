@@ -64,6 +64,7 @@ async def test_the_whole_demo_by_clicks(link: str, browser: Browser) -> None:
     await job.get_by_text("dead").wait_for()
     assert await job.get_by_text("ima.not_allowed").is_visible()
     await page.get_by_role("region", name="Proof").get_by_text("verified, 15 checks").wait_for()
+    assert await job.get_by_text("killed").is_visible()
     await picture(page, "demo")
     answers = [await context.request.get(page.url + name) for name in ("/bundle.json", "/anchors.toml")]
     bundle, anchors = [await answer.body() for answer in answers]
@@ -76,19 +77,34 @@ async def test_the_whole_demo_by_clicks(link: str, browser: Browser) -> None:
     assert "intruder" in await page.get_by_role("region", name="Measurement list (IMA), decoded").inner_text()
     await picture(page, "demo-bytes")
     await page.goto(link)  # a second time
+    await page.get_by_role("link", name="check it in this browser").click()
+    await page.get_by_text("The anchors are missing").wait_for()
+    files = [{"name": "anchors.toml", "mimeType": "application/toml", "buffer": anchors}]
+    await page.get_by_label("Anchors").set_input_files(files)  # type: ignore[arg-type]
+    await page.wait_for_selector('#viewer[data-verdict="part"]')  # Cedar is not asked in a browser
+    await page.goto(link)
     assert page.url.endswith("/console/demo")
     assert watched.unexpected() == []
     await context.close()
-    await _without_scripts(link, browser)
 
 
-async def _without_scripts(link: str, browser: Browser) -> None:
-    """The link is used up, so who comes with it now is asked to sign in; with a token the buttons are forms."""
-    context = await new_context(browser, java_script_enabled=False)
+async def test_the_whole_demo_without_scripts(link: str, browser: Browser) -> None:
+    """Its buttons are forms, and the page is asked for again while an act is played. The link lets in one visitor."""
+    context, other = [await new_context(browser, java_script_enabled=False) for _ in range(2)]
     page = await context.new_page()
     await page.goto(link)
-    await page.wait_for_url("**/console/login**")
-    await context.close()
+    await page.wait_for_url("**/console/demo")
+    for act in (Act.BOOT, Act.AUTHORIZE, Act.RUN, Act.TAMPER):
+        await press(page, act)
+    job = page.get_by_role("region", name="Job", exact=True)
+    assert await job.get_by_text("killed").is_visible()
+    assert await job.get_by_text("ima.not_allowed").is_visible()
+    assert await page.get_by_role("region", name="Proof").get_by_text("verified, 15 checks").is_visible()
+    late = await other.new_page()
+    await late.goto(link)
+    await late.wait_for_url("**/console/login**")
+    for one in (context, other):
+        await one.close()
 
 
 async def test_a_plain_gateway_has_no_such_page(gate: GatewayInProcess) -> None:
@@ -104,7 +120,6 @@ async def test_hostile_text_stays_text(
     player = Player(tmp_path)
     monkeypatch.setattr(Gateway, "player", player)
     await gate.restart()
-    watched.allowed = gate.url  # another port
     try:
         record = Record("gateway.stopped", gate.clock.now_ms(), {"detail": HOSTILE, "reason": "ima.not_allowed"})
         await gate.gateway.database.write(lambda tx: tx.append(record))

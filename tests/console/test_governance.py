@@ -199,7 +199,7 @@ async def test_the_public_is_shown_no_names_and_no_work(
             assert executor.id in text or path == ""
             assert re.findall(r"secret|olivia", text) == [], path
             assert await page.locator("form[method=post]").count() == 0
-        for path in ("policies", "baselines", "orders", f"authorizations/{grant.authorization}/bundle"):
+        for path in ("policies", "baselines", "orders", f"viewer/bundle/{grant.authorization}"):
             await page.goto(f"{gate.url}/console/{path}")
             assert "/console/login" in page.url
 

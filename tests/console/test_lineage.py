@@ -120,7 +120,7 @@ async def test_one_page_answers_seven_questions_without_scripts(
         ("Proof refused for", "ima.not_allowed"),
         ("Revoked for", "ima.not_allowed"),
         ("Stopped", "killed"),
-        ("Now", "closed"),
+        ("Now", "killed"),
     ):
         assert part in "".join(_cells(text, name)), name
     assert f'<a href="/console/lineage/{child}">leaf</a>' in text
