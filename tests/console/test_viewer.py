@@ -230,7 +230,7 @@ async def test_a_large_file_leaves_the_page_to_its_reader(offline: Page, tmp_pat
     file.write_bytes(canonical.encode(bundle))
     assert await checked(offline, file, None) == "fail"
     longest, busy = await offline.evaluate(BUSY)
-    assert longest < 0.4 * busy
+    assert longest < 0.75 * busy, "in one go it would be all of it"
     assert await offline.locator("*").count() < 10_000
     shown = offline.locator("section", has=offline.get_by_role("heading", name="Records")).locator("details")
     before = await shown.count()

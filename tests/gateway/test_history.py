@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from gateway import history
+from gateway.app import DATABASE
 from gateway.console.charts import HEIGHT, WIDTH, bars, duration, line_chart, nice, size
 from gateway.console.health_view import AGE_BOUNDS_S, SPANS, HealthView
 from gateway.history import EVERY_S, KEPT, History, quantile
 from gateway.metrics import Metrics
+from gateway.storage.aside import glance
 from tests.support.endorsement import INTEL, vendor
 from tests.support.fleet import SimulatedExecutor, SimulatedMachine, connect_all, enroll_all
 from tests.support.gateway_in_process import GatewayInProcess, MovedClock
@@ -122,7 +124,8 @@ async def gate(tmp_path: Path, software_tpms: SoftwareTpms) -> AsyncIterator[Gat
 async def test_what_the_page_shows_of_a_gateway(gate: GatewayInProcess, tmp_path: Path) -> None:
     """A denial, a connected executor's proof, a TPM at work, and a gateway that gets into trouble."""
     machine = SimulatedMachine(tmp_path / "machine", {"/bin/true": b"true"})
-    view = HealthView(gate.gateway)
+    path = gate.gateway.config.data / DATABASE
+    view = HealthView(gate.gateway, lambda read: glance(path, read))
     executors = [SimulatedExecutor(gate.url, gate.ca, machine) for _ in range(2)]
     await enroll_all(executors)
     body = json.dumps(
@@ -135,7 +138,7 @@ async def test_what_the_page_shows_of_a_gateway(gate: GatewayInProcess, tmp_path
         answer = await gate.call("POST", "/v1/dispatches", token=await gate.token("orchestrator"), body=body)
         assert answer.code == "attestation.no_baseline", answer
         gate.clock.passed_s += history.FRESH_S
-        seen = view.read()
+        seen = await view.read()
         assert sum(row.count for row in seen.ages) == 1, "one of two is connected"
     assert seen.failing == ()
     assert [(row.reason, row.lately, row.since_start) for row in seen.decisions] == [("attestation.no_baseline", 1, 1)]
@@ -145,7 +148,7 @@ async def test_what_the_page_shows_of_a_gateway(gate: GatewayInProcess, tmp_path
     assert len(seen.ages) == len(AGE_BOUNDS_S) + 2
     gate.gateway.checkpointer.sealed_at = 0.0
     gate.clock.passed_s += history.FRESH_S
-    failing = view.read().failing
+    failing = (await view.read()).failing
     assert [one.reason for one in failing] == ["checkpoint.stale"]
     assert failing[0].meaning
     assert failing[0].remedy
