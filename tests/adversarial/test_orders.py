@@ -355,6 +355,8 @@ async def test_an_authorization_revoked_while_it_is_decided_is_not_issued(
     async with judging(gate) as (there, go):
         waiting = asyncio.create_task(executor.authorize(job("a")))
         await there.wait()
+        while not gate.records("dispatch.requested"):  # it is written while the executor is asked
+            await gate.gateway.database.wait_for_commit()
         (asked,) = gate.records("dispatch.requested")
         assert (await order(gate, "revocations", "authorization", asked["authorization"])).revoked == []
         go.set()
