@@ -11,9 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import gateway.app
-from gateway.app import Gateway, serve
+import gateway.serving
+from gateway.app import Gateway
 from gateway.config import GatewayConfig, load_config
+from gateway.serving import serve
 from tpm.algorithms import BANK_BY_NAME, DIGEST_SIZE
 from ztrooted.clock import SystemClock
 from ztrooted.logs import configure
@@ -98,7 +99,7 @@ FAULTS: dict[str, Callable[[FaultyGateway], None]] = {
 def main() -> int:
     """Serve a data folder on the port that is asked for."""
     configure(verbose=False)
-    gateway.app.Gateway = FaultyGateway  # type: ignore[misc]
+    gateway.serving.Gateway = FaultyGateway  # type: ignore[assignment,attr-defined]
     return asyncio.run(serve(load_config(Path(sys.argv[1]), listen_port=int(sys.argv[2]))))
 
 
