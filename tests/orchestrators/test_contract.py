@@ -109,6 +109,7 @@ async def test_a_ticket_of_another_job_runs_neither(adapter: Adapter, tmp_path: 
     other = await adapter.hand_out("write", tmp_path / other_file)
     await refused(adapter.run(adapter.other(message, other.ticket)), "job.mismatch")
     assert not any((tmp_path / name).exists() for name in ("file", "other"))
+    assert await adapter.run(other) == "done", "it is good where it belongs"
 
 
 async def test_what_runs_has_no_token_and_is_told_of_no_gateway(adapter: Adapter, tmp_path: Path) -> None:
